@@ -1,0 +1,101 @@
+"""Where everything lies inside a study. The only module that spells an output path.
+
+    <study>/
+      study.yaml                                          resolved configuration + provenance
+      checkpoints/{family}/{model}/{resolution}/seed{n}/  best_model.safetensors, last.pt, metadata.json, run.json
+      model_summaries/{model}/{resolution}/summary.{txt,json}
+      predictions/{model}/{resolution}/seed{n}/{condition}.parquet
+      audit.json   results.csv   results.json   mlflow.db   logs/
+      .locks/                                             one lock a cell, held while it runs
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from resomap.records import Cell, Condition
+
+BEST_WEIGHTS = "best_model.safetensors"
+LAST_STATE = "last.pt"
+METADATA = "metadata.json"
+RUN_RECORD = "run.json"
+
+
+def folder_name(name: str) -> str:
+    """A file-system-safe name for a model or class; unchanged for [A-Za-z0-9._-], hashed otherwise.
+
+    'pkg.module:Net' -> 'pkg.module_Net-1a2b3c4d'. Never '', '.', '..', nor a path.
+    """
+    safe = re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".")[:80]
+    if safe == name:
+        return name
+    return f"{safe or 'x'}-{hashlib.blake2b(name.encode('utf-8', 'surrogatepass'), digest_size=4).hexdigest()}"
+
+
+@dataclass(frozen=True, slots=True)
+class StudyLayout:
+    """Paths of one study; creates nothing."""
+
+    root: Path
+
+    @property
+    def config_path(self) -> Path:
+        return self.root / "study.yaml"
+
+    @property
+    def results_csv_path(self) -> Path:
+        return self.root / "results.csv"
+
+    @property
+    def results_json_path(self) -> Path:
+        return self.root / "results.json"
+
+    @property
+    def audit_path(self) -> Path:
+        return self.root / "audit.json"
+
+    @property
+    def log_path(self) -> Path:
+        return self.root / "logs" / "resomap.log"
+
+    @property
+    def mlflow_db_path(self) -> Path:
+        return self.root / "mlflow.db"
+
+    @property
+    def mlflow_artifacts_dir(self) -> Path:
+        return self.root / "mlflow-artifacts"
+
+    @property
+    def locks_dir(self) -> Path:
+        return self.root / ".locks"
+
+    @property
+    def checkpoints_dir(self) -> Path:
+        return self.root / "checkpoints"
+
+    def lock_path(self, cell: Cell) -> Path:
+        return self.locks_dir / f"{folder_name(cell.model)}-{cell.resolution}-seed{cell.seed}.lock"
+
+    def study_lock_path(self) -> Path:
+        return self.locks_dir / "study.lock"
+
+    def run_dir(self, cell: Cell, family: str) -> Path:
+        """checkpoints/{family}/{model}/{resolution}/seed{n}"""
+        return self.checkpoints_dir / folder_name(family) / _cell_part(cell)
+
+    def run_record_path(self, cell: Cell, family: str) -> Path:
+        return self.run_dir(cell, family) / RUN_RECORD
+
+    def summary_dir(self, model: str, resolution: int) -> Path:
+        return self.root / "model_summaries" / folder_name(model) / str(resolution)
+
+    def predictions_path(self, cell: Cell, condition: Condition) -> Path:
+        return self.root / "predictions" / _cell_part(cell) / f"{condition.name}.parquet"
+
+
+def _cell_part(cell: Cell) -> Path:
+    return Path(folder_name(cell.model)) / str(cell.resolution) / f"seed{cell.seed}"

@@ -1,0 +1,168 @@
+"""Writing that is never half done, JSON without NaN, and where a result came from."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import json
+import math
+import os
+import platform
+import secrets
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from resomap.errors import ResoMapError, StorageError, printable
+
+_STORAGE_ERRNOS = {
+    errno.ENOSPC: "no space left on the device; free some and run the same command again",
+    errno.EDQUOT: "the disk quota is exhausted; free some and run the same command again",
+    errno.EROFS: "the file system is read-only; choose another --output",
+    errno.EACCES: "permission denied; choose another --output or change its permissions",
+    errno.EPERM: "operation not permitted; choose another --output or change its permissions",
+}
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn full disks, read-only file systems and missing permissions into StorageError naming `path`."""
+    try:
+        yield
+    except OSError as error:
+        reason = _STORAGE_ERRNOS.get(error.errno or 0)
+        if reason is None and isinstance(error, (FileExistsError, NotADirectoryError)):
+            reason = "a file stands where a folder is needed; choose another --output"
+        if reason is None:
+            raise
+        raise StorageError(f"cannot write {printable(path)}: {reason}") from error
+
+
+def make_dirs(path: Path) -> Path:
+    """Create a folder and its parents; StorageError where that is not allowed."""
+    with storage_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> Path:
+    """Call `write` on a temporary file beside `path`, fsync, rename over `path`, fsync the folder.
+
+    A reader sees the old content or the new, never a part; a failure leaves the old content.
+
+    Raises:
+        StorageError: no room, no permission, read-only.
+    """
+    make_dirs(path.parent)
+    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        with storage_errors(path):
+            with open(temporary, "xb") as stream:
+                write(stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
+            _fsync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write UTF-8 text atomically."""
+    return write_atomic(path, lambda stream: stream.write(text.encode("utf-8", "backslashreplace")))
+
+
+def write_json(path: Path, value: object) -> Path:
+    """Write `value` (records, numpy scalars and arrays allowed) as strict JSON; NaN and inf become null."""
+    return write_text(path, to_json(value) + "\n")
+
+
+def to_json(value: object, *, indent: int | None = 2) -> str:
+    """`value` as strict JSON text, keys in their own order."""
+    return json.dumps(plain(value), indent=indent, allow_nan=False, ensure_ascii=False)
+
+
+def plain(value: Any) -> Any:
+    """`value` in JSON's own types: records to dicts, arrays to lists, NaN and inf to None, paths to text."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(v) for v in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, (str, int, bool)) or value is None:
+        return value
+    return str(value)
+
+
+def read_json(path: Path, *, error: type[ResoMapError] = StorageError) -> Any:
+    """Read JSON; a missing or damaged file raises `error` with the path."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise error(f"{printable(path)} is missing") from None
+    except OSError as os_error:
+        raise error(f"cannot read {printable(path)}: {os_error.strerror}") from os_error
+    except (ValueError, RecursionError) as bad:
+        raise error(f"{printable(path)} is damaged (not JSON: {bad}); delete it and run again") from bad
+
+
+def digest(value: object) -> str:
+    """A 32-digit hash of `value` (as canonical JSON): equal settings, equal digest."""
+    text = json.dumps(plain(value), sort_keys=True, allow_nan=False)
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def package_version(name: str) -> str | None:
+    """Installed version of a distribution; None where it is not installed."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+@lru_cache(maxsize=1)
+def _git_sha() -> str | None:
+    here = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def provenance(**extra: object) -> dict[str, Any]:
+    """Where a result comes from: versions, git commit, machine, command line, UTC time, plus `extra`."""
+    packages = ["resomap", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow", "pandas", "mlflow"]
+    return {
+        "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": [printable(a) for a in sys.argv],
+        "git_sha": _git_sha(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "versions": {name: package_version(name) for name in packages},
+        **extra,
+    }
