@@ -1,0 +1,320 @@
+"""Every setting of ResoMap: one model per YAML file, each field with its unit, range and default.
+
+The docstring under a field is its documentation: configs/README.md is generated from here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Resolution = Annotated[int, Field(ge=16, le=4096)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Rgb = tuple[float, float, float]
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are refused, values are never changed afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, use_attribute_docstrings=True)
+
+
+class StudyConfig(Section):
+    """config.yaml: the study as a whole. The file may also hold any other section by its name."""
+
+    name: str | None = None
+    """Name of the study (MLflow's experiment); null: the data set's name."""
+    output: str = "studies/{data}"
+    """Directory of the study; {data} is replaced by the data set's name."""
+
+
+class SweepConfig(Section):
+    """sweep.yaml: the grid models x resolutions x seeds."""
+
+    models: Annotated[list[str], Field(min_length=1)] = [
+        "vgg11", "vgg13", "vgg16",
+        "resnet18", "resnet34", "resnet50", "resnet101",
+        "mobilenet_v2", "mobilenet_v2_small", "mobilenet_v3_small", "mobilenet_v3_large",
+        "simple_cnn", "tiny_cnn",
+    ]  # fmt: skip
+    """Model names (case-insensitive): the 13, any timm model, or package.module:callable."""
+    resolutions: Annotated[list[Resolution], Field(min_length=1)] = [224, 256, 320, 384, 512]
+    """Input resolutions: sides in pixels of the square input."""
+    seeds: Annotated[list[Seed], Field(min_length=1)] = [0, 1, 2]
+    """Seeds of initialisation, order and crops, shared by all resolutions; 3 or more for any claim."""
+
+    @model_validator(mode="after")
+    def _no_repeats(self) -> SweepConfig:
+        for name in ("models", "resolutions", "seeds"):
+            values = [str(v).lower() for v in getattr(self, name)]
+            repeated = sorted({v for v in values if values.count(v) > 1})
+            if repeated:
+                raise ValueError(f"{name} lists {', '.join(repeated)} more than once; list each once")
+        return self
+
+
+class TrainingConfig(Section):
+    """training.yaml: how each run is trained; the same at every resolution."""
+
+    epochs: Count = 30
+    """Passes over the training images; the same number of updates at every resolution."""
+    batch_size: Count = 32
+    """Images per optimiser update, over all devices (the effective batch)."""
+    micro_batch: Count | None = None
+    """Images per forward pass and device; null: batch_size / number of processes. Smaller values accumulate
+    gradients, the effective batch stays. The same at every resolution, since BatchNorm sees it."""
+    optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
+    """Optimiser."""
+    learning_rate: Positive = 1e-3
+    """Peak learning rate."""
+    weight_decay: NonNegative = 0.05
+    """Weight decay; not applied to biases and normalisation parameters."""
+    momentum: Fraction = 0.9
+    """Momentum of sgd (Nesterov)."""
+    schedule: Literal["cosine", "step", "plateau", "exponential", "constant"] = "cosine"
+    """Learning rate over time, stepped per update (plateau: per epoch on the validation loss)."""
+    warmup_epochs: NonNegative = 1.0
+    """Epochs of linear warm-up before the schedule; fractions allowed."""
+    step_epochs: Count = 10
+    """Epochs between two drops of schedule 'step'."""
+    gamma: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    """Factor of each drop of 'step' and 'plateau'; per epoch for 'exponential'."""
+    plateau_patience: Count = 5
+    """Epochs without a better validation loss before 'plateau' drops the rate."""
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Label smoothing of the cross-entropy."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """'balanced' weighs each class by N / (K n_k)."""
+    clip_grad_norm: Positive | None = None
+    """Largest L2 norm of the gradient; null: no clipping."""
+    monitor: Literal["loss", "accuracy", "balanced_accuracy", "macro_f1"] = "macro_f1"
+    """Validation metric that selects the best epoch."""
+    monitor_mode: Literal["min", "max"] = "max"
+    """Whether a smaller or a larger value of `monitor` is better."""
+    early_stopping_patience: Count | None = None
+    """Epochs without improvement before a run stops; null: never (the same updates at every resolution)."""
+    top_k: Count = 1
+    """Checkpoints kept per run, best first."""
+    save_every_s: NonNegative = 60.0
+    """Seconds between two saved states within an epoch (and one at each epoch's end); 0: every update."""
+
+    @model_validator(mode="after")
+    def _mode_fits_metric(self) -> TrainingConfig:
+        if (self.monitor == "loss") != (self.monitor_mode == "min"):
+            better = "min" if self.monitor == "loss" else "max"
+            raise ValueError(
+                f"monitor_mode {self.monitor_mode} with monitor {self.monitor}: set it to {better}"
+            )
+        return self
+
+
+class SystemConfig(Section):
+    """system.yaml: device, precision and speed; results agree within rounding whatever is chosen."""
+
+    device: str = "auto"
+    """'auto' (the accelerator, else the CPU), 'cpu', 'cuda', 'cuda:1', 'mps', 'xpu' ..."""
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    """Precision of the forward pass; auto: bf16 on accelerators that have it, fp16 on others, no on CPU."""
+    channels_last: bool = True
+    """Memory format NHWC: up to 2.4 times as fast on CPU, and needed for tensor cores."""
+    cudnn_benchmark: bool = True
+    """Let cuDNN time its algorithms; fixed input sizes make that pay."""
+    deterministic: bool = False
+    """Only deterministic algorithms (slower on GPUs; the CPU is deterministic anyway)."""
+    threads: Count | None = None
+    """CPU threads for tensor work; null: torch's choice."""
+
+
+class AugmentationConfig(Section):
+    """data.yaml, augmentation: what training images go through; geometry in fractions of the side."""
+
+    crop: Literal["random_resized", "center"] = "random_resized"
+    """'random_resized': random box, the same in image coordinates at every resolution; 'center': none."""
+    scale: tuple[Fraction, Fraction] = (0.35, 1.0)
+    """Share of the image's area that a random crop covers."""
+    ratio: tuple[Positive, Positive] = (0.75, 1.3333333333333333)
+    """Aspect ratio (width / height) of a random crop."""
+    horizontal_flip: Fraction = 0.5
+    """Probability of a left-right flip."""
+    vertical_flip: Fraction = 0.0
+    """Probability of a top-bottom flip."""
+    brightness: NonNegative = 0.2
+    """Jitter: factor drawn from [1 - b, 1 + b]."""
+    contrast: NonNegative = 0.2
+    """Jitter: factor drawn from [1 - c, 1 + c]."""
+    saturation: NonNegative = 0.2
+    """Jitter: factor drawn from [1 - s, 1 + s]."""
+    hue: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
+    """Hue shift in turns; costs more than everything else together on CPU (3-16 ms an image)."""
+    rotation_degrees: Annotated[float, Field(ge=0.0, le=180.0)] = 0.0
+    """Largest rotation either way; expensive on CPU (2-7 ms an image)."""
+    blur_probability: Fraction = 0.0
+    """Probability of a Gaussian blur."""
+    blur_sigma: tuple[NonNegative, NonNegative] = (0.0005, 0.005)
+    """Range of the blur's sigma, in fractions of the side (0.002 is 0.45 px at 224)."""
+    resolution_aware: bool = False
+    """ResolutionAwareAugmentation: stronger at high, gentler at low resolution. A confounder: recorded."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> AugmentationConfig:
+        for name in ("scale", "ratio", "blur_sigma"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name}: the first value {low:g} is above the second {high:g}; swap them")
+        if self.scale[0] <= 0:
+            raise ValueError("scale: a crop must cover more than 0 of the image; 0.08 to 1.0 is usual")
+        return self
+
+
+class AcuityConfig(Section):
+    """data.yaml, acuity: the generated data set with known answers."""
+
+    variant: Literal["standard", "null", "shortcut"] = "standard"
+    """'null': evidence in low frequency only; 'shortcut': a class-correlated tint beside it."""
+    size: Annotated[int, Field(ge=64, le=1024)] = 256
+    """Side of the generated images in pixels."""
+    bands: Annotated[list[Positive], Field(min_length=1)] = [24, 44]
+    """Spatial frequencies of the evidence in cycles per image; two classes (orientations) each."""
+    train: Count = 1200
+    """Training images, all classes together."""
+    val: Count = 300
+    """Validation images."""
+    test: Count = 600
+    """Test images."""
+    native_dprime: Positive = 60.0
+    """d' of the ideal observer at native size, for telling the two orientations of a band apart."""
+    seed: Seed = 0
+    """Seed of the generator."""
+
+
+class DataConfig(Section):
+    """data.yaml: the images, how they are split, decoded, cached and fed."""
+
+    source: str = "acuity"
+    """A folder of images, torchvision:NAME, or acuity (generated)."""
+    val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.15
+    """Share of each class for validation, where the source has no validation split."""
+    test_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.15
+    """Share of each class for test, where the source is one folder of classes."""
+    split_seed: Seed = 0
+    """Seed of that split."""
+    kernel: Literal["bilinear", "bicubic", "lanczos", "box"] = "bilinear"
+    """Resize kernel, always antialiased."""
+    on_bad_file: Literal["stop", "skip"] = "stop"
+    """'stop' before training with the list of unreadable files, or 'skip' and record them."""
+    max_megapixels: Positive = 178.0
+    """Larger images are refused as decompression bombs."""
+    cache_dir: str = "~/.cache/resomap"
+    """Where decoded images, generated and downloaded sets are kept."""
+    cache_gib: NonNegative = 20.0
+    """Bound of the decoded cache in GiB; where a set does not fit, images are decoded on the fly."""
+    workers: Annotated[int, Field(ge=0, le=256)] | None = None
+    """DataLoader workers; null: 0 on CPU (decoding is cached, the cores are busy), 4 on accelerators."""
+    pin_memory: bool = True
+    """Page-locked host memory for transfers to an accelerator; no effect on CPU."""
+    prefetch_factor: Count = 2
+    """Batches that each worker prepares ahead."""
+    persistent_workers: bool = True
+    """Keep workers alive between epochs."""
+    non_blocking: bool = True
+    """Overlap transfers to an accelerator with computation."""
+    mean: Rgb | None = None
+    """Mean of each channel (R, G, B in 0..1); null: the model's own, ImageNet's where it has none."""
+    std: Annotated[tuple[Positive, Positive, Positive], Field()] | None = None
+    """Standard deviation of each channel; null as for mean."""
+    augmentation: AugmentationConfig = AugmentationConfig()
+    """See below."""
+    acuity: AcuityConfig = AcuityConfig()
+    """See below."""
+
+
+class ExplainabilityConfig(Section):
+    """explainability.yaml: no settings yet; explanations arrive with their own release."""
+
+
+class MlflowConfig(Section):
+    """mlflow.yaml: tracking."""
+
+    enabled: bool = True
+    """Log to MLflow: one experiment a study, one run a run."""
+    tracking_uri: str | None = None
+    """Any MLflow tracking URI; null: a sqlite file inside the study."""
+    log_artifacts: bool = True
+    """Attach metadata and predictions of each run (weights stay in the study)."""
+
+
+class CnnConfig(Section):
+    """models.yaml: a plain CNN: per block conv, batch norm, ReLU, 2x2 max pooling; average pool; linear."""
+
+    channels: Annotated[list[Count], Field(min_length=1, max_length=8)]
+    """Output channels of each block; each block halves the side."""
+    kernel_size: Literal[1, 3, 5, 7] = 3
+    """Side of the convolution kernels."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Dropout before the classifier."""
+
+
+class ModelsConfig(Section):
+    """models.yaml: families (folders of the checkpoints) and our own networks."""
+
+    pretrained: bool | str = False
+    """true: the library's weights (needs the network once); or the path of a weights file."""
+    allow_callables: bool = False
+    """Allow package.module:callable as a model: it runs that code."""
+    families: dict[str, list[str]] = {
+        "vgg": ["vgg11", "vgg13", "vgg16"],
+        "resnet": ["resnet18", "resnet34", "resnet50", "resnet101"],
+        "mobilenet": ["mobilenet_v2", "mobilenet_v2_small", "mobilenet_v3_small", "mobilenet_v3_large"],
+        "cnn": ["simple_cnn", "tiny_cnn"],
+    }
+    """Family of each model; others go to the family 'timm' or 'custom'."""
+    simple_cnn: CnnConfig = CnnConfig(channels=[32, 64, 128, 256], dropout=0.2)
+    """See below."""
+    tiny_cnn: CnnConfig = CnnConfig(channels=[16, 32, 64])
+    """See below."""
+
+
+class AnalysisConfig(Section):
+    """analysis.yaml: what the tables show."""
+
+    metric: Literal["accuracy", "balanced_accuracy", "macro_f1"] = "macro_f1"
+    """Metric of the closing table."""
+    top_k: Annotated[int, Field(ge=2)] = 5
+    """k of top-k accuracy (bounded by the number of classes)."""
+    calibration_bins: Annotated[int, Field(ge=2, le=1000)] = 15
+    """Equal-width bins of the expected calibration error."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
+    """Coverage of the Wilson intervals."""
+
+
+class ResoMapConfig(Section):
+    """The whole configuration; each field is one YAML file (study is config.yaml)."""
+
+    study: StudyConfig = StudyConfig()
+    sweep: SweepConfig = SweepConfig()
+    training: TrainingConfig = TrainingConfig()
+    system: SystemConfig = SystemConfig()
+    data: DataConfig = DataConfig()
+    explainability: ExplainabilityConfig = ExplainabilityConfig()
+    mlflow: MlflowConfig = MlflowConfig()
+    models: ModelsConfig = ModelsConfig()
+    analysis: AnalysisConfig = AnalysisConfig()
+
+
+FILES: dict[str, str] = {
+    "study": "config.yaml",
+    "sweep": "sweep.yaml",
+    "training": "training.yaml",
+    "system": "system.yaml",
+    "data": "data.yaml",
+    "explainability": "explainability.yaml",
+    "mlflow": "mlflow.yaml",
+    "models": "models.yaml",
+    "analysis": "analysis.yaml",
+}
+"""Section -> file name under configs/."""
