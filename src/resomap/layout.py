@@ -1,12 +1,12 @@
 """Where everything lies inside a study. The only module that spells an output path.
 
-    <study>/
-      study.yaml                                          resolved configuration + provenance
-      checkpoints/{family}/{model}/{resolution}/seed{n}/  best_model.safetensors, last.pt, metadata.json, run.json
-      model_summaries/{model}/{resolution}/summary.{txt,json}
-      predictions/{model}/{resolution}/seed{n}/{condition}.parquet
-      audit.json   results.csv   results.json   mlflow.db   logs/
-      .locks/                                             one lock a cell, held while it runs
+<study>/
+  study.yaml                                          resolved configuration + provenance
+  checkpoints/{family}/{model}/{resolution}/seed{n}/  best_model.safetensors, last.pt, metadata.json, run.json
+  model_summaries/{model}/{resolution}/summary.{txt,json}
+  predictions/{model}/{resolution}/seed{n}/{condition}.parquet
+  audit.json   results.csv   results.json   mlflow.db   logs/
+  .locks/                                             one lock a cell, held while it runs
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def folder_name(name: str) -> str:
     safe = re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".")[:80]
     if safe == name:
         return name
-    return f"{safe or 'x'}-{hashlib.blake2b(name.encode('utf-8', 'surrogatepass'), digest_size=4).hexdigest()}"
+    return (
+        f"{safe or 'x'}-{hashlib.blake2b(name.encode('utf-8', 'surrogatepass'), digest_size=4).hexdigest()}"
+    )
 
 
 @dataclass(frozen=True, slots=True)

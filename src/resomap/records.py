@@ -162,7 +162,7 @@ class RunRecord:
     """Hash of `determinants`: equal keys, equal weights."""
     determinants: Mapping[str, Any]
     status: str
-    """'finished' or 'failed'."""
+    """'running' (also: interrupted), 'finished' or 'failed'."""
     error: str | None = None
     epochs: tuple[EpochRecord, ...] = ()
     best_epoch: int | None = None

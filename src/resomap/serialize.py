@@ -146,7 +146,11 @@ def _git_sha() -> str | None:
     here = Path(__file__).resolve().parent
     try:
         done = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
+            ["git", "-C", str(here), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
@@ -155,7 +159,17 @@ def _git_sha() -> str | None:
 
 def provenance(**extra: object) -> dict[str, Any]:
     """Where a result comes from: versions, git commit, machine, command line, UTC time, plus `extra`."""
-    packages = ["resomap", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow", "pandas", "mlflow"]
+    packages = [
+        "resomap",
+        "torch",
+        "torchvision",
+        "timm",
+        "accelerate",
+        "numpy",
+        "pillow",
+        "pandas",
+        "mlflow",
+    ]
     return {
         "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": [printable(a) for a in sys.argv],
