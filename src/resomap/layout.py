@@ -95,8 +95,11 @@ class StudyLayout:
     def summary_dir(self, model: str, resolution: int) -> Path:
         return self.root / "model_summaries" / folder_name(model) / str(resolution)
 
+    def predictions_dir(self, cell: Cell) -> Path:
+        return self.root / "predictions" / _cell_part(cell)
+
     def predictions_path(self, cell: Cell, condition: Condition) -> Path:
-        return self.root / "predictions" / _cell_part(cell) / f"{condition.name}.parquet"
+        return self.predictions_dir(cell) / f"{condition.name}.parquet"
 
 
 def _cell_part(cell: Cell) -> Path:

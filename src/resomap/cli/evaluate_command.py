@@ -1,0 +1,37 @@
+"""resomap evaluate: one checkpoint on a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from resomap.cli.options import ConfigOption, DataOption, DeviceOption, SetOption, configure
+from resomap.cli.tables import print_table
+
+
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="A run's folder, its metadata.json or weights file.")],
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    data: DataOption = None,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    device: DeviceOption = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="Also write per-image predictions (parquet) here.")
+    ] = None,
+) -> None:
+    """Evaluate a checkpoint at its own resolution and preprocessing."""
+    from resomap.study.evaluate import evaluate_checkpoint
+
+    resolved = configure(config, overrides, {"data.source": data, "system.device": device})
+    metrics = evaluate_checkpoint(resolved, checkpoint, split=split, predictions_path=predictions)
+    scalars = [[k, f"{v:.4f}"] for k, v in metrics.items() if isinstance(v, float)]
+    print_table(f"{split}: {metrics['images']} images", ["metric", "value"], scalars)
+    columns = ["class", "images", "precision", "recall", "f1"]
+    rows = [
+        [row["class"], str(row["support"]), *[f"{row[k]:.3f}" for k in columns[2:]]]
+        for row in metrics["per_class"]
+    ]
+    print_table("per class", columns, rows)

@@ -1,0 +1,194 @@
+"""Progress of a study: bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+from resomap.errors import printable
+from resomap.records import Cell, EpochRecord, RunRecord
+from resomap.study.progress import StudyProgress, TimeLeft
+
+
+@contextmanager
+def make_progress() -> Iterator[StudyProgress]:
+    """Bars if standard error is a terminal, else one line an event."""
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        yield PlainProgress()
+        return
+    with BarProgress(console) as bars:
+        yield bars
+
+
+def duration(seconds: float | None) -> str:
+    """'42 s', '3 min 05 s', '2 h 10 min'; '?' where unknown."""
+    if seconds is None:
+        return "?"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def epoch_line(record: EpochRecord) -> str:
+    """One epoch in words."""
+    val = "  ".join(f"val {name} {record.val[name]:.3f}" for name in ("accuracy", "loss") if name in record.val)
+    return (
+        f"epoch {record.epoch}: train loss {record.train_loss:.3f}  {val}  {record.images_per_s:.0f} images/s"
+    )
+
+
+def run_line(record: RunRecord) -> str:
+    """One finished or failed run in words."""
+    if record.status == "failed":
+        first = (record.error or "").strip().splitlines()
+        return f"{record.cell}: FAILED: {printable(first[0]) if first else 'unknown error'}"
+    scores = "  ".join(
+        f"{condition['split']} accuracy {condition['accuracy']:.3f}" for condition in record.metrics.values()
+    )
+    return f"{record.cell}: {scores}  best epoch {record.best_epoch}  {duration(record.seconds)}"
+
+
+class _Remaining:
+    """Which updates are still to do, for the time left."""
+
+    def __init__(self) -> None:
+        self.cells: dict[Cell, None] = {}
+        self.time_left: TimeLeft | None = None
+        self.updates = 0
+
+    def run_started(self, cell: Cell, updates: int) -> None:
+        self.updates = updates
+        if self.time_left is None:
+            self.time_left = TimeLeft(updates)
+        self.time_left.start()
+
+    def seconds(self, cell: Cell, update: int) -> float | None:
+        if self.time_left is None:
+            return None
+        others = [(c, self.updates) for c in self.cells if c != cell]
+        return self.time_left.seconds([(cell, self.updates - update), *others])
+
+
+class PlainProgress(StudyProgress):
+    """One line an event on standard error; for logs and pipes."""
+
+    def __init__(self) -> None:
+        self._left = _Remaining()
+        self._count = 0
+        self._done = 0
+        self._update = 0
+        self._told: dict[str, float] = {}
+
+    def _say(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def preparing(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if done == total or now - self._told.get(what, now - 20) > 10:
+            self._told[what] = now
+            self._say(f"decoding {what}: {done}/{total} images")
+
+    def note(self, message: str) -> None:
+        self._say(f"note: {printable(message)}")
+
+    def study_started(self, cells: Sequence[Cell], *, finished: int) -> None:
+        self._count, self._done = len(cells), finished
+        self._left.cells = dict.fromkeys(cells)
+        self._say(f"{len(cells)} runs, {finished} finished before")
+
+    def run_started(self, cell: Cell, *, epochs: int, updates: int, resumed_update: int) -> None:
+        self._left.run_started(cell, updates)
+        self._update = resumed_update
+        going_on = f", going on after update {resumed_update}/{updates}" if resumed_update else ""
+        self._say(f"[{self._done + 1}/{self._count}] {cell}: {epochs} epochs{going_on}")
+
+    def update_ended(self, cell: Cell, *, epoch: int, update: int) -> None:
+        self._update = update
+        if self._left.time_left is not None:
+            self._left.time_left.add(cell)
+
+    def epoch_ended(self, cell: Cell, record: EpochRecord) -> None:
+        left = duration(self._left.seconds(cell, self._update))
+        self._say(f"    {epoch_line(record)}  {left} left")
+
+    def run_ended(self, record: RunRecord) -> None:
+        self._done += 1
+        self._left.cells.pop(record.cell, None)
+        self._say(f"    {run_line(record)}")
+
+
+class BarProgress(StudyProgress):
+    """Two bars: the study's runs, and the current run's updates with epoch, images/s and time left."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[info]}"),
+            console=console,
+        )
+        self._left = _Remaining()
+        self._study: TaskID | None = None
+        self._run: TaskID | None = None
+        self._decoding: dict[str, TaskID] = {}
+        self._recent: deque[float] = deque(maxlen=20)
+        self._images = 0.0
+
+    def __enter__(self) -> BarProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def preparing(self, what: str, done: int, total: int) -> None:
+        task = self._decoding.get(what)
+        if task is None:
+            task = self._progress.add_task(f"decoding {what}", total=total, info="")
+            self._decoding[what] = task
+        self._progress.update(task, completed=done, visible=done < total)
+
+    def note(self, message: str) -> None:
+        self._progress.print(f"note: {printable(message)}", markup=False)
+
+    def study_started(self, cells: Sequence[Cell], *, finished: int) -> None:
+        self._left.cells = dict.fromkeys(cells)
+        self._study = self._progress.add_task("study", total=len(cells), completed=finished, info="")
+        self._run = self._progress.add_task("run", total=None, info="")
+
+    def run_started(self, cell: Cell, *, epochs: int, updates: int, resumed_update: int) -> None:
+        self._left.run_started(cell, updates)
+        self._recent.clear()
+        if self._run is not None:
+            self._progress.reset(
+                self._run, total=updates, completed=resumed_update, description=str(cell), info=""
+            )
+
+    def update_ended(self, cell: Cell, *, epoch: int, update: int) -> None:
+        if self._left.time_left is not None:
+            self._left.time_left.add(cell)
+        left = duration(self._left.seconds(cell, update))
+        speed = f"{self._images:.0f} images/s  " if self._images else ""
+        if self._run is not None and self._study is not None:
+            self._progress.update(self._run, completed=update, info=f"epoch {epoch}  {speed}")
+            self._progress.update(self._study, info=f"{left} left")
+
+    def epoch_ended(self, cell: Cell, record: EpochRecord) -> None:
+        self._images = record.images_per_s
+
+    def run_ended(self, record: RunRecord) -> None:
+        self._left.cells.pop(record.cell, None)
+        self._progress.print(run_line(record), markup=False)
+        if self._study is not None:
+            self._progress.advance(self._study)

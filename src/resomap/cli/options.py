@@ -1,0 +1,69 @@
+"""Options that several commands share, and how they become configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from resomap.config.load import load_config
+from resomap.config.schema import ResoMapConfig
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="Folder of YAML files, or one file. Default: ./configs, else built in."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", help="Any setting: --set training.learning_rate=3e-4 (repeatable)."),
+]
+DataOption = Annotated[
+    str | None, typer.Option("--data", "-d", help="Folder of images, torchvision:NAME, or acuity.")
+]
+ModelsOption = Annotated[str | None, typer.Option(help="Comma-separated model names.")]
+ResolutionsOption = Annotated[str | None, typer.Option(help="Comma-separated sides in pixels.")]
+SeedsOption = Annotated[str | None, typer.Option(help="Comma-separated seeds.")]
+EpochsOption = Annotated[int | None, typer.Option(help="Passes over the training images.")]
+BatchOption = Annotated[int | None, typer.Option(help="Images per update.")]
+OutputOption = Annotated[
+    str | None, typer.Option("--output", "-o", help="The study's directory ({data}: the data set's name).")
+]
+DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")]
+PretrainedOption = Annotated[
+    str | None, typer.Option(help="true: the library's weights; or the path of a weights file.")
+]
+DiscardOption = Annotated[
+    bool, typer.Option("--discard-changed", help="Delete stored runs made with other settings.")
+]
+
+
+def split_list(text: str | None) -> list[Any] | None:
+    """'64, 96' -> [64, 96]; items that are not plain numbers stay text, for validation to name."""
+    if text is None:
+        return None
+    return [_scalar(item.strip()) for item in text.split(",") if item.strip()]
+
+
+def _scalar(text: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else text
+
+
+def configure(
+    config: Path | None, overrides: list[str] | None, flags: dict[str, object | None]
+) -> ResoMapConfig:
+    """The resolved configuration: files, then --set, then the flags that were given."""
+    given = {key: value for key, value in flags.items() if value is not None}
+    return load_config(config, overrides or [], flags=given)
+
+
+def pretrained_value(text: str | None) -> bool | str | None:
+    """'true' and 'false' as bool, anything else as a path."""
+    if text is None:
+        return None
+    return {"true": True, "false": False}.get(text.lower(), text)

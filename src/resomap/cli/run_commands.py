@@ -1,0 +1,125 @@
+"""resomap run and resomap train."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from resomap.cli.live import make_progress
+from resomap.cli.options import (
+    BatchOption,
+    ConfigOption,
+    DataOption,
+    DeviceOption,
+    DiscardOption,
+    EpochsOption,
+    ModelsOption,
+    OutputOption,
+    PretrainedOption,
+    ResolutionsOption,
+    SeedsOption,
+    SetOption,
+    configure,
+    pretrained_value,
+    split_list,
+)
+from resomap.cli.tables import print_known_answers, print_results
+from resomap.config.schema import ResoMapConfig
+
+
+def sweep_config(
+    config: Path | None,
+    overrides: list[str] | None,
+    *,
+    data: str | None,
+    models: str | None,
+    resolutions: str | None,
+    seeds: str | None,
+    epochs: int | None,
+    batch_size: int | None,
+    device: str | None,
+    pretrained: str | None,
+    output: str | None,
+) -> ResoMapConfig:
+    """The configuration that the flags of `run` describe."""
+    return configure(
+        config,
+        overrides,
+        {
+            "data.source": data,
+            "sweep.models": split_list(models),
+            "sweep.resolutions": split_list(resolutions),
+            "sweep.seeds": split_list(seeds),
+            "training.epochs": epochs,
+            "training.batch_size": batch_size,
+            "system.device": device,
+            "models.pretrained": pretrained_value(pretrained),
+            "study.output": output,
+        },
+    )
+
+
+def run(
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    data: DataOption = None,
+    models: ModelsOption = None,
+    resolutions: ResolutionsOption = None,
+    seeds: SeedsOption = None,
+    epochs: EpochsOption = None,
+    batch_size: BatchOption = None,
+    device: DeviceOption = None,
+    pretrained: PretrainedOption = None,
+    output: OutputOption = None,
+    discard_changed: DiscardOption = False,
+) -> None:
+    """Train and evaluate the grid models x resolutions x seeds; run it again to go on where it stopped."""
+    resolved = sweep_config(
+        config, overrides, data=data, models=models, resolutions=resolutions, seeds=seeds,
+        epochs=epochs, batch_size=batch_size, device=device, pretrained=pretrained, output=output,
+    )  # fmt: skip
+    run_and_print(resolved, discard_changed=discard_changed)
+
+
+def train(
+    model: Annotated[str, typer.Option("--model", "-m", help="Model name.")],
+    resolution: Annotated[int, typer.Option("--resolution", "-r", help="Side in pixels.")],
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    data: DataOption = None,
+    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+    epochs: EpochsOption = None,
+    batch_size: BatchOption = None,
+    device: DeviceOption = None,
+    pretrained: PretrainedOption = None,
+    output: OutputOption = None,
+    discard_changed: DiscardOption = False,
+) -> None:
+    """Train and evaluate one model at one resolution with one seed."""
+    resolved = sweep_config(
+        config, overrides, data=data, models=model, resolutions=str(resolution), seeds=str(seed),
+        epochs=epochs, batch_size=batch_size, device=device, pretrained=pretrained, output=output,
+    )  # fmt: skip
+    run_and_print(resolved, discard_changed=discard_changed)
+
+
+def run_and_print(config: ResoMapConfig, *, discard_changed: bool) -> None:
+    """Run the study with progress; print its tables. Exit status 1 if a run failed, 130 if stopped."""
+    from resomap.study.sweep import run_study
+
+    try:
+        with make_progress() as progress:
+            result = run_study(config, progress=progress, discard_changed=discard_changed)
+    except KeyboardInterrupt:
+        print("\nstopped; everything so far is saved. Run the same command again to go on.", file=sys.stderr)
+        raise typer.Exit(130) from None
+    if not result.is_main:
+        return
+    print_results(result, metric=config.analysis.metric)
+    if config.data.source.startswith("acuity"):
+        print_known_answers(result, config)
+    if result.failed:
+        raise typer.Exit(1)

@@ -1,0 +1,48 @@
+"""What all runs of a study share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from resomap.config.schema import ResoMapConfig
+from resomap.layout import StudyLayout
+from resomap.records import Cell, ImageDataset
+from resomap.serialize import digest
+from resomap.study import build
+from resomap.study.progress import StudyProgress
+from resomap.study.ranks import Ranks
+
+if TYPE_CHECKING:
+    from resomap.data.pyramid import ImageStore
+
+
+@dataclass(frozen=True, slots=True)
+class StudyContext:
+    """A study that was checked and is ready to run."""
+
+    config: ResoMapConfig
+    name: str
+    layout: StudyLayout
+    images: ImageDataset
+    stores: Mapping[str, ImageStore]
+    fingerprint: str
+    """Hash of all images, labels and splits."""
+    cells: tuple[Cell, ...]
+    device_type: str
+    precision: str
+    ranks: Ranks
+    progress: StudyProgress
+    notes: tuple[str, ...] = ()
+    """What a reader of the results must know."""
+
+    def determinants(self, cell: Cell) -> dict[str, dict[str, Any]]:
+        """What the cell's weights depend on."""
+        return build.determinants(
+            self.config, cell, fingerprint=self.fingerprint, precision=self.precision, ranks=self.ranks
+        )
+
+    def key(self, cell: Cell) -> str:
+        """Equal keys, equal weights."""
+        return digest(self.determinants(cell))

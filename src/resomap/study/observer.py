@@ -1,0 +1,60 @@
+"""A trainer's callback that passes on what happens to progress and tracking, and stops when asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from resomap.records import Cell, EpochRecord
+from resomap.study.interrupt import StopSignal
+from resomap.study.progress import StudyProgress
+from resomap.study.ranks import Ranks
+from resomap.tracking.protocol import Tracker
+from resomap.training.callbacks import Callback
+
+if TYPE_CHECKING:
+    from resomap.training.trainer import Trainer
+
+
+class RunObserver(Callback):
+    """Reports each update and epoch of one run; a requested stop saves the state and interrupts."""
+
+    def __init__(
+        self, cell: Cell, progress: StudyProgress, *, tracker: Tracker, stop: StopSignal, ranks: Ranks
+    ) -> None:
+        self._cell, self._progress = cell, progress
+        self._tracker, self._stop, self._ranks = tracker, stop, ranks
+
+    def started(self, trainer: Trainer) -> None:
+        """Training begins, or goes on."""
+        self._progress.run_started(
+            self._cell,
+            epochs=trainer.epochs,
+            updates=trainer.total_updates,
+            resumed_update=trainer.update,
+        )
+
+    def on_update_end(self, trainer: Trainer) -> None:
+        self._progress.update_ended(self._cell, epoch=trainer.epoch, update=trainer.update)
+        if self._stop.requested:
+            trainer.save_state()
+            raise KeyboardInterrupt
+
+    def on_epoch_end(self, trainer: Trainer, record: EpochRecord) -> None:
+        self._progress.epoch_ended(self._cell, record)
+        if self._ranks.is_main:
+            self._tracker.log_metrics(_epoch_metrics(record), step=record.epoch)
+
+
+def _epoch_metrics(record: EpochRecord) -> Mapping[str, float]:
+    values = {
+        "train_loss": record.train_loss,
+        "train_accuracy": record.train_accuracy,
+        "learning_rate": record.learning_rate,
+        "epoch_seconds": record.seconds,
+        "images_per_s": record.images_per_s,
+        **{f"val_{name}": value for name, value in record.val.items()},
+    }
+    if record.peak_memory_mib is not None:
+        values["peak_memory_mib"] = record.peak_memory_mib
+    return values

@@ -1,0 +1,171 @@
+"""Everything that can be checked before the first step, and the context that the runs share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from resomap.config.load import differences
+from resomap.config.schema import ResoMapConfig
+from resomap.errors import StorageError, StudyError, printable
+from resomap.layout import StudyLayout
+from resomap.records import RunRecord
+from resomap.serialize import make_dirs, plain, write_text
+from resomap.study import build
+from resomap.study.context import StudyContext
+from resomap.study.progress import StudyProgress
+from resomap.study.ranks import Ranks
+from resomap.study.runs import stored_runs
+
+if TYPE_CHECKING:
+    from resomap.data.pyramid import ImageStore
+
+T = TypeVar("T")
+
+
+def plan_study(
+    config: ResoMapConfig, *, progress: StudyProgress, ranks: Ranks, discard_changed: bool = False
+) -> StudyContext:
+    """Check models, sizes, device, data, disk and what the study already holds; decode the images.
+
+    Raises:
+        ResoMapError: the first kind of problem found, with all problems of that kind.
+    """
+    build.check_models(config)
+    build.set_threads(config)
+    device, precision = build.device_and_precision(config)
+    images = _on_main_first(ranks, lambda: build.dataset(config))
+    layout = build.layout(config, images)
+    _check_writable(layout)
+    parameters = build.check_parameters(config, num_classes=images.num_classes)
+    stores = _on_main_first(ranks, lambda: build.stores(config, images, on_progress=progress.preparing))
+    context = StudyContext(
+        config=config,
+        name=build.study_name(config, images),
+        layout=layout,
+        images=images,
+        stores=stores,
+        fingerprint=build.fingerprint(config, images),
+        cells=tuple(build.cells(config)),
+        device_type=device.partition(":")[0],
+        precision=precision,
+        ranks=ranks,
+        progress=progress,
+    )
+    _settle_changes(context, discard_changed=discard_changed)
+    _check_disk(context, parameters)
+    context = replace(context, notes=tuple(_notes(context)))
+    for note in context.notes:
+        progress.note(note)
+    return context
+
+
+def _on_main_first(ranks: Ranks, make: Callable[[], T]) -> T:
+    """Let the first rank fill the caches, then the others read them."""
+    if ranks.is_main:
+        value = make()
+        ranks.barrier()
+        return value
+    ranks.barrier()
+    return make()
+
+
+def _check_writable(layout: StudyLayout) -> None:
+    """The study's directory exists and takes files; found out now, not after the first epoch."""
+    make_dirs(layout.root)
+    probe = layout.locks_dir / f"write-test-{os.getpid()}"
+    write_text(probe, "")
+    probe.unlink()
+
+
+def _settle_changes(context: StudyContext, *, discard_changed: bool) -> None:
+    """Runs of one study share one protocol; a changed setting is named, never mixed in.
+
+    Raises:
+        StudyError: the study holds runs that were made with other settings.
+    """
+    changed = changed_runs(context)
+    if discard_changed and context.ranks.is_main:
+        discard(context, [record for record, _ in changed])
+    context.ranks.barrier()
+    if not changed or discard_changed:
+        return
+    record, lines = changed[0]
+    shown = "; ".join(lines[:6]) + (f"; and {len(lines) - 6} more" if len(lines) > 6 else "")
+    raise StudyError(
+        f"{printable(context.layout.root)} holds {len(changed)} run(s) made with other settings "
+        f"(stored -> asked for, first {record.cell}): {shown}. Undo the change, choose another --output, "
+        "or give --discard-changed to delete those runs and train them anew"
+    )
+
+
+def changed_runs(context: StudyContext) -> list[tuple[RunRecord, list[str]]]:
+    """Stored runs that this configuration would not have made, with what differs."""
+    planned = set(context.cells)
+    changed = []
+    for record in stored_runs(context.layout):
+        now = context.determinants(record.cell)
+        stored = record.determinants
+        parts = ("protocol", "cell") if record.cell in planned else ("protocol",)
+        lines = [line for part in parts for line in differences(stored.get(part, {}), plain(now[part]))]
+        if lines:
+            changed.append((record, lines))
+    return changed
+
+
+def discard(context: StudyContext, records: Iterable[RunRecord]) -> None:
+    """Delete the checkpoints and predictions of these runs."""
+    for record in records:
+        shutil.rmtree(context.layout.run_dir(record.cell, record.family), ignore_errors=True)
+        shutil.rmtree(context.layout.predictions_dir(record.cell), ignore_errors=True)
+
+
+def _check_disk(context: StudyContext, parameters: Mapping[str, int]) -> None:
+    """Room for the best weights of all runs still to do, and for one run's full state.
+
+    Raises:
+        StorageError: there is less.
+    """
+    done = {r.cell for r in stored_runs(context.layout) if r.status == "finished"}
+    to_do = [cell for cell in context.cells if cell not in done]
+    if not to_do:
+        return
+    kept = build.kept_checkpoints(context.config)
+    weights = sum(4 * parameters[cell.model] * kept for cell in to_do)
+    state = max(12 * parameters[cell.model] for cell in to_do)
+    free = shutil.disk_usage(context.layout.root).free
+    if weights + state > free:
+        raise StorageError(
+            f"{printable(context.layout.root)}: the study's checkpoints need about "
+            f"{(weights + state) / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free; free some, choose "
+            "another --output, or fewer models, resolutions or seeds"
+        )
+
+
+def upsampled_share(stores: Mapping[str, ImageStore], resolutions: Iterable[int]) -> dict[str, float]:
+    """resolution -> share of all images whose short side is below it: more pixels, no more information."""
+    short_sides = np.concatenate([store.sizes.min(axis=1) for store in stores.values()])
+    return {str(r): float((short_sides < r).mean()) for r in resolutions}
+
+
+def _notes(context: StudyContext) -> Iterator[str]:
+    """What weakens the results and is known before the first step."""
+    yield from context.images.notes
+    if "test" not in context.stores:
+        yield "there is no test split: the best epoch is chosen on val and val is reported, so it flatters"
+    if len({cell.seed for cell in context.cells}) < 3:
+        yield "fewer than 3 seeds: differences between resolutions may be chance"
+    for split, store in context.stores.items():
+        if store.bad_files:
+            yield f"{split}: {len(store.bad_files)} unreadable file(s) left out"
+    sides = sorted({cell.resolution for cell in context.cells})
+    for side, share in upsampled_share(context.stores, sides).items():
+        if share >= 0.05:
+            yield f"{share:.0%} of the images are smaller than {side} px and were enlarged"
+    if build.is_resolution_aware(context.config):
+        yield "augmentation differs by resolution (resolution_aware): resolution is not all that changes"

@@ -1,0 +1,85 @@
+"""What a running study tells whoever watches it. The command line draws it; a notebook may ignore it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from resomap.records import Cell, EpochRecord, RunRecord
+
+
+class StudyProgress:
+    """Listener of a study; every method does nothing until overridden.
+
+    Order of events:
+        preparing(*)            images decoded into the cache
+        study_started(cells, finished)
+        for each cell:
+            run_started
+            epoch_ended(*)  update_ended(*)
+            run_ended
+        study_ended
+    """
+
+    def preparing(self, what: str, done: int, total: int) -> None:
+        """`done` of `total` images of a split are ready."""
+
+    def note(self, message: str) -> None:
+        """Something that the user should know before the results."""
+
+    def study_started(self, cells: Sequence[Cell], *, finished: int) -> None:
+        """`finished` of the cells were done by an earlier start."""
+
+    def run_started(self, cell: Cell, *, epochs: int, updates: int, resumed_update: int) -> None:
+        """A cell begins, or goes on after `resumed_update` of its `updates`."""
+
+    def update_ended(self, cell: Cell, *, epoch: int, update: int) -> None:
+        """One optimiser update; `update` counts over all epochs from 1."""
+
+    def epoch_ended(self, cell: Cell, record: EpochRecord) -> None:
+        """One epoch with its validation."""
+
+    def run_ended(self, record: RunRecord) -> None:
+        """A cell is finished or failed."""
+
+    def study_ended(self) -> None:
+        """All cells were visited."""
+
+
+@dataclass
+class TimeLeft:
+    """Remaining seconds of a study, from the time per update and pixel seen so far.
+
+    An update at resolution r costs about c r^2; c is kept per model (mean of its updates), and the mean over
+    the models stands in for one that has not run yet.
+    """
+
+    updates_per_run: int
+    _seconds: dict[str, float] = field(default_factory=dict)
+    _work: dict[str, float] = field(default_factory=dict)
+    _last: float | None = None
+
+    def start(self) -> None:
+        """A run begins: the time since the last one is not training."""
+        self._last = time.monotonic()
+
+    def add(self, cell: Cell, updates: int = 1) -> None:
+        """`updates` more updates of `cell` were done since the last call."""
+        now = time.monotonic()
+        if self._last is not None:
+            self._seconds[cell.model] = self._seconds.get(cell.model, 0.0) + now - self._last
+            self._work[cell.model] = self._work.get(cell.model, 0.0) + updates * cell.resolution**2
+        self._last = now
+
+    def seconds(self, remaining: Sequence[tuple[Cell, int]]) -> float | None:
+        """Seconds for (cell, updates still to do); None before anything was measured."""
+        if not self._work:
+            return None
+        everywhere = sum(self._seconds.values()) / sum(self._work.values())
+        total = 0.0
+        for cell, updates in remaining:
+            work = self._work.get(cell.model)
+            rate = self._seconds[cell.model] / work if work else everywhere
+            total += rate * updates * cell.resolution**2
+        return total

@@ -1,0 +1,68 @@
+"""results.csv and results.json: one row for each run and condition, made from what the runs stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from resomap.layout import StudyLayout
+from resomap.records import RunRecord
+from resomap.serialize import plain, write_json, write_text
+
+_LISTS = ("per_class", "confusion_matrix")
+
+
+def result_rows(records: Iterable[RunRecord]) -> list[dict[str, Any]]:
+    """One flat row for each finished run and condition; a failed or unfinished run is one row."""
+    rows = []
+    for record in records:
+        base = _run_columns(record)
+        if not record.metrics:
+            rows.append(base)
+        rows.extend(
+            base | {k: v for k, v in condition.items() if k not in _LISTS}
+            for condition in record.metrics.values()
+        )
+    return rows
+
+
+def _run_columns(record: RunRecord) -> dict[str, Any]:
+    epochs = record.epochs
+    seconds = sum(e.seconds for e in epochs)
+    return {
+        "model": record.cell.model,
+        "family": record.family,
+        "resolution": record.cell.resolution,
+        "seed": record.cell.seed,
+        "status": record.status,
+        "error": record.error,
+        "parameters": record.parameters,
+        "best_epoch": record.best_epoch,
+        "epochs": len(epochs),
+        "still_improving": record.still_improving,
+        "train_seconds": seconds or None,
+        "train_images_per_s": _mean([e.images_per_s for e in epochs]),
+        "key": record.key,
+    }
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def write_results(
+    layout: StudyLayout, records: Iterable[RunRecord], *, study: Mapping[str, Any]
+) -> pd.DataFrame:
+    """Write both files and return the rows as a frame.
+
+    Args:
+        study: what results.json says about the study as a whole.
+    """
+    records = list(records)
+    frame = pd.DataFrame(result_rows(records))
+    write_text(layout.results_csv_path, frame.to_csv(index=False, lineterminator="\n"))
+    runs = [_run_columns(r) | {"conditions": plain(r.metrics), "history": plain(r.epochs)} for r in records]
+    write_json(layout.results_json_path, {"study": study, "runs": runs})
+    return frame

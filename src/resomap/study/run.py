@@ -1,0 +1,228 @@
+"""One run: train a cell, keep its best weights, evaluate them, store what came out."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resomap.errors import StudyError
+from resomap.evaluation.predict import predict
+from resomap.evaluation.store import read_predictions, write_predictions
+from resomap.layout import LAST_STATE
+from resomap.metrics.classification import classification_metrics
+from resomap.models.checkpoints import load_checkpoint
+from resomap.models.registry import count_parameters
+from resomap.models.summary import write_summary
+from resomap.records import Cell, Condition, FitRecord, Predictions, RunRecord
+from resomap.serialize import plain, provenance
+from resomap.study import build
+from resomap.study.context import StudyContext
+from resomap.study.interrupt import StopSignal
+from resomap.study.observer import RunObserver
+from resomap.study.runs import read_run, write_run
+from resomap.tracking.protocol import Tracker
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from resomap.training.trainer import Trainer
+
+
+def run_cell(context: StudyContext, cell: Cell, *, tracker: Tracker, stop: StopSignal) -> RunRecord:
+    """Train, evaluate and store one cell; goes on from its last saved state.
+
+    Raises:
+        TrainingDivergedError: the loss became NaN; the state on disk is the last good one.
+        KeyboardInterrupt: the user stopped; the state is saved.
+    """
+    started = time.monotonic()
+    record = _begin(context, cell)
+    run_dir = _run_dir(context, cell)
+    network = build.model(context.config, cell, num_classes=context.images.num_classes)
+    record = dataclasses.replace(record, parameters=count_parameters(network))
+    if context.ranks.is_main:
+        write_run(_record_path(context, cell), record)
+        write_summary(
+            context.layout.summary_dir(cell.model, cell.resolution), network, resolution=cell.resolution
+        )
+    observer = RunObserver(cell, context.progress, tracker=tracker, stop=stop, ranks=context.ranks)
+    tracker.start_run(str(cell), _run_params(context, cell, record), key=record.key)
+    trainer = _make_trainer(context, cell, network, observer)
+    state_path = run_dir / LAST_STATE
+    if state_path.exists():
+        trainer.resume(state_path)
+    observer.started(trainer)
+    fit = trainer.fit()
+    record = _finish(context, cell, record, fit, seconds=time.monotonic() - started)
+    tracker.end_run("FINISHED")
+    return record
+
+
+def _begin(context: StudyContext, cell: Cell) -> RunRecord:
+    """A record that says this cell is running, with what determines it."""
+    determinants = context.determinants(cell)
+    return RunRecord(
+        cell=cell,
+        family=build.family(context.config, cell.model),
+        key=context.key(cell),
+        determinants=determinants,
+        status="running",
+        provenance=provenance(
+            device=context.device_type, precision=context.precision, processes=context.ranks.world_size
+        ),
+    )
+
+
+def _run_dir(context: StudyContext, cell: Cell) -> Path:
+    return context.layout.run_dir(cell, build.family(context.config, cell.model))
+
+
+def _record_path(context: StudyContext, cell: Cell) -> Path:
+    return context.layout.run_record_path(cell, build.family(context.config, cell.model))
+
+
+def _make_trainer(context: StudyContext, cell: Cell, network: nn.Module, observer: RunObserver) -> Trainer:
+    config, run_dir = context.config, _run_dir(context, cell)
+    options: dict[str, Any] = {"device_type": context.device_type, "ranks": context.ranks}
+    loaders = (
+        build.train_loader(config, context.stores["train"], cell, **options),
+        build.eval_loader(config, context.stores["val"], cell, **options),
+    )
+    fields = {
+        "model": cell.model,
+        "family": build.family(config, cell.model),
+        "resolution": cell.resolution,
+        "seed": cell.seed,
+        "class_names": list(context.images.class_names),
+        "preprocessing": plain(build.preprocessing(config, cell)),
+        "model_spec": build.model_specs(config).get(cell.model),
+        "key": context.key(cell),
+        "parameters": count_parameters(network),
+    }
+    return build.trainer(
+        config,
+        network,
+        loaders,
+        cell=cell,
+        state_path=run_dir / LAST_STATE,
+        weights=build.class_weights(config, context.stores["train"], context.images.num_classes),
+        callbacks=[*build.keep_best(config, run_dir, fields), observer],
+    )
+
+
+def _run_params(context: StudyContext, cell: Cell, record: RunRecord) -> dict[str, object]:
+    return {
+        "model": cell.model,
+        "resolution": cell.resolution,
+        "seed": cell.seed,
+        "parameters": record.parameters,
+        "family": record.family,
+        "precision": context.precision,
+    }
+
+
+def _finish(
+    context: StudyContext, cell: Cell, record: RunRecord, fit: FitRecord, *, seconds: float
+) -> RunRecord:
+    """Evaluate the best epoch's weights on every split and store the run as finished."""
+    context.ranks.barrier()
+    metrics: dict[str, Mapping[str, Any]] = {}
+    checkpoint = load_checkpoint(_run_dir(context, cell), allow_callables=":" in cell.model)
+    for split in ("val", "test"):
+        if split in context.stores:
+            condition = Condition(split, cell.resolution, cell.resolution)
+            answers = _predict(context, cell, checkpoint.model, split)
+            metrics[condition.name] = _condition_metrics(context, condition, answers)
+            if context.ranks.is_main:
+                write_predictions(
+                    context.layout.predictions_path(cell, condition), answers, cell=cell, condition=condition
+                )
+    record = dataclasses.replace(
+        record,
+        status="finished",
+        epochs=fit.epochs,
+        best_epoch=fit.best_epoch,
+        metrics=metrics,
+        seconds=seconds,
+        still_improving=fit.still_improving,
+        provenance=dict(record.provenance) | {"metric_options": build.metric_options(context.config)},
+    )
+    if context.ranks.is_main:
+        write_run(_record_path(context, cell), record)
+        (_run_dir(context, cell) / LAST_STATE).unlink(missing_ok=True)
+    return record
+
+
+def _predict(context: StudyContext, cell: Cell, network: nn.Module, split: str) -> Predictions:
+    loader = build.eval_loader(
+        context.config, context.stores[split], cell, device_type=context.device_type, ranks=context.ranks
+    )
+    return predict(
+        network,
+        loader,
+        device=build.device_and_precision(context.config)[0],
+        class_names=context.images.class_names,
+        mixed_precision=context.precision,
+        world_size=context.ranks.world_size,
+        gather=context.ranks.gather,
+    )
+
+
+def _condition_metrics(context: StudyContext, condition: Condition, answers: Predictions) -> dict[str, Any]:
+    values = classification_metrics(
+        answers.labels,
+        answers.probabilities,
+        class_names=answers.class_names,
+        **build.metric_options(context.config),
+    )
+    return {**dataclasses.asdict(condition), "images": len(answers.labels), **values}
+
+
+def refresh_metrics(context: StudyContext, record: RunRecord) -> RunRecord:
+    """Metrics of a finished run as analysis.yaml now asks for them, from its stored predictions.
+
+    Raises:
+        StudyError: its predictions are gone or damaged.
+    """
+    options = build.metric_options(context.config)
+    if record.provenance.get("metric_options") == plain(options):
+        return record
+    metrics = {}
+    for name, stored in record.metrics.items():
+        condition = Condition(
+            stored["split"], stored["input_resolution"], stored["information_resolution"], stored["weights"]
+        )
+        answers = read_predictions(context.layout.predictions_path(record.cell, condition))
+        metrics[name] = _condition_metrics(context, condition, answers)
+    record = dataclasses.replace(
+        record, metrics=metrics, provenance=dict(record.provenance) | {"metric_options": options}
+    )
+    write_run(_record_path(context, record.cell), record)
+    return record
+
+
+def stored_run(context: StudyContext, cell: Cell) -> RunRecord | None:
+    """What the study already knows about a cell.
+
+    Raises:
+        StudyError: the record is damaged.
+    """
+    record = read_run(_record_path(context, cell))
+    if record is not None and record.cell != cell:
+        raise StudyError(
+            f"{_record_path(context, cell)} is the record of {record.cell}, not of {cell}; "
+            "delete it and run again"
+        )
+    return record
+
+
+def failed_record(context: StudyContext, cell: Cell, *, error: str) -> RunRecord:
+    """Store and return the record of a run that failed; its saved state stays for a later start."""
+    stored = stored_run(context, cell) or _begin(context, cell)
+    record = dataclasses.replace(stored, status="failed", error=error)
+    if context.ranks.is_main:
+        write_run(_record_path(context, cell), record)
+    return record

@@ -1,0 +1,61 @@
+"""run.json: what is known about each run of a study, and whether it belongs to this configuration."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from resomap.errors import StudyError, printable
+from resomap.layout import RUN_RECORD, StudyLayout
+from resomap.records import Cell, EpochRecord, RunRecord
+from resomap.serialize import read_json, write_json
+
+log = logging.getLogger(__name__)
+
+STATES = ("running", "finished", "failed")
+
+
+def write_run(path: Path, record: RunRecord) -> None:
+    """Store a run's record atomically."""
+    write_json(path, record)
+
+
+def read_run(path: Path) -> RunRecord | None:
+    """The record at `path`; None where there is none.
+
+    Raises:
+        StudyError: it is damaged.
+    """
+    if not path.exists():
+        return None
+    raw = read_json(path, error=StudyError)
+    try:
+        return _parse(raw)
+    except (KeyError, TypeError, ValueError) as bad:
+        raise StudyError(f"{printable(path)} is not a run record ({bad!r}); delete it and run again") from bad
+
+
+def _parse(raw: Mapping[str, Any]) -> RunRecord:
+    fields = dict(raw)
+    if fields["status"] not in STATES:
+        raise ValueError(f"status {fields['status']!r}")
+    cell = fields["cell"]
+    fields["cell"] = Cell(str(cell["model"]), int(cell["resolution"]), int(cell["seed"]))
+    fields["epochs"] = tuple(EpochRecord(**epoch) for epoch in fields["epochs"])
+    return RunRecord(**fields)
+
+
+def stored_runs(layout: StudyLayout) -> Iterator[RunRecord]:
+    """Every run of the study, in the order of model, resolution, seed; damaged records are logged."""
+    records = []
+    for path in layout.checkpoints_dir.glob(f"*/*/*/*/{RUN_RECORD}"):
+        try:
+            record = read_run(path)
+        except StudyError as error:
+            log.warning("%s", error)
+            continue
+        if record is not None:
+            records.append(record)
+    yield from sorted(records, key=lambda r: r.cell)

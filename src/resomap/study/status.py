@@ -1,0 +1,77 @@
+"""What a study directory holds, without touching torch or the images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from filelock import FileLock, Timeout
+
+from resomap.errors import StudyError, printable
+from resomap.layout import StudyLayout
+from resomap.records import Cell, RunRecord
+from resomap.study.runs import stored_runs
+
+
+@dataclass(frozen=True, slots=True)
+class StudyStatus:
+    """State of each planned cell."""
+
+    layout: StudyLayout
+    cells: tuple[tuple[Cell, str], ...]
+    """(cell, 'finished' | 'failed' | 'running' | 'interrupted' | 'waiting')."""
+    records: tuple[RunRecord, ...]
+
+    def count(self, state: str) -> int:
+        return sum(1 for _, s in self.cells if s == state)
+
+
+def study_status(path: str | Path) -> StudyStatus:
+    """Read what the study at `path` has done so far.
+
+    Raises:
+        StudyError: `path` is not a study.
+    """
+    layout = StudyLayout(Path(path))
+    if not layout.config_path.is_file():
+        raise StudyError(
+            f"{printable(path)} is not a study (no {layout.config_path.name} in it); "
+            "give the directory that `resomap run` printed"
+        )
+    records = {record.cell: record for record in stored_runs(layout)}
+    planned = _planned_cells(layout)
+    cells = [*planned, *(cell for cell in records if cell not in planned)]
+    return StudyStatus(
+        layout=layout,
+        cells=tuple((cell, _state(layout, cell, records.get(cell))) for cell in cells),
+        records=tuple(records.values()),
+    )
+
+
+def _planned_cells(layout: StudyLayout) -> list[Cell]:
+    try:
+        stored = yaml.safe_load(layout.config_path.read_text("utf-8"))
+        return [Cell(str(m), int(r), int(s)) for m, r, s in stored["provenance"]["cells"]]
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as bad:
+        raise StudyError(
+            f"{printable(layout.config_path)} is damaged ({bad!r}); start the study again to write it anew"
+        ) from bad
+
+
+def _state(layout: StudyLayout, cell: Cell, record: RunRecord | None) -> str:
+    if record is None:
+        return "waiting"
+    if record.status != "running":
+        return record.status
+    return "running" if _is_held(layout.lock_path(cell)) else "interrupted"
+
+
+def _is_held(path: Path) -> bool:
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True

@@ -1,0 +1,185 @@
+"""The whole study: plan, then every cell that is not done, then the tables."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from resomap.config.load import dump_config
+from resomap.config.schema import ResoMapConfig
+from resomap.errors import ResoMapError, StorageError
+from resomap.layout import StudyLayout
+from resomap.records import Cell, RunRecord
+from resomap.serialize import make_dirs, provenance, to_json, write_text
+from resomap.study import build
+from resomap.study.context import StudyContext
+from resomap.study.interrupt import StopSignal, stop_on_signals
+from resomap.study.plan import plan_study, upsampled_share
+from resomap.study.progress import StudyProgress
+from resomap.study.ranks import connect_ranks
+from resomap.study.results import write_results
+from resomap.study.run import failed_record, refresh_metrics, run_cell, stored_run
+from resomap.study.runs import stored_runs
+from resomap.tracking.null import NullTracker
+from resomap.tracking.protocol import Tracker
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StudyResult:
+    """What a study ends with."""
+
+    layout: StudyLayout
+    records: tuple[RunRecord, ...]
+    """The planned cells that are finished or failed."""
+    elsewhere: tuple[Cell, ...]
+    """Planned cells that another process is running."""
+    frame: pd.DataFrame
+    """results.csv: one row for each run and condition of the whole study."""
+
+    @property
+    def failed(self) -> tuple[RunRecord, ...]:
+        return tuple(r for r in self.records if r.status == "failed")
+
+
+def run_study(
+    config: ResoMapConfig, *, progress: StudyProgress | None = None, discard_changed: bool = False
+) -> StudyResult:
+    """Run every cell of the grid that is not finished yet.
+
+    Started again it skips finished runs, goes on with an interrupted one, and tries failed ones anew. A run
+    that fails is recorded with its error and the study goes on.
+
+    Args:
+        progress: listener; None: silent.
+        discard_changed: delete stored runs made with other settings instead of refusing to start.
+    Raises:
+        ResoMapError: something is wrong before the first step; nothing was trained.
+        KeyboardInterrupt: stopped by Ctrl-C or SIGTERM, with the state saved.
+    """
+    ranks = connect_ranks(build.device_name(config))
+    with stop_on_signals() as stop:
+        context = plan_study(
+            config, progress=progress or StudyProgress(), ranks=ranks, discard_changed=discard_changed
+        )
+        tracker: Tracker = NullTracker()
+        if ranks.is_main:
+            _write_study_file(context)
+            tracker = build.tracker(config, context.layout, context.name)
+        tracker.start_study(context.name, build.study_params(config))
+        try:
+            return _run_cells(context, tracker=tracker, stop=stop)
+        finally:
+            tracker.end_study()
+
+
+def _write_study_file(context: StudyContext) -> None:
+    """study.yaml: the resolved configuration, ready to be given to --config, and where it ran."""
+    grid = [(cell.model, cell.resolution, cell.seed) for cell in context.cells]
+    where = to_json(provenance(data_fingerprint=context.fingerprint, cells=grid), indent=None)
+    head = "# The resolved configuration of this study; `resomap run --config` takes this file.\n"
+    # JSON is YAML: the provenance needs no second serialiser.
+    write_text(context.layout.config_path, f"{head}{dump_config(context.config)}provenance: {where}\n")
+
+
+def _run_cells(context: StudyContext, *, tracker: Tracker, stop: StopSignal) -> StudyResult:
+    records = {cell: record for cell in context.cells if (record := _finished(context, cell))}
+    elsewhere = []
+    context.progress.study_started(context.cells, finished=len(records))
+    for cell in context.cells:
+        if cell in records:
+            continue
+        record = _claim_and_run(context, cell, tracker=tracker, stop=stop)
+        if record is None:
+            elsewhere.append(cell)
+            continue
+        records[cell] = record
+        context.progress.run_ended(record)
+        _collect(context)
+        if stop.requested:
+            raise KeyboardInterrupt
+    context.progress.study_ended()
+    return StudyResult(context.layout, tuple(records.values()), tuple(elsewhere), _collect(context))
+
+
+def _finished(context: StudyContext, cell: Cell) -> RunRecord | None:
+    """The cell's record if nothing is left to do for it."""
+    record = stored_run(context, cell)
+    if record is None or record.status != "finished":
+        return None
+    return refresh_metrics(context, record)
+
+
+def _claim_and_run(
+    context: StudyContext, cell: Cell, *, tracker: Tracker, stop: StopSignal
+) -> RunRecord | None:
+    """Run the cell unless another process has it (then None, or its record if it is done by now)."""
+    with _claim(context, cell) as mine:
+        finished = _finished(context, cell)
+        if finished is not None or not mine:
+            return finished
+        return _run_or_record(context, cell, tracker=tracker, stop=stop)
+
+
+@contextmanager
+def _claim(context: StudyContext, cell: Cell) -> Iterator[bool]:
+    """Hold the cell's lock, which the kernel frees if this process dies; False where another holds it."""
+    lock = FileLock(make_dirs(context.layout.locks_dir) / context.layout.lock_path(cell).name)
+    mine = False
+    if context.ranks.is_main:
+        try:
+            lock.acquire(timeout=0)
+            mine = True
+        except Timeout:
+            mine = False
+    try:
+        yield context.ranks.broadcast(mine)
+    finally:
+        lock.release()
+
+
+def _run_or_record(context: StudyContext, cell: Cell, *, tracker: Tracker, stop: StopSignal) -> RunRecord:
+    """Run the cell; whatever goes wrong with it becomes its record, and the study goes on.
+
+    Storage that fails ends the study instead: no later run could be stored either.
+    """
+    try:
+        return run_cell(context, cell, tracker=tracker, stop=stop)
+    except StorageError:
+        raise
+    except ResoMapError as error:
+        tracker.end_run("FAILED")
+        log.error("%s failed: %s", cell, error)
+        return failed_record(context, cell, error=str(error))
+    except Exception as error:
+        # The study's boundary: a bug or a device error in one run must not cost the others.
+        tracker.end_run("FAILED")
+        log.error("%s failed: %r", cell, error, exc_info=True)
+        return failed_record(context, cell, error=f"{error!r}\n{traceback.format_exc()}")
+
+
+def _collect(context: StudyContext) -> pd.DataFrame:
+    """Write results.csv and results.json from all runs that the study holds."""
+    summary = {
+        "name": context.name,
+        "data": context.images.name,
+        "class_names": context.images.class_names,
+        "images": {split: len(store.images) for split, store in context.stores.items()},
+        "bad_files": {split: store.bad_files for split, store in context.stores.items()},
+        "upsampled_share": upsampled_share(
+            context.stores, sorted({cell.resolution for cell in context.cells})
+        ),
+        "notes": context.notes,
+        "metric": build.table_metric(context.config),
+    }
+    if not context.ranks.is_main:
+        return pd.DataFrame()
+    with FileLock(context.layout.study_lock_path()):
+        return write_results(context.layout, stored_runs(context.layout), study=summary)

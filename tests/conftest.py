@@ -1,0 +1,125 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command did."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def error_lines(self) -> list[str]:
+        return [line for line in self.err.splitlines() if line.startswith("error: ")]
+
+
+@pytest.fixture
+def make_images() -> Callable[..., Path]:
+    """Write a folder of small PNG photographs that two classes can be told apart on: make(root, train=8)."""
+
+    def make(
+        root: Path,
+        *,
+        classes: tuple[str, ...] = ("dark", "light"),
+        splits: Mapping[str, int] | None = None,
+        size: tuple[int, int] = (48, 40),
+        seed: int = 0,
+    ) -> Path:
+        for split, count in (splits or {"train": 12, "val": 6, "test": 6}).items():
+            for k, name in enumerate(classes):
+                folder = root / split / name
+                folder.mkdir(parents=True, exist_ok=True)
+                for i in range(count):
+                    rng = np.random.default_rng([seed, k, i, len(split), ord(split[0])])
+                    mean = 60 + 120 * k / max(1, len(classes) - 1)
+                    pixels = rng.normal(mean, 40, (size[1], size[0], 3)).clip(0, 255).astype(np.uint8)
+                    Image.fromarray(pixels).save(folder / f"{name}{i:03d}.png")
+        return root
+
+    return make
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Run the command line in this process, in an empty folder, with a cache of its own."""
+    work = tmp_path / "cwd"
+    work.mkdir()
+    monkeypatch.chdir(work)
+
+    def run(*arguments: object) -> Outcome:
+        from resomap.cli.main import main
+
+        monkeypatch.setattr(sys, "argv", ["resomap", *map(str, arguments)])
+        capfd.readouterr()
+        status: int | str | None = 0
+        try:
+            main()
+        except SystemExit as stop:
+            status = stop.code
+        out, err = capfd.readouterr()
+        return Outcome(int(status or 0), out, err)
+
+    return run
+
+
+@pytest.fixture
+def small_run(tmp_path: Path) -> Callable[..., list[str]]:
+    """Arguments of a run that takes a second: tiny_cnn at 32 on `data`, tracking off."""
+
+    def arguments(data: Path | str, *extra: str, output: str = "study") -> list[str]:
+        return [
+            "run", "--data", str(data), "--models", "tiny_cnn", "--resolutions", "32", "--seeds", "0",
+            "--epochs", "2", "--batch-size", "8", "--device", "cpu", "--output", str(tmp_path / output),
+            "--set", f"data.cache_dir={tmp_path / 'cache'}", "--set", "mlflow.enabled=false", *extra,
+        ]  # fmt: skip
+
+    return arguments
+
+
+@pytest.fixture
+def start() -> Callable[..., subprocess.Popen[str]]:
+    """Start the command line as a process of its own (to be killed); output is kept."""
+    started: list[subprocess.Popen[str]] = []
+
+    def popen(*arguments: object, **options: object) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "resomap", *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,  # type: ignore[call-overload]
+        )
+        started.append(process)
+        return process
+
+    yield popen
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def real_photographs() -> Path:
+    """The folder that RESOMAP_REAL_DATA names: train/val of two classes of photographs."""
+    folder = os.environ.get("RESOMAP_REAL_DATA")
+    if not folder:
+        pytest.skip("RESOMAP_REAL_DATA does not name a folder of photographs")
+    return Path(folder)
