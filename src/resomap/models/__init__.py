@@ -1,0 +1,1 @@
+"""Networks: their names, the sizes they take, their weights and checkpoints."""

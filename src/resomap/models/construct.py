@@ -1,0 +1,161 @@
+"""From a canonical name to an nn.Module with freshly drawn weights.
+
+Nothing here takes a resolution: a model is the same at every one. Networks that would fix a grid of
+positions (vision transformers) are built so that they interpolate it to the input's size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from resomap.errors import ResolutionError, UnknownModelError, printable
+from resomap.models.names import model_source
+from resomap.models.pretrained import check_published, load_torchvision_weights, timm_pretrained
+from resomap.models.simple_cnn import DEFAULT_SPECS, CnnSpec, SimpleCnn
+
+Specs = Mapping[str, CnnSpec | Mapping[str, Any]]
+"""Own network's name -> its description (models.yaml)."""
+
+_ANY_SIZE_OPTIONS: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False})
+"""timm's ways of saying 'take any input size', tried in this order."""
+
+
+def construct(
+    name: str,
+    *,
+    num_classes: int,
+    specs: Specs | None = None,
+    published_weights: bool = False,
+    seed: int | None = None,
+    device: str = "cpu",
+) -> nn.Module:
+    """The model of a canonical name, initialised from `seed`.
+
+    Args:
+        published_weights: the library's weights; a classifier of other class count stays as initialised.
+        seed: equal seeds, equal weights; None draws from the caller's random state.
+        device: 'meta' gives shapes without weights.
+    Raises:
+        UnknownModelError: code of the user's that cannot be imported or makes no module.
+        CheckpointError: the published weights cannot be had.
+        ResolutionError: the user's module has layers whose size depends on the first input.
+    Side effects: none on the caller's random state when a seed is given.
+    """
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
+        raise ValueError(f"num_classes is a whole number from 1, not {num_classes!r}")
+    if published_weights:
+        check_published(name)
+    with _random_state(seed, meta=device == "meta"), torch.device(device):
+        model = _construct(name, num_classes=num_classes, specs=specs, published_weights=published_weights)
+    if any(is_lazy(p) for p in model.parameters()):
+        raise ResolutionError(
+            f"{name} has lazy layers, whose size would depend on the resolution; "
+            "give them fixed sizes, e.g. after adaptive pooling"
+        )
+    return model
+
+
+def _construct(name: str, *, num_classes: int, specs: Specs | None, published_weights: bool) -> nn.Module:
+    source = model_source(name)
+    if source.kind == "cnn":
+        return SimpleCnn(cnn_spec(name, specs), num_classes=num_classes)
+    if source.kind == "callable":
+        return _call(source.target, num_classes=num_classes)
+    if source.kind == "torchvision":
+        import torchvision
+
+        model = torchvision.models.get_model(source.target, weights=None, num_classes=num_classes)
+        if published_weights:
+            load_torchvision_weights(model, name, source.target)
+        return model
+    import timm
+
+    options = any_size_options(source.target)
+    if published_weights:
+        return timm_pretrained(name, source.target, num_classes=num_classes, **options)
+    return timm.create_model(source.target, num_classes=num_classes, **options)
+
+
+def cnn_spec(name: str, specs: Specs | None) -> CnnSpec:
+    """The description of one of our networks, the default one where `specs` has none."""
+    given = (specs or {}).get(name, DEFAULT_SPECS[name])
+    return given if isinstance(given, CnnSpec) else CnnSpec(**given)
+
+
+def construct_on_meta(name: str, *, num_classes: int, specs: Specs | None = None) -> nn.Module:
+    """The model without weights where its code allows that, else with them (on the CPU)."""
+    try:
+        return construct(name, num_classes=num_classes, specs=specs, seed=0, device="meta")
+    except (RuntimeError, TypeError, ValueError):
+        # Some constructors ask a tensor for its value, which meta tensors do not have.
+        return construct(name, num_classes=num_classes, specs=specs, seed=0)
+
+
+@lru_cache(maxsize=64)
+def any_size_options(timm_name: str) -> Mapping[str, Any]:
+    """The constructor's options that make a timm model take any size with unchanged parameters."""
+    import timm
+
+    def shapes(**options: Any) -> list[tuple[str, torch.Size]]:
+        model = timm.create_model(timm_name, **options)
+        return [(name, value.shape) for name, value in model.state_dict().items()]
+
+    for options in _ANY_SIZE_OPTIONS:
+        with _random_state(0, meta=True), torch.device("meta"):
+            try:
+                if shapes(**options) == shapes():
+                    return options
+            except (TypeError, RuntimeError, AssertionError):
+                continue
+    return {}
+
+
+@contextlib.contextmanager
+def _random_state(seed: int | None, *, meta: bool) -> Iterator[None]:
+    """Draw from `seed` inside and leave torch's generator as it was; None: draw from the caller's state."""
+    if seed is None and not meta:
+        yield
+        return
+    # Only the CPU's generator is seeded: weights are always drawn there, so a GPU's state stays untouched.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed or 0)
+        yield
+
+
+def _call(target: str, *, num_classes: int) -> nn.Module:
+    """Call the user's `package.module:callable` with num_classes=."""
+    factory = _import(target)
+    try:
+        inspect.signature(factory).bind(num_classes=num_classes)
+    except (TypeError, ValueError) as error:
+        raise UnknownModelError(
+            f"{target} cannot be called with num_classes=...: {printable(error)}"
+        ) from error
+    model = factory(num_classes=num_classes)
+    if not isinstance(model, nn.Module):
+        raise UnknownModelError(f"{target} returned {type(model).__name__}, not a torch.nn.Module")
+    return model
+
+
+def _import(target: str) -> Callable[..., object]:
+    module_name, _, attributes = target.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+        for attribute in attributes.split("."):
+            found = getattr(found, attribute)
+    except (ImportError, SyntaxError, AttributeError) as error:
+        raise UnknownModelError(
+            f"cannot import {target}: {printable(error)}; check the name, and put its folder on PYTHONPATH"
+        ) from error
+    if not callable(found):
+        raise UnknownModelError(f"{target} is {type(found).__name__}, which cannot be called")
+    return found

@@ -1,0 +1,182 @@
+"""Which input resolutions a model takes, found by a forward pass without weights.
+
+A size is accepted when it is a multiple of the model's total stride (so that no pixels are lost at the
+border, and every cell of the last feature map means the same at every size), or the library's own default
+size, and a forward pass at that size gives logits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from numbers import Integral
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from resomap.errors import ResolutionError, UnknownModelError
+from resomap.models.construct import Specs, cnn_spec, construct, construct_on_meta
+from resomap.models.names import canonical_name, model_source
+from resomap.models.simple_cnn import CnnSpec
+
+_VGG_STRIDE = 32
+_LARGEST = 16384
+_SEARCH_STEPS = 16
+# What layers raise at a size that they cannot take: shape checks, asserts, empty outputs.
+SIZE_ERRORS = (RuntimeError, AssertionError, ValueError, TypeError, IndexError, ArithmeticError)
+
+
+def dry_forward(model: nn.Module, resolution: int, *, batch: int = 2) -> object:
+    """The model's output for a batch of that size, computed on shapes alone.
+
+    Args:
+        model: with or without weights; its own are not read.
+    Returns:
+        What forward() returns, on the meta device: normally (batch, K) logits.
+    Side effects: none; training mode, weights and statistics stay as they are.
+    """
+    state = {
+        name: torch.empty_like(tensor, device="meta")
+        for name, tensor in (*model.named_parameters(), *model.named_buffers())
+    }
+    images_BCHW = torch.empty(batch, 3, resolution, resolution, device="meta")
+    with torch.no_grad(), in_eval_mode(model):
+        return functional_call(model, state, (images_BCHW,))
+
+
+@contextlib.contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; each submodule's own mode is restored, also after an error."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def model_stride(name: str, *, specs: Specs | None = None) -> int:
+    """Input pixels per cell of the model's last feature map; 1 where the model does not say."""
+    name = canonical_name(name)
+    source = model_source(name)
+    if source.kind == "cnn":
+        return cnn_spec(name, specs).stride
+    if source.kind == "torchvision":
+        return _VGG_STRIDE
+    if source.kind == "callable":
+        return 1
+    return _timm_stride(_probe(name, None, 2)[0])
+
+
+def check_resolution(name: str, resolution: int, *, specs: Specs | None = None, num_classes: int = 2) -> None:
+    """Refuse a resolution that the model cannot take. A callable of the user's is imported and run.
+
+    Raises:
+        ResolutionError: names the nearest sizes it can take.
+        UnknownModelError: no such model, or it is no classifier.
+    """
+    name = canonical_name(name)
+    if isinstance(resolution, bool) or not isinstance(resolution, Integral):
+        raise ResolutionError(f"a resolution is a whole number of pixels, not {resolution!r}")
+    spec = cnn_spec(name, specs) if model_source(name).kind == "cnn" else None
+    if _accepts(name, resolution, spec, num_classes):
+        return
+    stride = model_stride(name, specs=specs)
+    wrong = f"a multiple of {stride}" if resolution % stride else "a size"
+    nearest = _nearest(name, resolution, spec, num_classes, stride)
+    hint = f"nearest: {', '.join(map(str, nearest))}" if nearest else "no size near it works either"
+    raise ResolutionError(f"{resolution} is not {wrong} that {name} accepts; {hint}")
+
+
+def _nearest(name: str, resolution: int, spec: CnnSpec | None, num_classes: int, stride: int) -> list[int]:
+    """The nearest accepted sizes, one below and one above; the model's default size where there are none."""
+    start = min(max(resolution, 0), _LARGEST) // stride
+    below = range(start, max(start - _SEARCH_STEPS, 0), -1)
+    above = range(start + 1, start + 1 + _SEARCH_STEPS)
+    found = []
+    for multiples in (below, above):
+        sizes = (m * stride for m in multiples if m * stride != resolution)
+        found += [next((s for s in sizes if _accepts(name, s, spec, num_classes)), None)]
+    default = _probe(name, spec, num_classes)[1]
+    nearest = [size for size in found if size is not None]
+    return nearest or ([default] if default and default != resolution else [])
+
+
+def _accepts(name: str, resolution: int, spec: CnnSpec | None, num_classes: int) -> bool:
+    if not 1 <= resolution <= _LARGEST:
+        return False
+    specs = {name: spec} if spec else None
+    _, default = _probe(name, spec, num_classes)
+    if resolution % model_stride(name, specs=specs) and resolution != default:
+        return False
+    return _runs(name, resolution, spec, num_classes)
+
+
+@lru_cache(maxsize=16)
+def _probe(name: str, spec: CnnSpec | None, num_classes: int) -> tuple[nn.Module, int | None]:
+    """The model for trying sizes on, and its library's default input size."""
+    model = construct_on_meta(name, num_classes=num_classes, specs={name: spec} if spec else None)
+    size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size")
+    return model, size[-1] if size and model_source(name).kind == "timm" else None
+
+
+@lru_cache(maxsize=1024)
+def _runs(name: str, resolution: int, spec: CnnSpec | None, num_classes: int) -> bool:
+    """Whether a forward pass at this size works.
+
+    Raises:
+        UnknownModelError: it works, but gives no logits.
+    """
+    model, _ = _probe(name, spec, num_classes)
+    try:
+        logits = dry_forward(model, resolution)
+    except SIZE_ERRORS:
+        if model_source(name).kind != "callable":
+            return False
+        # The user's code may do what tensors without values cannot: ask the real thing.
+        try:
+            logits = _real_forward(name, resolution, num_classes)
+        except SIZE_ERRORS:
+            return False
+    if not isinstance(logits, Tensor) or logits.shape != (2, num_classes):
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise UnknownModelError(
+            f"{name} is no classifier: two images gave {shape} where (2, {num_classes}) logits were expected"
+        )
+    return True
+
+
+def _real_forward(name: str, resolution: int, num_classes: int) -> object:
+    model = construct(name, num_classes=num_classes, seed=0).eval()
+    with torch.no_grad():
+        return model(torch.zeros(2, 3, resolution, resolution))
+
+
+def _timm_stride(model: nn.Module) -> int:
+    """Total stride: the largest reduction that timm's feature_info lists."""
+    info = getattr(model, "feature_info", None) or []
+    entries = info.info if hasattr(info, "info") else info
+    reductions = [int(e["reduction"]) for e in entries if isinstance(e, dict) and "reduction" in e]
+    return max(reductions, default=1)
+
+
+def assert_same_parameters(
+    name: str, resolutions: Sequence[int], *, num_classes: int, specs: Specs | None = None
+) -> int:
+    """The parameter count, checked to be the same at each resolution (the protocol: only resolution differs).
+
+    Raises:
+        ResolutionError: a resolution the model cannot take, or a count that changes with it.
+    """
+    counts: dict[int, int] = {}
+    for resolution in resolutions:
+        check_resolution(name, resolution, specs=specs, num_classes=num_classes)
+        model = construct_on_meta(canonical_name(name), num_classes=num_classes, specs=specs)
+        dry_forward(model, resolution)
+        counts[resolution] = sum(p.numel() for p in model.parameters())
+    if len(set(counts.values())) > 1:
+        raise ResolutionError(f"{name} has other parameter counts at other resolutions: {counts}")
+    return next(iter(counts.values()))

@@ -1,0 +1,226 @@
+"""Reading weights files without running code from them, and fitting them to a model.
+
+Files are safetensors, or torch files read with weights_only. Their tensors are matched by name; where no
+name fits (another library's names for the same network) by order, if every shape and role agrees.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from resomap.errors import CheckpointError, UnsafeCheckpointError, printable
+
+_LOG = logging.getLogger(__name__)
+
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights", "module")
+_PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+_COUNTER = "num_batches_tracked"
+_REFUSED = re.compile(
+    r"Unsupported (global|class)|unsupported GLOBAL|unrecognized function|Can only (build|create)|getattr"
+)
+_GLOBAL = re.compile(r"GLOBAL ([\w.]+)|function ([\w.]+)")
+# What torch.load raises on damaged bytes, seen by feeding it truncated and flipped files.
+_DAMAGE = (
+    pickle.UnpicklingError, RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError,
+    EOFError, AssertionError, OSError, OverflowError, MemoryError, safetensors.SafetensorError,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How a file's tensors go into a model."""
+
+    tensors: Mapping[str, Tensor]
+    """Model's name -> tensor of the file."""
+    by_order: bool
+    """Matched by order, since the names are another library's."""
+    left_as_initialised: tuple[str, ...]
+    """The classifier's tensors, where the file has another number of classes."""
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The tensors of a weights file, on the CPU, by name; a wrapper such as {'state_dict': ...} is opened.
+
+    Raises:
+        UnsafeCheckpointError: loading would run code from the file; nothing of it was run.
+        CheckpointError: missing, unreadable, damaged, or without tensors.
+    """
+    content = _read(Path(path))
+    if isinstance(content, Mapping):
+        for wrapper in _WRAPPERS:
+            if isinstance(content.get(wrapper), Mapping):
+                content = content[wrapper]
+                break
+        tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+        if tensors:
+            return tensors
+    raise CheckpointError(f"{printable(path)} holds no weights (expected a state dict: name -> tensor)")
+
+
+def load_weights(model: nn.Module, path: Path, *, name: str = "the model") -> Fit:
+    """Copy a file's weights into `model`; a classifier of other class count stays as initialised.
+
+    Args:
+        name: what the model is called in messages.
+    Raises:
+        UnsafeCheckpointError: loading would run code from the file.
+        CheckpointError: damaged, weights of another model, or not finite; the model is unchanged.
+    """
+    fit = fit_state_dict(model, read_state_dict(path), path=path, name=name)
+    apply_fit(model, fit)
+    if fit.by_order:
+        _LOG.info("%s: names are another library's; matched by order and shape", printable(path))
+    if fit.left_as_initialised:
+        _LOG.info(
+            "%s: other number of classes; left as initialised: %s",
+            printable(path),
+            ", ".join(fit.left_as_initialised),
+        )
+    return fit
+
+
+def apply_fit(model: nn.Module, fit: Fit) -> None:
+    """Copy the fitted tensors into the model, converted to its precision."""
+    state = model.state_dict()
+    with torch.no_grad():
+        for name, tensor in fit.tensors.items():
+            state[name].copy_(tensor)
+
+
+def fit_state_dict(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    *,
+    path: Path,
+    name: str = "the model",
+    exact: bool = False,
+) -> Fit:
+    """Match a file's tensors with a model's (which may be on the meta device) without copying.
+
+    Args:
+        exact: every tensor by its name and shape; no other classifier, no matching by order.
+    Raises:
+        CheckpointError: they do not fit, naming the first differences; or a value is NaN or infinite.
+    """
+    wanted = model.state_dict()
+    heads = () if exact else classifier_names(model)
+    tensors = _without_prefixes(tensors, wanted)
+    differences = _differences(wanted, tensors, heads)
+    by_order = False
+    if differences and not exact:
+        renamed = _renamed_by_order(wanted, tensors)
+        if renamed is not None and not _differences(wanted, renamed, heads):
+            tensors, differences, by_order = renamed, [], True
+    if differences:
+        raise CheckpointError(
+            f"{printable(path)} does not hold weights of {name}: {'; '.join(differences[:3])}"
+            + (f"; and {len(differences) - 3} more" if len(differences) > 3 else "")
+        )
+    fitting = {k: v for k, v in tensors.items() if v.shape == wanted[k].shape}
+    infinite = next((k for k, v in fitting.items() if v.is_floating_point() and not v.isfinite().all()), None)
+    if infinite:
+        raise CheckpointError(f"{printable(path)}: {printable(infinite)} holds NaN or infinite values")
+    left = tuple(k for k in wanted if k not in fitting and not k.endswith(_COUNTER))
+    return Fit(tensors=fitting, by_order=by_order, left_as_initialised=left)
+
+
+def classifier_names(model: nn.Module) -> tuple[str, ...]:
+    """Names of the final layers, whose size is the number of classes."""
+    config = getattr(model, "pretrained_cfg", None) or {}
+    listed = config.get("classifier") if hasattr(config, "get") else None
+    if listed:
+        return (listed,) if isinstance(listed, str) else tuple(listed)
+    layers = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+    return tuple(layers[-1:])
+
+
+def _read(path: Path) -> object:
+    try:
+        if not path.is_file():
+            reason = "is a folder or device, not a weights file" if path.exists() else "is missing"
+            raise CheckpointError(f"{printable(path)} {reason}; give the path of a weights file")
+        if _is_safetensors(path):
+            return safetensors.torch.load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except _DAMAGE as error:
+        if isinstance(error, PermissionError):
+            raise CheckpointError(f"cannot read {printable(path)}: permission denied") from error
+        text = str(error)
+        if isinstance(error, pickle.UnpicklingError) and _REFUSED.search(text):
+            found = _GLOBAL.search(text)
+            what = f" ({found.group(1) or found.group(2)})" if found else ""
+            raise UnsafeCheckpointError(
+                f"{printable(path)} was refused: loading it would run code from the file{what}; "
+                "use a file that holds tensors only, such as safetensors"
+            ) from error
+        raise CheckpointError(
+            f"{printable(path)} is damaged or no weights file ({type(error).__name__}); get it again"
+        ) from error
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By content: 8 bytes of header length, then JSON. Names may lie."""
+    with open(path, "rb") as stream:
+        return stream.read(9)[8:] == b"{"
+
+
+def _without_prefixes(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Names without what DataParallel, torch.compile or a wrapping module put before them."""
+    while not any(name in wanted for name in tensors):
+        prefix = next((p for p in _PREFIXES if all(name.startswith(p) for name in tensors)), None)
+        if prefix is None:
+            break
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def _renamed_by_order(
+    wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor] | None:
+    """The file's tensors under the model's names, in order; None where count or roles differ.
+
+    The role is the last part of a name (weight, bias, running_mean): equal shapes alone would let a batch
+    norm's bias take its weight's place.
+    """
+    model_names = [name for name in wanted if not name.endswith(_COUNTER)]
+    file_names = [name for name in tensors if not name.endswith(_COUNTER)]
+    if [n.rpartition(".")[2] for n in model_names] != [n.rpartition(".")[2] for n in file_names]:
+        return None
+    return {ours: tensors[theirs] for ours, theirs in zip(model_names, file_names, strict=True)}
+
+
+def _differences(
+    wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], heads: tuple[str, ...]
+) -> list[str]:
+    """What keeps the tensors from fitting, one phrase each."""
+    found: list[str] = []
+    for name, ours in wanted.items():
+        theirs = tensors.get(name)
+        if theirs is None:
+            if not name.endswith(_COUNTER):
+                found.append(f"{name} is missing")
+        elif ours.is_floating_point() != theirs.is_floating_point():
+            found.append(f"{name} is {theirs.dtype}, expected {ours.dtype}")
+        elif ours.shape != theirs.shape and not _other_class_count(name, ours, theirs, heads):
+            found.append(f"{name} is {tuple(theirs.shape)}, expected {tuple(ours.shape)}")
+    return found + [f"{printable(name)} is unknown" for name in tensors if name not in wanted]
+
+
+def _other_class_count(name: str, ours: Tensor, theirs: Tensor, heads: tuple[str, ...]) -> bool:
+    """Whether a tensor differs only in the number of classes of the final layer."""
+    return (
+        name.rpartition(".")[0] in heads
+        and ours.ndim == theirs.ndim > 0
+        and ours.shape[1:] == theirs.shape[1:]
+        and theirs.shape[0] > 0
+    )
