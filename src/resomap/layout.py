@@ -30,7 +30,7 @@ def folder_name(name: str) -> str:
     'pkg.module:Net' -> 'pkg.module_Net-1a2b3c4d'. Never '', '.', '..', nor a path.
     """
     safe = re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".")[:80]
-    if safe == name:
+    if name and safe == name:
         return name
     return (
         f"{safe or 'x'}-{hashlib.blake2b(name.encode('utf-8', 'surrogatepass'), digest_size=4).hexdigest()}"

@@ -108,6 +108,7 @@ def train(
 
 def run_and_print(config: ResoMapConfig, *, discard_changed: bool) -> None:
     """Run the study with progress; print its tables. Exit status 1 if a run failed, 130 if stopped."""
+    from resomap.study import build
     from resomap.study.sweep import run_study
 
     try:
@@ -119,7 +120,8 @@ def run_and_print(config: ResoMapConfig, *, discard_changed: bool) -> None:
     if not result.is_main:
         return
     print_results(result, metric=config.analysis.metric)
-    if config.data.source.startswith("acuity"):
-        print_known_answers(result, config)
+    answers = build.known_answers(config, result.layout, result.records)
+    if answers:
+        print_known_answers(answers)
     if result.failed:
         raise typer.Exit(1)

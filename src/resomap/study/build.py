@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from resomap.config.load import flatten
 from resomap.config.schema import ResoMapConfig
 from resomap.errors import CheckpointError, ConfigError, ResoMapError, printable
 from resomap.layout import StudyLayout, folder_name
-from resomap.records import Cell, ImageDataset, Preprocessing
+from resomap.records import Cell, ImageDataset, Preprocessing, RunRecord
 from resomap.study.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from resomap.data.augmentation import AugmentationSettings
     from resomap.data.loaders import EvalLoader, TrainLoader
     from resomap.data.pyramid import ImageStore
+    from resomap.study.known_answers import KnownAnswer
     from resomap.tracking.protocol import Tracker
     from resomap.training.callbacks import Callback
     from resomap.training.trainer import Trainer
@@ -71,6 +72,28 @@ def layout(config: ResoMapConfig, images: ImageDataset) -> StudyLayout:
 def study_name(config: ResoMapConfig, images: ImageDataset) -> str:
     """The study's name, for people and for MLflow."""
     return config.study.name or images.name
+
+
+def known_answers(
+    config: ResoMapConfig, study: StudyLayout, records: Iterable[RunRecord]
+) -> list[KnownAnswer]:
+    """Each band's accuracy beside the ideal observer's; empty unless the images are acuity's."""
+    from resomap.study.known_answers import known_answers as compare
+
+    source, _, variant = config.data.source.partition(":")
+    if source != "acuity":
+        return []
+    from resomap.data.acuity_render import AcuitySpec
+
+    options = acuity_options(config)
+    spec = AcuitySpec(**(options | {"variant": variant or options["variant"]}))
+    pairs = zip(spec.class_names[::2], spec.class_names[1::2], strict=True)
+    return compare(
+        study,
+        records,
+        bands=dict(zip(spec.evidence_bands, pairs, strict=True)),
+        ideal=spec.observer(config.data.kernel).within_band,
+    )
 
 
 def max_pixels(config: ResoMapConfig) -> int:
@@ -146,7 +169,7 @@ def check_models(config: ResoMapConfig) -> None:
             continue
         for position, resolution in enumerate(config.sweep.resolutions):
             try:
-                check_resolution(name, resolution, specs=model_specs(config))
+                check_resolution(name, resolution, specs=model_specs(config), num_classes=2)
             except ResoMapError as error:
                 problems.append(f"sweep.yaml: sweep.resolutions[{position}]: {error}")
     if problems:
@@ -179,10 +202,9 @@ def model_specs(config: ResoMapConfig) -> dict[str, dict[str, Any]]:
 
 def family(config: ResoMapConfig, model: str) -> str:
     """The family whose folder holds the model's checkpoints."""
-    for name, members in config.models.families.items():
-        if model.lower() in (member.lower() for member in members):
-            return name
-    return "custom" if ":" in model else "timm"
+    from resomap.models.registry import family_of
+
+    return family_of(model, families=config.models.families)
 
 
 def model(config: ResoMapConfig, cell: Cell, *, num_classes: int) -> nn.Module:
@@ -299,6 +321,45 @@ def eval_loader(
 def device_name(config: ResoMapConfig) -> str:
     """The device asked for."""
     return config.system.device
+
+
+def checkpoint_loader(
+    config: ResoMapConfig, images: ImageDataset, split: str, *, preprocessing: Preprocessing, device: str
+) -> EvalLoader:
+    """Images of one split as a stored checkpoint wants them."""
+    from resomap.data.hashes import content_hashes
+    from resomap.data.loaders import EvalLoader
+    from resomap.data.pyramid import StoreSettings, open_store
+
+    records = images.splits[split]
+    settings = StoreSettings(
+        resolutions=(preprocessing.resolution,),
+        kernel=preprocessing.kernel,
+        crop="center",
+        min_scale=1.0,
+        max_pixels=max_pixels(config),
+    )
+    store = open_store(
+        records,
+        settings=settings,
+        cache_dir=cache_dir(config),
+        cache_gib=config.data.cache_gib,
+        content_hashes=content_hashes(records, cache_dir=cache_dir(config)),
+        on_bad_file=config.data.on_bad_file,
+    )
+    return EvalLoader(
+        store,
+        resolution=preprocessing.resolution,
+        batch_size=config.training.batch_size,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        **_loader_options(config, device.partition(":")[0]),
+    )
+
+
+def allows_callables(config: ResoMapConfig) -> bool:
+    """Whether a model may be code of the user's."""
+    return config.models.allow_callables
 
 
 def set_threads(config: ResoMapConfig) -> None:

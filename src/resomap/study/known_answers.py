@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,26 +28,26 @@ def known_answers(
     layout: StudyLayout,
     records: Iterable[RunRecord],
     *,
-    bands: Iterable[float],
+    bands: Mapping[float, tuple[str, str]],
     ideal: Callable[[int, float], float],
-    class_name: Callable[[float, int], str],
 ) -> list[KnownAnswer]:
     """Compare each band's accuracy on the test split with the ideal observer's.
 
     Args:
+        bands: band in cycles an image -> names of its two classes.
         ideal: (resolution, band) -> accuracy of the ideal observer.
-        class_name: (band, 0 or 1) -> name of the band's first or second class.
     """
-    finished = [r for r in records if r.status == "finished"]
+    by_resolution: dict[int, list[tuple[str, Predictions]]] = {}
+    for record in records:
+        if record.status == "finished":
+            of_run = (record.cell.model, _test_predictions(layout, record))
+            by_resolution.setdefault(record.cell.resolution, []).append(of_run)
     table = []
-    for band in bands:
-        for resolution in sorted({r.cell.resolution for r in finished}):
+    for band, names in bands.items():
+        for resolution, runs in sorted(by_resolution.items()):
             values: dict[str, list[float]] = {}
-            for record in finished:
-                if record.cell.resolution == resolution:
-                    answers = _test_predictions(layout, record)
-                    names = (class_name(band, 0), class_name(band, 1))
-                    values.setdefault(record.cell.model, []).append(band_accuracy(answers, names))
+            for model, answers in runs:
+                values.setdefault(model, []).append(band_accuracy(answers, names))
             means = {model: float(np.mean(v)) for model, v in values.items()}
             table.append(KnownAnswer(band, resolution, ideal(resolution, band), means))
     return table

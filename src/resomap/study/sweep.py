@@ -43,6 +43,8 @@ class StudyResult:
     """Planned cells that another process is running."""
     frame: pd.DataFrame
     """results.csv: one row for each run and condition of the whole study."""
+    is_main: bool = True
+    """False on the ranks that only compute."""
 
     @property
     def failed(self) -> tuple[RunRecord, ...]:
@@ -106,7 +108,13 @@ def _run_cells(context: StudyContext, *, tracker: Tracker, stop: StopSignal) -> 
         if stop.requested:
             raise KeyboardInterrupt
     context.progress.study_ended()
-    return StudyResult(context.layout, tuple(records.values()), tuple(elsewhere), _collect(context))
+    return StudyResult(
+        layout=context.layout,
+        records=tuple(records.values()),
+        elsewhere=tuple(elsewhere),
+        frame=_collect(context),
+        is_main=context.ranks.is_main,
+    )
 
 
 def _finished(context: StudyContext, cell: Cell) -> RunRecord | None:

@@ -1,0 +1,139 @@
+"""Killed at any moment, started again: the same weights, bit for bit, as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from safetensors.numpy import load_file
+
+Make = Callable[..., Path]
+Args = Callable[..., list[str]]
+Start = Callable[..., subprocess.Popen[str]]
+
+# Saves its state at every update, so that a kill at any moment resumes within an epoch.
+EVERY_UPDATE = ["--set", "training.save_every_s=0", "--epochs", "4", "--set", "data.cache_gib=1"]
+
+
+def weights(study: Path) -> dict[str, dict[str, bytes]]:
+    """run folder -> tensor name -> bytes."""
+    return {
+        str(path.parent.relative_to(study)): {k: v.tobytes() for k, v in load_file(path).items()}
+        for path in sorted(study.rglob("best_model.safetensors"))
+    }
+
+
+def scores(study: Path) -> pd.DataFrame:
+    """What must not depend on the interruption: no times, no speeds."""
+    columns = ["model", "resolution", "seed", "status", "best_epoch", "split", "accuracy", "log_loss"]
+    return pd.read_csv(study / "results.csv")[columns]
+
+
+def wait_for_state(process: subprocess.Popen[str], study: Path, *, saves: int) -> None:
+    """Until last.pt was written `saves` times (or the process ended)."""
+    seen: set[int] = set()
+    deadline = time.monotonic() + 120
+    while process.poll() is None and len(seen) < saves and time.monotonic() < deadline:
+        for path in study.rglob("last.pt"):
+            try:
+                seen.add(path.stat().st_mtime_ns)
+            except FileNotFoundError:
+                continue
+        time.sleep(0.002)
+
+
+@pytest.mark.slow
+def test_sigkill_at_several_points_ends_bit_identical(
+    tmp_path: Path, make_images: Make, small_run: Args, cli: Callable[..., object], start: Start
+) -> None:
+    data = make_images(tmp_path / "data", splits={"train": 20, "val": 6, "test": 6})
+    grid = ["--models", "tiny_cnn,simple_cnn", *EVERY_UPDATE]
+    assert cli(*small_run(data, *grid, output="reference")).status == 0
+    command = small_run(data, *grid)
+    study = tmp_path / "study"
+    for saves in (1, 3, 7):  # 5 updates an epoch: within the first, the first, the second
+        process = start(*command)
+        wait_for_state(process, study, saves=saves)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    outcome = cli(*command)
+    assert outcome.status == 0, outcome.err
+    assert "going on after update" in outcome.err
+    assert weights(study) == weights(tmp_path / "reference")
+    pd.testing.assert_frame_equal(scores(study), scores(tmp_path / "reference"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_and_says_how_to_go_on(
+    number: signal.Signals,
+    tmp_path: Path,
+    make_images: Make,
+    small_run: Args,
+    cli: Callable[..., object],
+    start: Start,
+) -> None:
+    data = make_images(tmp_path / "data", splits={"train": 40, "val": 6, "test": 6})
+    many = ["--epochs", "60", "--set", "training.save_every_s=3600"]
+    study = tmp_path / "study"
+    process = start(*small_run(data, *many))
+    wait_for_state(process, study, saves=2)  # two epochs are over
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Run the same command again" in err
+    assert "Traceback" not in err
+    outcome = cli("status", study)
+    assert "interrupted" in outcome.out
+    assert cli(*small_run(data, *many)).status == 0
+    assert cli(*small_run(data, *many, output="reference")).status == 0
+    assert weights(study) == weights(tmp_path / "reference")
+
+
+def test_finished_runs_are_skipped_and_a_larger_grid_adds_to_them(
+    tmp_path: Path, make_images: Make, small_run: Args, cli: Callable[..., object]
+) -> None:
+    data = make_images(tmp_path / "data")
+    assert cli(*small_run(data)).status == 0
+    path = next((tmp_path / "study").rglob("best_model.safetensors"))
+    before = path.stat().st_mtime_ns
+    outcome = cli(*small_run(data, "--seeds", "0,1"))
+    assert outcome.status == 0
+    assert "2 runs, 1 finished before" in outcome.err
+    assert path.stat().st_mtime_ns == before
+    assert list(scores(tmp_path / "study")["seed"]) == [0, 0, 1, 1]  # val and test of each
+
+
+def test_metrics_follow_the_analysis_settings_without_training(
+    tmp_path: Path, make_images: Make, small_run: Args, cli: Callable[..., object]
+) -> None:
+    data = make_images(tmp_path / "data")
+    assert cli(*small_run(data)).status == 0
+    before = weights(tmp_path / "study")
+    outcome = cli(*small_run(data, "--set", "analysis.confidence=0.5001"))
+    assert outcome.status == 0
+    assert "1 runs, 1 finished before" in outcome.err
+    stored = json.loads((tmp_path / "study" / "results.json").read_text())
+    condition = stored["runs"][0]["conditions"]["test-in32-info32-as_trained"]
+    assert condition["accuracy_high"] - condition["accuracy_low"] < 0.2
+    assert weights(tmp_path / "study") == before
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_study_without_doing_a_cell_twice(
+    tmp_path: Path, make_images: Make, small_run: Args, start: Start
+) -> None:
+    data = make_images(tmp_path / "data", splits={"train": 30, "val": 6, "test": 6})
+    command = small_run(data, "--seeds", "0,1,2,3", "--epochs", "6")
+    processes = [start(*command) for _ in range(2)]
+    told = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], told
+    started = [line for _, err in told for line in err.splitlines() if "6 epochs" in line]
+    assert sorted(line.split("seed ")[1][0] for line in started) == ["0", "1", "2", "3"]
+    assert sorted(scores(tmp_path / "study")["seed"]) == [0, 0, 1, 1, 2, 2, 3, 3]

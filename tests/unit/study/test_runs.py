@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from resomap.errors import StudyError
+from resomap.layout import StudyLayout
+from resomap.records import Cell, EpochRecord, RunRecord
+from resomap.study.results import result_rows, write_results
+from resomap.study.runs import read_run, stored_runs, write_run
+from resomap.study.status import study_status
+
+
+def epoch(number: int, *, seconds: float = 2.0) -> EpochRecord:
+    return EpochRecord(
+        epoch=number,
+        train_loss=0.5,
+        train_accuracy=0.75,
+        learning_rate=1e-3,
+        seconds=seconds,
+        images_per_s=10.0 * number,
+        peak_memory_mib=None,
+        val={"loss": 0.6},
+    )
+
+
+def run(seed: int = 0, status: str = "finished", **fields: object) -> RunRecord:
+    condition = {"split": "test", "accuracy": 0.9, "per_class": [{"class": "a"}], "confusion_matrix": [[1]]}
+    values: dict[str, object] = {
+        "cell": Cell("tiny_cnn", 32, seed),
+        "family": "cnn",
+        "key": "k",
+        "determinants": {"protocol": {"epochs": 2}},
+        "status": status,
+        "epochs": (epoch(1), epoch(2)),
+        "metrics": {"test-in32-info32-as_trained": condition} if status == "finished" else {},
+    }
+    return RunRecord(**(values | fields))  # type: ignore[arg-type]
+
+
+def test_read_run_gives_back_what_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    write_run(path, run())
+    assert read_run(path) == run()
+    assert read_run(tmp_path / "none.json") is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"status": "odd"}', '{"cell": 3}', "null"])
+def test_read_run_names_a_damaged_record(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "run.json"
+    path.write_text(text)
+    with pytest.raises(StudyError, match=r"run\.json.*delete it and run again"):
+        read_run(path)
+
+
+def test_stored_runs_skips_a_damaged_record_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    layout = StudyLayout(tmp_path)
+    write_run(layout.run_record_path(run().cell, "cnn"), run())
+    broken = layout.run_record_path(run(seed=1).cell, "cnn")
+    broken.parent.mkdir(parents=True)
+    broken.write_text("{")
+    with caplog.at_level(logging.WARNING):
+        assert list(stored_runs(layout)) == [run()]
+    assert "seed1" in caplog.text
+
+
+def test_result_rows_one_for_each_condition_and_one_for_a_failure() -> None:
+    rows = result_rows([run(), run(seed=1, status="failed", error="the loss became nan", epochs=())])
+    assert [(r["seed"], r["status"], r.get("accuracy")) for r in rows] == [
+        (0, "finished", 0.9),
+        (1, "failed", None),
+    ]
+    # Two epochs of 2 s; mean of 10 and 20 images/s.
+    assert rows[0]["train_seconds"] == 4.0
+    assert rows[0]["train_images_per_s"] == 15.0
+    assert "confusion_matrix" not in rows[0]
+
+
+def test_write_results_csv_and_strict_json(tmp_path: Path) -> None:
+    layout = StudyLayout(tmp_path)
+    bad = run(seed=1, metrics={"x": {"split": "test", "log_loss": float("inf")}})
+    write_results(layout, [run(), bad], study={"name": "s", "share": float("nan")})
+    frame = pd.read_csv(layout.results_csv_path)
+    assert list(frame["seed"]) == [0, 1]
+
+    def refuse(text: str) -> object:
+        raise AssertionError(f"{text} is not JSON")
+
+    stored = json.loads(layout.results_json_path.read_text(), parse_constant=refuse)
+    assert stored["study"] == {"name": "s", "share": None}
+    assert stored["runs"][1]["conditions"]["x"]["log_loss"] is None
+
+
+def test_study_status_tells_the_states_apart(tmp_path: Path) -> None:
+    layout = StudyLayout(tmp_path)
+    grid = json.dumps([["tiny_cnn", 32, seed] for seed in range(4)])
+    layout.config_path.write_text(f"provenance: {{cells: {grid}}}\n")
+    write_run(layout.run_record_path(run(0).cell, "cnn"), run(0))
+    write_run(layout.run_record_path(run(1).cell, "cnn"), run(1, "failed"))
+    write_run(layout.run_record_path(run(2).cell, "cnn"), run(2, "running"))
+    states = {cell.seed: state for cell, state in study_status(tmp_path).cells}
+    assert states == {0: "finished", 1: "failed", 2: "interrupted", 3: "waiting"}
+
+
+def test_study_status_of_something_else(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="is not a study"):
+        study_status(tmp_path)

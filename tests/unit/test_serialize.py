@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resomap.errors import StorageError, StudyError, printable
+from resomap.layout import folder_name
+from resomap.records import Cell
+from resomap.serialize import digest, plain, read_json, to_json, write_atomic, write_json
+
+
+def test_write_atomic_keeps_the_old_content_when_writing_fails(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "file"
+    write_atomic(path, lambda stream: stream.write(b"old"))
+
+    def half(stream: object) -> None:
+        stream.write(b"ne")  # type: ignore[attr-defined]
+        raise ValueError("boom")
+
+    with pytest.raises(ValueError, match="boom"):
+        write_atomic(path, half)
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in path.parent.iterdir()] == ["file"]
+
+
+def test_write_atomic_names_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match=r"cannot write .*file: no space left"):
+        write_atomic(tmp_path / "file", lambda stream: stream.write(b"x"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
+def test_to_json_is_strict_for_anything(value: object) -> None:
+    def refuse(text: str) -> object:
+        raise AssertionError(text)
+
+    json.loads(to_json(value), parse_constant=refuse)
+
+
+def test_plain_turns_records_and_arrays_into_json_types() -> None:
+    value = {"cell": Cell("a", 32, 0), "x": np.array([1.0, np.nan]), "n": np.int64(3), "inf": -math.inf}
+    expected = {"cell": {"model": "a", "resolution": 32, "seed": 0}, "x": [1.0, None], "n": 3, "inf": None}
+    assert plain(value) == expected
+
+
+def test_read_json_names_missing_and_damaged_files(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="x.json is missing"):
+        read_json(tmp_path / "x.json", error=StudyError)
+    write_json(tmp_path / "x.json", [1])
+    assert read_json(tmp_path / "x.json") == [1]
+    (tmp_path / "x.json").write_bytes(b"\xff{")
+    with pytest.raises(StorageError, match="damaged"):
+        read_json(tmp_path / "x.json")
+
+
+def test_digest_ignores_key_order_only() -> None:
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    assert digest({"a": 1}) != digest({"a": 2})
+
+
+@given(st.text())
+def test_folder_name_is_one_safe_component(name: str) -> None:
+    folder = folder_name(name)
+    assert folder not in ("", ".", "..")
+    assert "/" not in folder
+    assert "\0" not in folder
+    assert len(folder.encode()) < 200
+
+
+def test_folder_name_keeps_plain_names_and_tells_others_apart() -> None:
+    assert folder_name("mobilenet_v3_small") == "mobilenet_v3_small"
+    assert folder_name("a/b") != folder_name("a:b")
+    assert folder_name("..") != ".."
+
+
+@given(st.text())
+def test_printable_is_one_line(text: str) -> None:
+    assert printable(text).isprintable()
