@@ -1,0 +1,50 @@
+"""Stopping early and keeping the best weights. The events are drawn in events.py."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from resomap.errors import ConfigError
+from resomap.records import EpochRecord
+from resomap.training.checkpointing import ModelCheckpoint
+from resomap.training.events import Callback, check_mode, is_better, monitored_value
+
+if TYPE_CHECKING:
+    from resomap.training.trainer import Trainer
+
+__all__ = ["Callback", "EarlyStopping", "ModelCheckpoint"]
+
+
+class EarlyStopping(Callback):
+    """Stops after `patience` epochs in a row without an improvement of more than `min_delta`.
+
+    Resolutions that stop at different epochs have had different numbers of updates: a study that compares
+    them should leave this out.
+    """
+
+    def __init__(self, *, monitor: str, mode: str, patience: int, min_delta: float = 0.0) -> None:
+        if patience < 1 or min_delta < 0:
+            raise ConfigError(
+                "early stopping: expected patience of at least 1 and min_delta of at least 0, got "
+                f"{patience} and {min_delta:g}"
+            )
+        self.monitor, self.mode = monitor, check_mode(mode)
+        self.patience, self.min_delta = patience, min_delta
+        self.best = math.inf if mode == "min" else -math.inf
+        self.waited = 0
+
+    def on_epoch_end(self, trainer: Trainer, record: EpochRecord) -> None:
+        value = monitored_value(record, self.monitor)
+        if is_better(value, self.best, self.mode, min_delta=self.min_delta):
+            self.best, self.waited = value, 0
+            return
+        self.waited += 1
+        if self.waited >= self.patience:
+            trainer.stop_early()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "waited": self.waited}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best, self.waited = state["best"], state["waited"]

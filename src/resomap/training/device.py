@@ -1,0 +1,132 @@
+"""Which device and precision to train on, and the process-wide switches that go with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from resomap.errors import DeviceError, printable
+
+PRECISIONS = ("auto", "no", "bf16", "fp16")
+
+
+def select_device(requested: str | torch.device = "auto") -> torch.device:
+    """The device asked for; 'auto' is the accelerator where there is one, else the CPU.
+
+    Raises:
+        DeviceError: no such device on this machine.
+    """
+    present = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if str(requested) == "auto":
+        return torch.device(present.type) if present is not None else torch.device("cpu")
+    try:
+        device = torch.device(requested)
+    except RuntimeError:
+        raise DeviceError(
+            f"system.device: {printable(requested)!r} is no device; use auto, cpu, cuda, cuda:1, mps, xpu"
+        ) from None
+    if device.type == "cpu":
+        return torch.device("cpu")
+    if present is None or present.type != device.type:
+        found = "only the CPU" if present is None else f"only {present.type} and the CPU"
+        raise DeviceError(f"system.device: {device} was asked for, this machine has {found}; use auto or cpu")
+    count = torch.accelerator.device_count()
+    if device.index is not None and device.index >= count:
+        raise DeviceError(f"system.device: {device} was asked for, there are {count}, from 0; choose another")
+    return device
+
+
+def resolve_precision(requested: str, device: str | torch.device) -> str:
+    """'no', 'bf16' or 'fp16': what 'auto' stands for on this device, or what was asked for.
+
+    auto: bf16 on accelerators that compute in it, fp16 on the others, 'no' on the CPU (where bf16 pays for
+    some models and costs for others; ask for it by name).
+
+    Raises:
+        DeviceError: the device cannot do it.
+    """
+    device = torch.device(device)
+    if requested not in PRECISIONS:
+        raise DeviceError(
+            f"system.mixed_precision: {printable(requested)!r} is unknown; use one of {', '.join(PRECISIONS)}"
+        )
+    if requested == "auto":
+        if device.type == "cpu":
+            return "no"
+        return "bf16" if supports_bf16(device) else "fp16"
+    if requested == "fp16" and device.type == "cpu":
+        raise DeviceError("system.mixed_precision: fp16 needs an accelerator, this is a CPU; use bf16 or no")
+    if requested == "bf16" and not supports_bf16(device):
+        raise DeviceError(f"system.mixed_precision: {device} cannot compute in bf16; use fp16, no or auto")
+    return requested
+
+
+def supports_bf16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 itself, not by emulation."""
+    if device.type == "cpu":
+        return True
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "mps":
+        return torch.backends.mps.is_macos_or_newer(14, 0)
+    check = getattr(torch.get_device_module(device), "is_bf16_supported", None)
+    return bool(check()) if check is not None else False
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Forget the peak of the device's memory so far; nothing on devices that keep none."""
+    if _keeps_peak(device):
+        torch.accelerator.reset_peak_memory_stats(device)
+
+
+def peak_memory_mib(device: torch.device) -> float | None:
+    """Peak of allocated device memory since the last reset; None on devices that keep none (cpu, mps)."""
+    return torch.accelerator.max_memory_allocated(device) / 2**20 if _keeps_peak(device) else None
+
+
+def _keeps_peak(device: torch.device) -> bool:
+    return device.type not in ("cpu", "mps")
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed the default generators of the CPU and of `device`, and no others.
+
+    torch.manual_seed visits every backend of the build: 145 us a call against 1 us, once per micro-batch.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
+
+
+@contextmanager
+def isolated_generators(device: torch.device) -> Iterator[None]:
+    """Put torch's generators back afterwards, also after an error."""
+    if device.type == "cpu":
+        with torch.random.fork_rng(devices=[]):
+            yield
+        return
+    index = device.index if device.index is not None else torch.accelerator.current_device_index()
+    with torch.random.fork_rng(devices=[index], device_type=device.type):
+        yield
+
+
+@contextmanager
+def backend_flags(*, cudnn_benchmark: bool, deterministic: bool) -> Iterator[None]:
+    """Set the algorithms that torch may choose, and put the choice back afterwards.
+
+    deterministic wins over cudnn_benchmark: timing algorithms may pick another one each time. On CUDA it
+    needs CUBLAS_WORKSPACE_CONFIG=:4096:8 in the environment before the first matrix product; torch says so
+    itself.
+    """
+    cudnn = torch.backends.cudnn
+    before = (cudnn.benchmark, cudnn.deterministic, torch.are_deterministic_algorithms_enabled())
+    cudnn.benchmark = cudnn_benchmark and not deterministic
+    cudnn.deterministic = deterministic
+    torch.use_deterministic_algorithms(deterministic or before[2])
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = before[:2]
+        torch.use_deterministic_algorithms(before[2])

@@ -1,0 +1,96 @@
+"""What happens during fit(), in order, and the base of everything that listens.
+
+    on_fit_start
+    for each epoch:
+        on_epoch_start
+        for each update:
+            (forward, backward of each micro-batch; clip; step)
+            on_update_end
+        (validation)
+        on_epoch_end            write what is new; destroy nothing yet
+        (the state is saved)
+        on_epoch_saved          the epoch cannot be lost any more: clean up
+    on_fit_end
+
+A callback runs on every rank, sees the same values on each, and decides the same; what it writes it writes
+through `trainer.on_main`. A resumed fit() starts with on_fit_start again and goes on in the middle of an
+epoch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from resomap.errors import ConfigError
+from resomap.records import EpochRecord, FitRecord
+
+if TYPE_CHECKING:
+    from resomap.training.trainer import Trainer
+
+EVENTS = (
+    "on_fit_start",
+    "on_epoch_start",
+    "on_update_end",
+    "on_epoch_end",
+    "on_epoch_saved",
+    "on_fit_end",
+)
+
+
+class Callback:
+    """Listener of a Trainer; every method does nothing until overridden."""
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        """Training begins, or goes on after resume()."""
+
+    def on_epoch_start(self, trainer: Trainer) -> None:
+        """The next update belongs to another epoch, or is the first after resume()."""
+
+    def on_update_end(self, trainer: Trainer) -> None:
+        """One optimiser update is done: `trainer.epoch`, `trainer.update`, `trainer.images_in_update`."""
+
+    def on_epoch_end(self, trainer: Trainer, record: EpochRecord) -> None:
+        """One epoch and its validation are done; the state is not yet saved."""
+
+    def on_epoch_saved(self, trainer: Trainer, record: EpochRecord) -> None:
+        """The state behind this epoch is on disk (or none is kept)."""
+
+    def on_fit_end(self, trainer: Trainer, record: FitRecord) -> None:
+        """All epochs are done, or training stopped early."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must know; plain values and tensors only. Empty: nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what state_dict() returned."""
+
+
+def monitored_value(record: EpochRecord, monitor: str) -> float:
+    """The value of `monitor` in an epoch: a validation metric, or 'train_loss' / 'train_accuracy'.
+
+    Raises:
+        ConfigError: there is no such metric.
+    """
+    if monitor in ("train_loss", "train_accuracy"):
+        return float(getattr(record, monitor))
+    if monitor not in record.val:
+        known = ", ".join(sorted([*record.val, "train_loss", "train_accuracy"]))
+        raise ConfigError(f"training.monitor: there is no metric {monitor!r}; available: {known}")
+    return float(record.val[monitor])
+
+
+def is_better(value: float, than: float, mode: str, *, min_delta: float = 0.0) -> bool:
+    """Whether `value` beats `than` by more than `min_delta`; NaN beats nothing."""
+    return value < than - min_delta if mode == "min" else value > than + min_delta
+
+
+def check_mode(mode: str) -> str:
+    """`mode` itself when it is 'min' or 'max'; which one is never guessed from a metric's name.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if mode not in ("min", "max"):
+        raise ConfigError(f"training.monitor_mode: {mode!r} is unknown; use min or max")
+    return mode

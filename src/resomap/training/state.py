@@ -1,0 +1,119 @@
+"""Saved training states: written atomically, read without running anything that is in them."""
+
+from __future__ import annotations
+
+import pickle
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from resomap.errors import CheckpointError, UnsafeCheckpointError, printable
+from resomap.serialize import write_atomic
+
+# What torch.load raises on damaged bytes, besides UnpicklingError.
+_DAMAGE = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, EOFError, AssertionError,
+           OverflowError, MemoryError, zipfile.BadZipFile)  # fmt: skip
+
+FORMAT = "resomap-training-state"
+VERSION = 1
+
+
+# A saved state may cost at most this share of the time, however large the model.
+_SHARE_OF_TIME = 0.05
+
+
+class StateKeeper:
+    """Where and how often the state of training is saved.
+
+    Args:
+        path: None: nowhere.
+        every_s: seconds between two states within an epoch; 0: at every update.
+    """
+
+    def __init__(self, path: str | Path | None, *, every_s: float) -> None:
+        self.path = Path(path) if path is not None else None
+        self.every_s = every_s
+        self._saved_at, self._took_s = time.monotonic(), 0.0
+
+    def due(self) -> bool:
+        """Whether it is time to save; a large state is saved less often, so that it takes 5 % of the time."""
+        if self.path is None:
+            return False
+        wait_s = max(self.every_s, self._took_s / _SHARE_OF_TIME) if self.every_s > 0 else 0.0
+        return time.monotonic() - self._saved_at >= wait_s
+
+    def write(self, state: dict[str, Any]) -> None:
+        """Save now, where a path was given.
+
+        Raises:
+            StorageError: no room, no permission, read-only; the state before it is still there.
+        """
+        if self.path is None:
+            return
+        started = time.monotonic()
+        write_state(self.path, state)
+        self._saved_at = time.monotonic()
+        self._took_s = self._saved_at - started
+
+
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """Write a state; a kill or a full disk leaves the previous one as it was.
+
+    Raises:
+        StorageError: no room, no permission, read-only.
+    """
+    payload = {"format": FORMAT, "version": VERSION, **state}
+    write_atomic(path, lambda stream: torch.save(payload, stream))
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Read a state to the CPU, tensors and plain values only.
+
+    Raises:
+        CheckpointError: missing, damaged, or no training state.
+        UnsafeCheckpointError: it is a pickle that would run code.
+    """
+    where = printable(path)
+    try:
+        with open(path, "rb") as stream:
+            if not zipfile.is_zipfile(stream):
+                raise CheckpointError(f"{where} is damaged or no training state; delete it to start anew")
+            stream.seek(0)
+            state = torch.load(stream, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{where} is missing; there is nothing to resume") from None
+    except OSError as error:
+        raise CheckpointError(f"cannot read {where}: {error.strerror}") from error
+    except pickle.UnpicklingError as error:
+        raise UnsafeCheckpointError(
+            f"{where} is damaged, or holds more than tensors and plain values and could run code; it was not "
+            "loaded, delete it to start anew"
+        ) from error
+    except _DAMAGE as error:
+        raise CheckpointError(
+            f"{where} is damaged ({type(error).__name__}); delete it to start anew"
+        ) from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT or state.get("version") != VERSION:
+        raise CheckpointError(f"{where} is no training state of this version; delete it to start anew")
+    return state
+
+
+def check_same(saved: dict[str, Any], now: dict[str, Any], *, path: Path | None = None) -> None:
+    """Refuse a state that other settings produced.
+
+    Raises:
+        CheckpointError: names the first settings that differ.
+    """
+    different = [
+        f"{name} {saved.get(name)!r} (now {now.get(name)!r})"
+        for name in sorted(saved.keys() | now.keys())
+        if saved.get(name) != now.get(name)
+    ]
+    if different:
+        raise CheckpointError(
+            f"{printable(path) if path else 'the state'} was saved by a run with other settings: "
+            f"{'; '.join(different[:3])}; restore them, or delete it to start anew"
+        )
