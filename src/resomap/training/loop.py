@@ -110,7 +110,6 @@ class TrainingLoop:
         self.engine.load_state_dict(state["engine"])
         self.plateau.load_state_dict(state["plateau"])
         self.skipped_updates = state["skipped_updates"]
-        self.set_learning_rate()
 
     def _remaining_batches(self) -> Iterator[Batch]:
         if self.epoch_is_over:

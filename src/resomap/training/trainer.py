@@ -17,7 +17,7 @@ from resomap.evaluation.predict import predict
 from resomap.metrics.classification import classification_metrics
 from resomap.records import EpochRecord, FitRecord
 from resomap.serialize import digest
-from resomap.training.device import backend_flags, resolve_precision, select_device
+from resomap.training.device import backend_flags, isolated_generators, resolve_precision, select_device
 from resomap.training.engine import Engine
 from resomap.training.events import Callback, check_mode, is_better, monitored_value
 from resomap.training.feed import make_feed
@@ -218,16 +218,17 @@ class Trainer:
         """
         if self._val_loader is None:
             raise ConfigError("validate() needs a val_loader; give one to the Trainer")
-        answers = predict(
-            self.model,
-            self._val_loader,
-            device=self.device,
-            class_names=self._class_names,
-            mixed_precision=self.precision,
-            channels_last=self._channels_last,
-            world_size=self._engine.world_size,
-            gather=self._engine.gather,
-        )
+        with isolated_generators(self.device):
+            answers = predict(
+                self.model,
+                self._val_loader,
+                device=self.device,
+                class_names=self._class_names,
+                mixed_precision=self.precision,
+                channels_last=self._channels_last,
+                world_size=self._engine.world_size,
+                gather=self._engine.gather,
+            )
         if not math.isfinite(float(answers.probabilities.sum())):
             raise self._loop.diverged(math.nan)
         metrics = classification_metrics(

@@ -129,9 +129,13 @@ def test_isolated_generators_restores_after_an_error():
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    with pytest.raises(ZeroDivisionError), isolated_generators(CPU):
-        torch.rand(100)
-        raise ZeroDivisionError
+
+    def draw_and_fail() -> None:
+        with isolated_generators(CPU):
+            torch.rand(100)
+            raise ZeroDivisionError
+
+    pytest.raises(ZeroDivisionError, draw_and_fail)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -145,8 +149,12 @@ def test_isolated_generators_restores_after_an_error():
 )
 def test_backend_flags_sets_and_restores(asked, benchmark):
     before = torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
-    with pytest.raises(ZeroDivisionError), backend_flags(**asked):
-        assert torch.backends.cudnn.benchmark is benchmark
-        assert torch.are_deterministic_algorithms_enabled() is asked["deterministic"]
-        raise ZeroDivisionError
+
+    def look_and_fail() -> None:
+        with backend_flags(**asked):
+            assert torch.backends.cudnn.benchmark is benchmark
+            assert torch.are_deterministic_algorithms_enabled() is asked["deterministic"]
+            raise ZeroDivisionError
+
+    pytest.raises(ZeroDivisionError, look_and_fail)
     assert (torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()) == before

@@ -69,7 +69,9 @@ def test_schedule_factor_is_a_share_that_never_rises_after_warm_up(name, total, 
     schedule = Schedule(name, total, per_epoch, warmup_updates=first, gamma=gamma)
     factors = [schedule.factor(update) for update in range(total)]
     assert all(0.0 <= factor <= 1.0 for factor in factors)
-    assert all(later <= earlier for earlier, later in zip(factors[first:], factors[first + 1 :], strict=False))
+    assert all(
+        later <= earlier for earlier, later in zip(factors[first:], factors[first + 1 :], strict=False)
+    )
     assert factors[:first] == sorted(factors[:first])
 
 
