@@ -199,7 +199,7 @@ def _locate(path: Path) -> tuple[Path, Path]:
         weights = next((c for c in candidates if c.is_file()), None)
         if weights is None:
             raise CheckpointError(
-                f"{printable(folder)} holds no {BEST_WEIGHTS}; give a run's folder (.../seed0) or a weights file"
+                f"{printable(folder)} holds no {BEST_WEIGHTS}; give a run's folder or a weights file"
             )
         return weights, folder / METADATA
     if not path.exists():

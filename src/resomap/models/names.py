@@ -93,7 +93,7 @@ def list_models(family: str | None = None, *, families: Mapping[str, Sequence[st
     if family is None:
         return [name for members in families.values() for name in members]
     if family not in families:
-        raise UnknownModelError(f"no model family {printable(family)!r}; families: {', '.join(families)}")
+        raise UnknownModelError(f"no model family '{printable(family)}'; families: {', '.join(families)}")
     return list(families[family])
 
 
@@ -122,12 +122,14 @@ def _squash(name: str) -> str:
 
 
 def _unknown(name: str) -> str:
-    shown = printable(name[:80])
+    shown = f"'{printable(name[:80])}'"
     if ":" in name:
-        return f"{shown!r} is not of the form package.module:callable"
+        return f"{shown} is not of the form package.module:callable"
     import timm
 
-    names = sorted({*_own_names(), *timm.list_models()})
-    nearest = difflib.get_close_matches(name[:80], names, n=3, cutoff=0.6)
+    architecture = name[:_LONGEST_NAME].partition(".")[0]
+    tagged = timm.list_pretrained(f"{architecture}.*") if timm.is_model(architecture) else []
+    names = sorted({*_own_names(), *timm.list_models(), *tagged})
+    nearest = difflib.get_close_matches(name[:80], names, n=3, cutoff=0.6) or tagged[:3]
     hint = f"nearest: {', '.join(nearest)}" if nearest else f"known: {', '.join(_own_names())}, any timm name"
-    return f"no model is called {shown!r}; {hint}"
+    return f"no model is called {shown}; {hint}"

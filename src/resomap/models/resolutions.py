@@ -21,9 +21,9 @@ from resomap.models.construct import Specs, cnn_spec, construct, construct_on_me
 from resomap.models.names import canonical_name, model_source
 from resomap.models.simple_cnn import CnnSpec
 
-_VGG_STRIDE = 32
+_USUAL_STRIDE = 32
 _LARGEST = 16384
-_SEARCH_STEPS = 16
+_SEARCH_STEPS = 8
 # What layers raise at a size that they cannot take: shape checks, asserts, empty outputs.
 SIZE_ERRORS = (RuntimeError, AssertionError, ValueError, TypeError, IndexError, ArithmeticError)
 
@@ -65,7 +65,7 @@ def model_stride(name: str, *, specs: Specs | None = None) -> int:
     if source.kind == "cnn":
         return cnn_spec(name, specs).stride
     if source.kind == "torchvision":
-        return _VGG_STRIDE
+        return _USUAL_STRIDE
     if source.kind == "callable":
         return 1
     return _timm_stride(_probe(name, None, 2)[0])
@@ -93,12 +93,13 @@ def check_resolution(name: str, resolution: int, *, specs: Specs | None = None, 
 
 def _nearest(name: str, resolution: int, spec: CnnSpec | None, num_classes: int, stride: int) -> list[int]:
     """The nearest accepted sizes, one below and one above; the model's default size where there are none."""
-    start = min(max(resolution, 0), _LARGEST) // stride
+    step = stride if stride > 1 else _USUAL_STRIDE
+    start = min(max(resolution, 0), _LARGEST) // step
     below = range(start, max(start - _SEARCH_STEPS, 0), -1)
     above = range(start + 1, start + 1 + _SEARCH_STEPS)
     found = []
     for multiples in (below, above):
-        sizes = (m * stride for m in multiples if m * stride != resolution)
+        sizes = (m * step for m in multiples if m * step != resolution)
         found += [next((s for s in sizes if _accepts(name, s, spec, num_classes)), None)]
     default = _probe(name, spec, num_classes)[1]
     nearest = [size for size in found if size is not None]
@@ -174,8 +175,8 @@ def assert_same_parameters(
     counts: dict[int, int] = {}
     for resolution in resolutions:
         check_resolution(name, resolution, specs=specs, num_classes=num_classes)
+        # Built anew each time: code of the user's could look at anything, and lazy layers are refused here.
         model = construct_on_meta(canonical_name(name), num_classes=num_classes, specs=specs)
-        dry_forward(model, resolution)
         counts[resolution] = sum(p.numel() for p in model.parameters())
     if len(set(counts.values())) > 1:
         raise ResolutionError(f"{name} has other parameter counts at other resolutions: {counts}")

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import pickle
+import pickletools
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,7 @@ _COUNTER = "num_batches_tracked"
 _REFUSED = re.compile(
     r"Unsupported (global|class)|unsupported GLOBAL|unrecognized function|Can only (build|create)|getattr"
 )
+_CALLS = {"REDUCE", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD"}
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)|function ([\w.]+)")
 # What torch.load raises on damaged bytes, seen by feeding it truncated and flipped files.
 _DAMAGE = (
@@ -151,14 +154,16 @@ def _read(path: Path) -> object:
             raise CheckpointError(f"{printable(path)} {reason}; give the path of a weights file")
         if _is_safetensors(path):
             return safetensors.torch.load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # Opened here, since torch goes by the name's ending otherwise.
+        with warnings.catch_warnings(), open(path, "rb") as stream:
+            warnings.simplefilter("ignore")  # About other pickle protocols; what matters ends in an error.
+            return torch.load(stream, map_location="cpu", weights_only=True)
     except _DAMAGE as error:
         if isinstance(error, PermissionError):
             raise CheckpointError(f"cannot read {printable(path)}: permission denied") from error
-        text = str(error)
-        if isinstance(error, pickle.UnpicklingError) and _REFUSED.search(text):
-            found = _GLOBAL.search(text)
-            what = f" ({found.group(1) or found.group(2)})" if found else ""
+        if isinstance(error, pickle.UnpicklingError) and (_REFUSED.search(str(error)) or _calls(path)):
+            found = _GLOBAL.search(str(error))
+            what = f" ({printable(found.group(1) or found.group(2))})" if found else ""
             raise UnsafeCheckpointError(
                 f"{printable(path)} was refused: loading it would run code from the file{what}; "
                 "use a file that holds tensors only, such as safetensors"
@@ -166,6 +171,21 @@ def _read(path: Path) -> object:
         raise CheckpointError(
             f"{printable(path)} is damaged or no weights file ({type(error).__name__}); get it again"
         ) from error
+
+
+def _calls(path: Path) -> bool:
+    """Whether a bare pickle calls functions; its operations are listed, not run.
+
+    torch stops at the first operation it does not know, which may come before the call.
+    """
+    with open(path, "rb") as stream:
+        if stream.read(1) != b"\x80":
+            return False
+        stream.seek(0)
+        try:
+            return any(operation.name in _CALLS for operation, _, _ in pickletools.genops(stream))
+        except (ValueError, KeyError, IndexError, OverflowError, MemoryError):
+            return False
 
 
 def _is_safetensors(path: Path) -> bool:

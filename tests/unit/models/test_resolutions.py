@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from resomap.errors import ResolutionError, UnknownModelError
+from resomap.models.registry import assert_same_parameters, check_resolution, list_models, model_stride
+from resomap.models.resolutions import dry_forward, in_eval_mode
+
+HERE = "test_resolutions_nets"
+
+
+@pytest.mark.parametrize(
+    ("name", "resolution", "message"),
+    [
+        ("resnet18", 225, "225 is not a multiple of 32 that resnet18 accepts; nearest: 224, 256"),
+        ("resnet18", 1, "1 is not a multiple of 32 that resnet18 accepts; nearest: 32"),
+        ("resnet18", 0, "0 is not a size that resnet18 accepts; nearest: 32"),
+        ("resnet18", -1, "-1 is not a multiple of 32 that resnet18 accepts; nearest: 32"),
+        ("tiny_cnn", 100, "100 is not a multiple of 8 that tiny_cnn accepts; nearest: 96, 104"),
+        ("simple_cnn", 40, "40 is not a multiple of 16 that simple_cnn accepts; nearest: 32, 48"),
+        ("vgg11", 10**12, "1000000000000 is not a size that vgg11 accepts; nearest: 16384"),
+        # Token mixing over a fixed grid: one size only.
+        ("mixer_s32_224", 256, "256 is not a size that mixer_s32_224 accepts; nearest: 224"),
+        # Small inputs leave inception's unpadded convolutions nothing to work on.
+        ("inception_v3", 32, "32 is not a size that inception_v3 accepts; nearest: 96"),
+        ("resnet18", "big", "a resolution is a whole number of pixels, not 'big'"),
+        ("resnet18", 224.0, "whole number of pixels, not 224.0"),
+        ("resnet18", True, "whole number of pixels, not True"),
+    ],
+)
+def test_check_resolution_names_the_nearest(name: str, resolution: object, message: str) -> None:
+    with pytest.raises(ResolutionError, match=re.escape(message)):
+        check_resolution(name, resolution)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "resolution"),
+    [
+        ("tiny_cnn", 8),
+        ("VGG11", 32),
+        ("mobilenet_v3_small", 96),
+        ("inception_v3", 299),
+        ("tiny_cnn", np.int64(48)),
+    ],
+)
+def test_check_resolution_accepts_what_works(name: str, resolution: int) -> None:
+    check_resolution(name, resolution)
+
+
+def test_model_stride_follows_the_description() -> None:
+    assert model_stride("tiny_cnn") == 8
+    assert model_stride("tiny_cnn", specs={"tiny_cnn": {"channels": [4, 4]}}) == 4
+    assert {model_stride(name) for name in list_models() if name not in ("tiny_cnn", "simple_cnn")} == {32}
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+def test_transformers_keep_their_parameters_at_other_sizes(name: str) -> None:
+    assert assert_same_parameters(name, (224, 320), num_classes=4) > 5_000_000
+
+
+class Plain(nn.Module):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, num_classes, 3, padding=1)
+
+    def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        return self.conv(images_BCHW).mean((2, 3))
+
+
+class AsksForValues(Plain):
+    """Works only where tensors have values, and only for sides of 32 and more."""
+
+    def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        if float(images_BCHW.mean()) > 1e9 or images_BCHW.shape[-1] < 32:
+            raise ValueError("no")
+        return super().forward(images_BCHW)
+
+
+class FeatureMap(Plain):
+    def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        return self.conv(images_BCHW)
+
+
+class Lazy(nn.Module):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.LazyLinear(num_classes))
+
+    def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        return self.layers(images_BCHW)
+
+
+@pytest.fixture
+def nets(monkeypatch: pytest.MonkeyPatch) -> str:
+    """This module under a name that can be imported, as the user's own would be."""
+    import sys
+
+    monkeypatch.setitem(sys.modules, HERE, sys.modules[__name__])
+    return HERE
+
+
+def test_check_resolution_tries_the_users_own_model(nets: str) -> None:
+    check_resolution(f"{nets}:Plain", 33)
+    check_resolution(f"{nets}:AsksForValues", 32)
+    with pytest.raises(ResolutionError, match=r"20 is not a size .* nearest: 32"):
+        check_resolution(f"{nets}:AsksForValues", 20)
+
+
+def test_check_resolution_refuses_what_is_no_classifier(nets: str) -> None:
+    with pytest.raises(UnknownModelError, match=r"no classifier: two images gave \(2, 2, 64, 64\)"):
+        check_resolution(f"{nets}:FeatureMap", 64)
+
+
+def test_lazy_layers_are_refused(nets: str) -> None:
+    with pytest.raises(ResolutionError, match="lazy layers, whose size would depend on the resolution"):
+        assert_same_parameters(f"{nets}:Lazy", (32, 64), num_classes=2)
+
+
+def test_dry_forward_leaves_the_model_as_it_was() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.LazyLinear(2))
+    model(torch.ones(2, 3, 8, 8))
+    model[1].eval()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    assert dry_forward(model, 8).shape == (2, 2)
+    assert [m.training for m in model] == [True, False, True, True]
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    with pytest.raises(RuntimeError):
+        dry_forward(model, 16)
+    assert [m.training for m in model] == [True, False, True, True]
+
+
+def test_in_eval_mode_restores_each_submodule() -> None:
+    model = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
+    with in_eval_mode(model):
+        assert not any(m.training for m in model.modules())
+    assert [m.training for m in model.modules()] == [True, True, False]
