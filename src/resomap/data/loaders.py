@@ -1,0 +1,322 @@
+"""Batches for training and evaluation, on torch's DataLoader.
+
+A loader's items are uint8 pixels and one affine colour map an image; `to_model_input` applies the map on the device, in
+one pass together with normalisation. Sampler items carry the epoch, so workers keep no state and the result does not
+depend on them.
+
+Legend: B images, H W pixels, 3 channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from resomap.data.augmentation import AugmentationSettings, Draws, draw
+from resomap.data.colour import apply_map, jitter_map, normalisation_map
+from resomap.data.pyramid import ImageStore
+from resomap.data.randomness import epoch_order, image_keys
+from resomap.data.warp import warp
+from resomap.data.windows import MicroBatch, plan_epoch
+
+Rgb = Sequence[float]
+
+
+@dataclass
+class Batch:
+    """One micro-batch."""
+
+    images: Tensor
+    """uint8 (B, H, W, 3); or float32 (B, 3, H, W), already normalised, from a foreign loader."""
+    labels: Tensor
+    """int64 (B,)."""
+    indices: Tensor
+    """int64 (B,): position in the store; -1 from a foreign loader."""
+    colour: Tensor | None = None
+    """float32 (B, 3, 4), or (1, 3, 4) for all: out_c = sum_k M[c, k] x_k / 255 + M[c, 3]; None for float images."""
+    share: float = 1.0
+    """This micro-batch's images / images of its whole update, over all ranks."""
+    ends_update: bool = True
+    """The optimiser steps after this one."""
+
+    def pin_memory(self) -> Batch:
+        """Called by DataLoader's pinning thread."""
+        for name in ("images", "labels", "indices", "colour"):
+            tensor = getattr(self, name)
+            if tensor is not None:
+                setattr(self, name, tensor.pin_memory())
+        return self
+
+
+def to_model_input(
+    batch: Batch, device: torch.device | str, *, non_blocking: bool = False, channels_last: bool = True
+) -> tuple[Tensor, Tensor]:
+    """(images (B, 3, H, W) float32 normalised, labels (B,) int64), on the device."""
+    images = batch.images.to(device, non_blocking=non_blocking)
+    labels = batch.labels.to(device, non_blocking=non_blocking)
+    if batch.colour is not None:
+        images = apply_map(images, batch.colour.to(device, non_blocking=non_blocking))
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return images.contiguous(memory_format=memory_format), labels
+
+
+def as_batches(loader: Iterable[Any], accumulation_steps: int = 1) -> Iterator[Batch]:
+    """Batches of a plain loader of (images float32 (B, 3, H, W), labels), `accumulation_steps` to an update.
+
+    The last update of an epoch may have fewer; its shares count its own images.
+    """
+    window: list[tuple[Tensor, Tensor]] = []
+    for images, labels, *_ in loader:
+        window.append((images, torch.as_tensor(labels, dtype=torch.int64)))
+        if len(window) == accumulation_steps:
+            yield from _window_batches(window)
+            window = []
+    yield from _window_batches(window)
+
+
+def _window_batches(window: list[tuple[Tensor, Tensor]]) -> Iterator[Batch]:
+    total = sum(len(labels) for _, labels in window)
+    for i, (images, labels) in enumerate(window):
+        yield Batch(
+            images=images,
+            labels=labels,
+            indices=torch.full((len(labels),), -1),
+            share=len(labels) / total,
+            ends_update=i == len(window) - 1,
+        )
+
+
+@dataclass
+class _TrainImages(Dataset[Batch]):
+    """Augmented images of a store; asked for a whole micro-batch of (epoch, position) at once."""
+
+    store: ImageStore
+    resolution: int
+    augmentation: AugmentationSettings
+    seed: int
+    mean: Rgb
+    std: Rgb
+    keys: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.keys = image_keys([image.image_id for image in self.store.images])
+
+    def __getitems__(self, items: list[tuple[int, int]]) -> Batch:
+        epoch = items[0][0]
+        indices = np.array([index for _, index in items], dtype=np.int64)
+        draws = draw(
+            self.augmentation,
+            self.store.sizes[indices],
+            keys_B=self.keys[indices],
+            seed=self.seed,
+            epoch=epoch,
+        )
+        pixels = self._pixels(indices, draws)
+        return Batch(
+            images=torch.from_numpy(pixels),
+            labels=torch.from_numpy(self.store.labels[indices]),
+            indices=torch.from_numpy(indices),
+            colour=self._colour(pixels, draws),
+        )
+
+    def __getitem__(self, item: tuple[int, int]) -> Batch:
+        return self.__getitems__([item])
+
+    def _pixels(self, indices: np.ndarray, draws: Draws) -> np.ndarray:
+        side, settings = self.resolution, self.augmentation
+        if settings.crop == "center":
+            pixels = self.store.squares(side, indices)
+        else:
+            pixels = np.empty((len(indices), side, side, 3), dtype=np.uint8)
+            for i, index in enumerate(indices.tolist()):
+                pixels[i] = self.store.crop(index, draws.box(i), side)
+        for i in np.flatnonzero(draws.flip_x):
+            pixels[i] = pixels[i, :, ::-1].copy()
+        for i in np.flatnonzero(draws.flip_y):
+            pixels[i] = pixels[i, ::-1].copy()
+        return warp(pixels, draws) if settings.warps else pixels
+
+    def _colour(self, pixels: np.ndarray, draws: Draws) -> Tensor:
+        if not self.augmentation.jitters:
+            return normalisation_map(self.mean, self.std)
+        return jitter_map(
+            pixels,
+            brightness_B=draws.brightness,
+            contrast_B=draws.contrast,
+            saturation_B=draws.saturation,
+            mean=self.mean,
+            std=self.std,
+        )
+
+
+def _identity(batch: Batch) -> Batch:
+    return batch
+
+
+class _EpochSampler:
+    """Batches of (epoch, position in the store); the main process alone knows the epoch."""
+
+    def __init__(self, plan: list[MicroBatch], *, images: int, seed: int) -> None:
+        self.plan, self._images, self._seed = plan, images, seed
+        self.epoch = 0
+        self.start_update = 0
+
+    def remaining(self) -> list[MicroBatch]:
+        return [part for part in self.plan if part.update >= self.start_update]
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = epoch_order(self._images, seed=self._seed, epoch=self.epoch).tolist()
+        for part in self.remaining():
+            yield [(self.epoch, index) for index in order[part.start : part.stop]]
+
+    def __len__(self) -> int:
+        return len(self.remaining())
+
+
+class TrainLoader:
+    """Micro-batches of augmented images, an epoch at a time.
+
+    The order, the regions and the colours follow from (seed, epoch, image id): the same at every resolution, with
+    any number of workers, and after a restart in the middle of an epoch.
+
+    Args:
+        effective_batch: images of one optimiser update, over all ranks.
+        micro_batch: images of one forward pass.
+        workers: processes; 0 works in this one, which is best where the cores are busy anyway.
+        prefetch_factor: batches that each worker prepares ahead; only with workers.
+    """
+
+    def __init__(
+        self,
+        store: ImageStore,
+        *,
+        resolution: int,
+        augmentation: AugmentationSettings,
+        effective_batch: int,
+        micro_batch: int,
+        seed: int,
+        mean: Rgb,
+        std: Rgb,
+        rank: int = 0,
+        world_size: int = 1,
+        workers: int = 0,
+        pin_memory: bool = False,
+        prefetch_factor: int | None = None,
+        persistent_workers: bool = False,
+    ) -> None:
+        self.rank, self.world_size = rank, world_size
+        plan = plan_epoch(
+            len(store),
+            effective_batch=effective_batch,
+            micro_batch=micro_batch,
+            rank=rank,
+            world_size=world_size,
+        )
+        self._sampler = _EpochSampler(plan, images=len(store), seed=seed)
+        self._loader = _data_loader(
+            _TrainImages(store, resolution, augmentation, seed, mean, std),
+            self._sampler,
+            workers=workers,
+            pin_memory=pin_memory,
+            prefetch_factor=prefetch_factor,
+            persistent_workers=persistent_workers,
+        )
+        self.updates_per_epoch = plan[-1].update + 1
+        self.micro_steps_per_epoch = len(plan)
+        self.samples_per_epoch = len(store)
+
+    def set_epoch(self, epoch: int, *, start_update: int = 0) -> None:
+        """The next iteration is epoch `epoch`, from update `start_update` on."""
+        self._sampler.epoch, self._sampler.start_update = epoch, start_update
+
+    def __len__(self) -> int:
+        return len(self._sampler)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for part, batch in zip(self._sampler.remaining(), self._loader, strict=True):
+            batch.share, batch.ends_update = part.share, part.ends_update
+            yield batch
+
+
+@dataclass
+class _EvalImages(Dataset[Batch]):
+    store: ImageStore
+    resolution: int
+    colour: Tensor
+
+    def __getitems__(self, items: list[int]) -> Batch:
+        indices = np.array(items, dtype=np.int64)
+        return Batch(
+            images=torch.from_numpy(self.store.squares(self.resolution, indices)),
+            labels=torch.from_numpy(self.store.labels[indices]),
+            indices=torch.from_numpy(indices),
+            colour=self.colour,
+        )
+
+    def __getitem__(self, item: int) -> Batch:
+        return self.__getitems__([item])
+
+
+class EvalLoader:
+    """Batches of evaluation images in the store's order; rank r of n takes every n-th image from the r-th on."""
+
+    def __init__(
+        self,
+        store: ImageStore,
+        *,
+        resolution: int,
+        batch_size: int,
+        mean: Rgb,
+        std: Rgb,
+        rank: int = 0,
+        world_size: int = 1,
+        workers: int = 0,
+        pin_memory: bool = False,
+        prefetch_factor: int | None = None,
+        persistent_workers: bool = False,
+    ) -> None:
+        self.rank, self.world_size, self.store = rank, world_size, store
+        own = list(range(rank, len(store), world_size))
+        batches = [own[i : i + batch_size] for i in range(0, len(own), batch_size)]
+        self._count = math.ceil(len(own) / batch_size)
+        self._loader = _data_loader(
+            _EvalImages(store, resolution, normalisation_map(mean, std)),
+            batches,
+            workers=workers,
+            pin_memory=pin_memory,
+            prefetch_factor=prefetch_factor,
+            persistent_workers=persistent_workers,
+        )
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self._loader)
+
+
+def _data_loader(
+    images: Dataset[Batch],
+    batches: Any,
+    *,
+    workers: int,
+    pin_memory: bool,
+    prefetch_factor: int | None,
+    persistent_workers: bool,
+) -> DataLoader[Batch]:
+    return DataLoader(
+        images,
+        batch_sampler=batches,
+        collate_fn=_identity,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        prefetch_factor=prefetch_factor if workers else None,
+        persistent_workers=persistent_workers and workers > 0,
+    )

@@ -1,0 +1,208 @@
+"""Images decoded once: squares for evaluation, reduced levels for random crops, memory-mapped from a cache.
+
+    store = open_store(images, settings=StoreSettings(resolutions=(224, 320)), cache_dir=..., cache_gib=20,
+                       content_hashes=hashes)
+    store.square(0, 224)            the evaluation image, byte for byte decode.to_square's
+    store.crop(0, box, 224)         a random crop
+
+A store is a folder of flat uint8 files (data/store_files.py); where it does not fit, images are decoded at each
+access with the same results.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from resomap.data import levels
+from resomap.data.decode import MAX_PIXELS, decode_rgb, to_square
+from resomap.data.store_files import StoredImages, find_or_build
+from resomap.errors import BadImageError, ConfigError, DatasetError, printable
+from resomap.records import BadFile, CropBox, ImageRecord
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSettings:
+    """What a store holds.
+
+    crop: 'center' keeps only the squares; 'random_resized' also what crops of at least `min_scale` of the area and
+    an aspect down to `min_ratio` (shorter / longer side) need.
+    """
+
+    resolutions: tuple[int, ...]
+    kernel: str = "bilinear"
+    crop: str = "center"
+    min_scale: float = 1.0
+    min_ratio: float = 0.75
+    max_pixels: int = MAX_PIXELS
+
+    def levels_of(self, size_hw: tuple[int, int]) -> range:
+        """The levels to keep of an image; none for 'center'."""
+        if self.crop == "center":
+            return range(0)
+        return levels.needed_levels(
+            size_hw, resolutions=self.resolutions, min_scale=self.min_scale, min_ratio=self.min_ratio
+        )
+
+
+class ImageStore(ABC):
+    """Decoded images of one split.
+
+    images: those that could be decoded; bad_files: the others. labels (N,) int64; sizes (N, 2) int32: native height
+    and width in pixels.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[ImageRecord],
+        sizes: np.ndarray,
+        bad: Sequence[BadFile],
+        settings: StoreSettings,
+    ) -> None:
+        self.images = tuple(images)
+        self.bad_files = tuple(bad)
+        self.labels = np.array([image.label for image in images], dtype=np.int64)
+        self.sizes = np.asarray(sizes, dtype=np.int32).reshape(-1, 2)
+        self.settings = settings
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @abstractmethod
+    def squares(self, resolution: int, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """(len(indices), r, r, 3) uint8: evaluation images."""
+
+    @abstractmethod
+    def level(self, index: int, level: int) -> tuple[np.ndarray, int]:
+        """Pixels (h, w, 3) of the kept level nearest to `level`, and which one that is."""
+
+    def square(self, index: int, resolution: int) -> np.ndarray:
+        """(r, r, 3) uint8: one evaluation image."""
+        return self.squares(resolution, [index])[0]
+
+    def crop(self, index: int, box: CropBox, resolution: int) -> np.ndarray:
+        """(r, r, 3) uint8: the box resized to the resolution, antialiased."""
+        size = (int(self.sizes[index, 0]), int(self.sizes[index, 1]))
+        pixels, level = self.level(index, levels.wanted_level(box, size, resolution))
+        return levels.resize(levels.cut(pixels, box, size, level), resolution, kernel=self.settings.kernel)
+
+    def _check_resolution(self, resolution: int) -> None:
+        if resolution not in self.settings.resolutions:
+            raise ConfigError(
+                f"the store holds {self.settings.resolutions}, not {resolution}; open it with that resolution"
+            )
+
+
+class CachedStore(ImageStore):
+    """A store on disk, memory-mapped."""
+
+    def __init__(self, images: Sequence[ImageRecord], stored: StoredImages, settings: StoreSettings) -> None:
+        kept = [images[i] for i in stored.good]
+        bad = [BadFile(images[i].image_id, reason) for i, reason in stored.bad]
+        super().__init__(kept, stored.sizes[stored.good], bad, settings)
+        self._stored = stored
+
+    def squares(self, resolution: int, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        self._check_resolution(resolution)
+        return self._stored.squares(resolution)[self._stored.good[np.asarray(indices)]]
+
+    def level(self, index: int, level: int) -> tuple[np.ndarray, int]:
+        return self._stored.level(int(self._stored.good[index]), level)
+
+
+class OnTheFlyStore(ImageStore):
+    """Decodes at each access; the same pixels as a CachedStore."""
+
+    def squares(self, resolution: int, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        self._check_resolution(resolution)
+        kernel = self.settings.kernel
+        return np.stack([to_square(self._decode(int(i)), resolution, kernel=kernel) for i in indices])
+
+    def level(self, index: int, level: int) -> tuple[np.ndarray, int]:
+        kept = self.settings.levels_of((int(self.sizes[index, 0]), int(self.sizes[index, 1])))
+        chosen = min(max(level, kept.start), kept.stop - 1)
+        return levels.reduce(self._decode(index), chosen), chosen
+
+    def _decode(self, index: int) -> Image.Image:
+        return decode_rgb(self.images[index].path, max_pixels=self.settings.max_pixels)
+
+
+def open_store(
+    images: Sequence[ImageRecord],
+    *,
+    settings: StoreSettings,
+    cache_dir: Path,
+    cache_gib: float,
+    content_hashes: Mapping[str, str],
+    on_bad_file: str = "stop",
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> ImageStore:
+    """Open the decoded images of one split; decode them first where the cache does not hold them.
+
+    Args:
+        cache_gib: bound of the whole cache; 0 decodes on the fly.
+        on_bad_file: 'stop' raises with the whole list, 'skip' leaves them out and records them.
+        workers: decoding threads; None: one a core.
+        progress: called with (done, total).
+    Raises:
+        DatasetError: unreadable files (all named), or a class without images once they are left out.
+        StorageError: the cache cannot be written.
+    """
+    if on_bad_file not in ("stop", "skip"):
+        raise ConfigError(f"on_bad_file: expected 'stop' or 'skip', got {on_bad_file!r}")
+    stored = find_or_build(
+        images,
+        [content_hashes[image.image_id] for image in images],
+        settings=settings,
+        cache_dir=cache_dir,
+        limit_bytes=int(cache_gib * 2**30),
+        workers=workers,
+        progress=progress,
+    )
+    store: ImageStore
+    store = _on_the_fly(images, settings) if stored is None else CachedStore(images, stored, settings)
+    _settle_bad_files(store, images, on_bad_file=on_bad_file)
+    return store
+
+
+def _on_the_fly(images: Sequence[ImageRecord], settings: StoreSettings) -> OnTheFlyStore:
+    """Decode everything once to find bad files, since nothing is kept."""
+    good, sizes, bad = [], [], []
+    for image in images:
+        try:
+            decoded = decode_rgb(image.path, max_pixels=settings.max_pixels)
+        except BadImageError as error:
+            bad.append(BadFile(image.image_id, error.reason))
+        else:
+            good.append(image)
+            sizes.append((decoded.height, decoded.width))
+    return OnTheFlyStore(good, np.array(sizes, dtype=np.int32), bad, settings)
+
+
+def _settle_bad_files(store: ImageStore, images: Sequence[ImageRecord], *, on_bad_file: str) -> None:
+    if not store.bad_files:
+        return
+    if on_bad_file == "stop":
+        listed = "; ".join(f"{printable(bad.path)}: {bad.reason}" for bad in store.bad_files)
+        raise DatasetError(
+            f"{len(store.bad_files)} of {len(images)} images cannot be read: {listed}. "
+            "Mend or delete them, or set data.on_bad_file=skip"
+        )
+    log.warning("%d of %d images cannot be read and are left out", len(store.bad_files), len(images))
+    left = Counter(store.labels.tolist())
+    emptied = sorted({image.label for image in images} - set(left))
+    if emptied:
+        folder = next(image for image in images if image.label == emptied[0]).path.parent
+        raise DatasetError(f"no image of {printable(folder)} can be read; a class needs at least one")
