@@ -1,0 +1,179 @@
+"""Opens a data source: a folder, a torchvision data set by name, or the generated set."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from resomap.data.duplicates import near_groups
+from resomap.data.folder import SPLITS, FoundImages, find_images
+from resomap.data.hashes import content_hashes, index_path
+from resomap.data.signatures import read_signatures
+from resomap.data.split import check_splittable, split_images
+from resomap.errors import DatasetError, printable
+from resomap.records import ImageDataset, ImageRecord
+from resomap.serialize import digest
+
+_logger = logging.getLogger(__name__)
+
+
+def open_dataset(
+    data: str | Path,
+    *,
+    cache_dir: Path,
+    val_fraction: float = 0.15,
+    test_fraction: float = 0.15,
+    split_seed: int = 0,
+    download: bool = True,
+    acuity_options: Mapping[str, object] | None = None,
+) -> ImageDataset:
+    """Find, label and split the images of a source.
+
+    - A folder with train/val/test, train/val or train/test is taken as it is (val is then split off
+      train); a folder of class folders is split by class and seed, copies of an image on one side.
+    - 'torchvision:NAME' is downloaded and exported once to `cache_dir`, then opened with its own splits.
+    - 'acuity', 'acuity:null', 'acuity:shortcut' are generated once in `cache_dir`.
+
+    Args:
+        val_fraction: share of each class for validation where the source has no such split.
+        test_fraction: share of each class for test where the source is one folder of classes; 0: none.
+        acuity_options: keyword arguments of make_acuity.
+    Raises:
+        DatasetError: the images cannot make a study; says what was expected and found.
+    """
+    fractions = {"test": test_fraction, "val": val_fraction}
+    for name, share in fractions.items():
+        if not 0 <= share < 1 or (name == "val" and share == 0):
+            raise DatasetError(f"{name}_fraction: expected a share between 0 and 1; got {share:g}")
+    if not os.fspath(data):
+        raise DatasetError(
+            "data.source: expected a folder of images, torchvision:NAME, or acuity; got nothing"
+        )
+    scheme, _, name = data.partition(":") if isinstance(data, str) else ("", "", "")
+    if scheme == "acuity":
+        return _open_acuity(name, acuity_options or {}, cache_dir=cache_dir)
+    if scheme == "torchvision":
+        from resomap.data.torchvision_source import export_dataset
+
+        root, title = export_dataset(name, cache_dir=cache_dir, download=download)
+    else:
+        root = Path(os.path.abspath(Path(data).expanduser()))
+        _check_scheme(scheme, root)
+        title = root.resolve().name or "images"
+    return _split(
+        title, root, find_images(root), fractions=fractions, split_seed=split_seed, cache_dir=cache_dir
+    )
+
+
+def _check_scheme(scheme: str, root: Path) -> None:
+    """'torchvison:EuroSAT' and 'acutiy' are slips, not folders."""
+    near = difflib.get_close_matches(scheme, ["torchvision", "acuity"], n=1)
+    if near and not root.exists():
+        raise DatasetError(f"{printable(root)} does not exist; did you mean {near[0]}?")
+
+
+def _open_acuity(variant: str, options: Mapping[str, object], *, cache_dir: Path) -> ImageDataset:
+    from resomap.data.acuity import FORMAT, make_acuity
+
+    settings = {**options, **({"variant": variant} if variant else {})}
+    root = cache_dir / "acuity" / digest([FORMAT, settings])
+    make_acuity(root, **settings)  # type: ignore[arg-type]
+    found = find_images(root)
+    variant = str(settings.get("variant", "standard"))
+    name = "acuity" if variant == "standard" else f"acuity-{variant}"
+    return ImageDataset(name, root, found.class_names, found.splits)  # its masks are no news: no notes
+
+
+def _split(
+    name: str,
+    root: Path,
+    found: FoundImages,
+    *,
+    fractions: Mapping[str, float],
+    split_seed: int,
+    cache_dir: Path,
+) -> ImageDataset:
+    """Make the splits that the source lacks."""
+    dataset = ImageDataset(name, root, found.class_names, found.splits, found.notes)
+    given = set(found.splits)
+    if "val" in given:
+        if "test" in given:
+            return dataset
+        note = "no test split: results on val are also what the best epoch was chosen by"
+        return replace(dataset, notes=(*found.notes, note))
+    wanted = {"val": fractions["val"]} if "test" in given else {k: v for k, v in fractions.items() if v > 0}
+    pool = found.splits["train" if "train" in given else ""]
+    parts, notes = _split_pool(
+        pool, class_names=found.class_names, fractions=wanted, seed=split_seed, cache_dir=cache_dir
+    )
+    splits = {**found.splits, **parts}
+    ordered = {split: splits[split] for split in SPLITS if split in splits}
+    return replace(dataset, splits=ordered, notes=(*found.notes, *notes))
+
+
+def _split_pool(
+    records: tuple[ImageRecord, ...],
+    *,
+    class_names: tuple[str, ...],
+    fractions: Mapping[str, float],
+    seed: int,
+    cache_dir: Path,
+) -> tuple[dict[str, tuple[ImageRecord, ...]], list[str]]:
+    """The splits, and notes on how they were made."""
+    check_splittable(records, class_names=class_names, fractions=fractions)
+    exact, near = _copies(records, cache_dir=cache_dir)
+    shares = " and ".join(f"{share:g} for {name}" for name, share in sorted(fractions.items()))
+    notes = [f"split by class with seed {seed}: {shares}"]
+    split = partial(split_images, records, class_names=class_names, fractions=fractions, seed=seed)
+    if not near:
+        return split(), notes
+    if (parts := _try_split(partial(split, groups=near), fractions)) is not None:
+        notes.append(f"{sum(map(len, near))} identical or near-identical images were kept on one side")
+        return parts, notes
+    notes.append(
+        f"near-identical images are too many to keep on one side (largest group: {max(map(len, near))} of "
+        f"{len(records)}): only the {sum(map(len, exact))} identical ones were, so splits may share scenes"
+    )
+    _logger.warning("%s", notes[-1])
+    return split(groups=exact), notes
+
+
+def _copies(
+    records: tuple[ImageRecord, ...], *, cache_dir: Path
+) -> tuple[list[list[ImageRecord]], list[list[ImageRecord]]]:
+    """Groups of byte-identical images, and the same groups grown by near-identical ones."""
+    hashes = content_hashes(records, cache_dir=cache_dir)
+    by_content: dict[str, list[ImageRecord]] = {}
+    for record in records:
+        by_content.setdefault(hashes[record.image_id], []).append(record)
+    signatures = read_signatures(
+        {key: same[0].path for key, same in by_content.items()},
+        index=index_path(records[0], cache_dir=cache_dir).with_suffix(".npz"),
+    )
+    linked = near_groups(signatures)
+    joined = {key for keys in linked for key in keys}
+    exact = {key: same for key, same in by_content.items() if len(same) > 1}
+    near = [[record for key in keys for record in by_content[key]] for keys in linked]
+    return list(exact.values()), near + [same for key, same in exact.items() if key not in joined]
+
+
+def _try_split(
+    split: Callable[[], dict[str, tuple[ImageRecord, ...]]], fractions: Mapping[str, float]
+) -> dict[str, tuple[ImageRecord, ...]] | None:
+    """The split; None where its groups are so large that a class gets less than half of its share."""
+    try:
+        parts = split()
+    except DatasetError:
+        return None
+    counts = {name: Counter(record.label for record in part) for name, part in parts.items()}
+    for label in counts["train"]:
+        total = sum(count[label] for count in counts.values())
+        if any(counts[name][label] < total * share / 2 for name, share in fractions.items()):
+            return None
+    return parts
