@@ -70,7 +70,7 @@ def _range(start: float, length: float, side: float, limit: int) -> tuple[int, i
 
 
 def resize(pixels_hw3: np.ndarray, resolution: int, *, kernel: str) -> np.ndarray:
-    """(r, r, 3) uint8, antialiased. torch's vectorised kernels where it has them (within 1 of Pillow's), else Pillow."""
+    """(r, r, 3) uint8, antialiased. by torch where it has the kernel (within 1 of Pillow), else by Pillow."""
     if kernel not in ("bilinear", "bicubic"):
         image = Image.fromarray(np.ascontiguousarray(pixels_hw3))
         return np.asarray(image.resize((resolution, resolution), KERNELS[kernel]))

@@ -1,0 +1,104 @@
+"""The one evaluation loop: for validation, test and every later condition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from resomap.data.loaders import Batch, EvalLoader, as_batches, to_model_input
+from resomap.errors import DatasetError
+from resomap.records import Predictions
+
+Gather = Callable[[Any], list[Any]]
+
+
+def predict(
+    model: nn.Module,
+    loader: Any,
+    *,
+    device: torch.device | str,
+    class_names: Sequence[str] | None = None,
+    mixed_precision: str = "no",
+    channels_last: bool = True,
+    non_blocking: bool = True,
+    world_size: int = 1,
+    gather: Gather | None = None,
+) -> Predictions:
+    """Class probabilities of every image, in the data set's order.
+
+    Args:
+        model: already on the device, or moved there; its mode is as before afterwards, also after an error.
+        loader: an EvalLoader, or batches of (images float32 B C H W, labels).
+        class_names: None: '0', '1', ...
+        mixed_precision: 'no', 'bf16' or 'fp16' for the forward pass; the softmax is computed in float32.
+        gather: with several ranks: object -> every rank's object, in rank order; each rank evaluates its shard.
+    Raises:
+        DatasetError: the loader is empty.
+    """
+    device = torch.device(device)
+    model.to(device, memory_format=torch.channels_last if channels_last else torch.preserve_format)
+    indices, labels, probabilities = [], [], []
+    with _evaluating(model), torch.inference_mode(), _autocast(device, mixed_precision):
+        for batch in _batches(loader):
+            images_BCHW, labels_B = to_model_input(
+                batch, device, non_blocking=non_blocking, channels_last=channels_last
+            )
+            indices.append(batch.indices)
+            labels.append(labels_B)
+            probabilities.append(model(images_BCHW).float().softmax(dim=1))
+    own = _concatenated(indices, labels, probabilities)
+    shards = gather(own) if gather is not None and world_size > 1 else [own]
+    return _in_order(shards, loader, class_names)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for every submodule; each gets its own mode back."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _autocast(device: torch.device, mixed_precision: str) -> torch.autocast:
+    dtype = torch.float16 if mixed_precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=mixed_precision != "no")
+
+
+def _batches(loader: Any) -> Iterator[Batch]:
+    return iter(loader) if isinstance(loader, EvalLoader) else as_batches(loader)
+
+
+def _concatenated(
+    indices: list[Tensor], labels: list[Tensor], probabilities: list[Tensor]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    if not labels:
+        return np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 0), np.float32)
+    tensors = (torch.cat(indices), torch.cat(labels), torch.cat(probabilities))
+    return tuple(tensor.cpu().numpy() for tensor in tensors)  # type: ignore[return-value]
+
+
+def _in_order(
+    shards: list[tuple[np.ndarray, np.ndarray, np.ndarray]], loader: Any, class_names: Sequence[str] | None
+) -> Predictions:
+    """All ranks' answers by position in the store (or in the order seen), each image once."""
+    filled = [shard for shard in shards if len(shard[1])]
+    if not filled:
+        raise DatasetError("there are no images to evaluate; give the loader at least one")
+    indices, labels, probabilities = (np.concatenate([shard[i] for shard in filled]) for i in range(3))
+    if indices[0] < 0:  # a foreign loader has no store
+        image_ids = np.array([str(i) for i in range(len(labels))])
+    else:
+        indices, first = np.unique(indices, return_index=True)
+        labels, probabilities = labels[first], probabilities[first]
+        image_ids = np.array([loader.store.images[i].image_id for i in indices])
+    names = class_names if class_names is not None else [str(k) for k in range(probabilities.shape[1])]
+    return Predictions(image_ids, labels.astype(np.int64), probabilities, tuple(names))
