@@ -198,12 +198,10 @@ def _locate(path: Path) -> tuple[Path, Path]:
         candidates = [folder / BEST_WEIGHTS, (folder / BEST_WEIGHTS).with_suffix(".pt")]
         weights = next((c for c in candidates if c.is_file()), None)
         if weights is None:
-            raise CheckpointError(
-                f"{printable(folder)} holds no {BEST_WEIGHTS}; give a run's folder or a weights file"
-            )
+            raise CheckpointError(f"{printable(folder)} holds no {BEST_WEIGHTS}; give a run's folder or a weights file")
         return weights, folder / METADATA
-    if not path.exists():
-        raise CheckpointError(f"{printable(path)} is missing; give a run's folder or a weights file")
+    if not path.is_file():
+        raise CheckpointError(f"{printable(path)} is missing or no file; give a run's folder or a weights file")
     return path, path.with_name(METADATA)
 
 
@@ -226,9 +224,7 @@ def _embedded_metadata(path: Path) -> CheckpointMetadata | None:
 def _validated(content: object, path: Path) -> CheckpointMetadata:
     written = content.get("format", FORMAT) if isinstance(content, dict) else None
     if isinstance(written, int) and written > FORMAT:
-        raise CheckpointError(
-            f"{printable(path)} has format {written}, this version reads {FORMAT}; update resomap"
-        )
+        raise CheckpointError(f"{printable(path)} has format {written}, this version reads {FORMAT}; update resomap")
     try:
         return CheckpointMetadata.model_validate(content)
     except ValidationError as error:
@@ -236,8 +232,7 @@ def _validated(content: object, path: Path) -> CheckpointMetadata:
         where = ".".join(map(str, first["loc"])) or "metadata"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise CheckpointError(
-            f"{printable(path)} is no valid checkpoint metadata: {printable(where)}: "
-            f"{printable(first['msg'])}{more}"
+            f"{printable(path)} is no valid checkpoint metadata: {printable(where)}: {printable(first['msg'])}{more}"
         ) from error
 
 

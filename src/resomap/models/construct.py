@@ -137,9 +137,7 @@ def _call(target: str, *, num_classes: int) -> nn.Module:
     try:
         inspect.signature(factory).bind(num_classes=num_classes)
     except (TypeError, ValueError) as error:
-        raise UnknownModelError(
-            f"{target} cannot be called with num_classes=...: {printable(error)}"
-        ) from error
+        raise UnknownModelError(f"{target} cannot be called with num_classes=...: {printable(error)}") from error
     model = factory(num_classes=num_classes)
     if not isinstance(model, nn.Module):
         raise UnknownModelError(f"{target} returned {type(model).__name__}, not a torch.nn.Module")

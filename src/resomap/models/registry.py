@@ -62,17 +62,13 @@ def build_model(
         raise UnknownModelError(f"{name} would run code of yours; allow it with allow_callables")
     if resolution is not None:
         check_resolution(name, resolution, specs=specs, num_classes=num_classes)
-    model = construct(
-        name, num_classes=num_classes, specs=specs, published_weights=pretrained is True, seed=seed
-    )
+    model = construct(name, num_classes=num_classes, specs=specs, published_weights=pretrained is True, seed=seed)
     if not isinstance(pretrained, bool):
         load_weights(model, Path(pretrained), name=name)
     return model
 
 
-def check_pretrained(
-    name: str, pretrained: bool | str | Path, *, num_classes: int, specs: Specs | None = None
-) -> None:
+def check_pretrained(name: str, pretrained: bool | str | Path, *, num_classes: int, specs: Specs | None = None) -> None:
     """Find out before training whether the weights can be had and fit; loads nothing into a model.
 
     Raises:

@@ -20,13 +20,14 @@ from resomap.serialize import write_json, write_text
 
 @dataclass(frozen=True, slots=True)
 class LayerSummary:
-    """One layer (a module without submodules), in the order in which they run."""
+    """One layer (a module without submodules, or with parameters of its own), in the order they end in."""
 
     name: str
     kind: str
     output_shape: tuple[int, ...] | None
     """Without the batch dimension: C H W for a feature map; None where the output is no tensor."""
     parameters: int
+    """Its own, without those of submodules: the layers' add up to the model's."""
     calls: int
     """How often it runs in one forward pass."""
 
@@ -81,9 +82,7 @@ def summarize(model: nn.Module, *, resolution: int, name: str | None = None) -> 
     )
 
 
-def write_summary(
-    folder: Path, model: nn.Module, *, resolution: int, name: str | None = None
-) -> ModelSummary:
+def write_summary(folder: Path, model: nn.Module, *, resolution: int, name: str | None = None) -> ModelSummary:
     """Write summary.txt and summary.json into `folder`.
 
     Raises:
@@ -112,13 +111,13 @@ def _recording(model: nn.Module, seen: dict[str, LayerSummary]) -> Iterator[None
 
     def note(name: str, module: nn.Module, output: object) -> None:
         calls = seen[name].calls + 1 if name in seen else 1
-        own = sum(p.numel() for p in module.parameters())
+        own = sum(p.numel() for p in module.parameters(recurse=False))
         seen[name] = LayerSummary(name, type(module).__name__, _tensor_shape(output), own, calls)
 
     handles = [
         module.register_forward_hook(lambda m, _, output, name=name: note(name, m, output))
         for name, module in model.named_modules()
-        if not any(True for _ in module.children())
+        if next(module.children(), None) is None or next(module.parameters(recurse=False), None) is not None
     ]
     try:
         yield

@@ -48,7 +48,7 @@ class Fit:
     by_order: bool
     """Matched by order, since the names are another library's."""
     left_as_initialised: tuple[str, ...]
-    """The classifier's tensors, where the file has another number of classes."""
+    """The classifier's tensors, where the file has another number of classes, or no classifier."""
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -71,7 +71,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def load_weights(model: nn.Module, path: Path, *, name: str = "the model") -> Fit:
-    """Copy a file's weights into `model`; a classifier of other class count stays as initialised.
+    """Copy a file's weights into `model`; a classifier that the file lacks, or has for another number of
+    classes, stays as initialised.
 
     Args:
         name: what the model is called in messages.
@@ -85,7 +86,7 @@ def load_weights(model: nn.Module, path: Path, *, name: str = "the model") -> Fi
         _LOG.info("%s: names are another library's; matched by order and shape", printable(path))
     if fit.left_as_initialised:
         _LOG.info(
-            "%s: other number of classes; left as initialised: %s",
+            "%s: no classifier for this number of classes; left as initialised: %s",
             printable(path),
             ", ".join(fit.left_as_initialised),
         )
@@ -204,9 +205,7 @@ def _without_prefixes(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor
     return tensors
 
 
-def _renamed_by_order(
-    wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
-) -> dict[str, Tensor] | None:
+def _renamed_by_order(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
     """The file's tensors under the model's names, in order; None where count or roles differ.
 
     The role is the last part of a name (weight, bias, running_mean): equal shapes alone would let a batch
@@ -219,15 +218,13 @@ def _renamed_by_order(
     return {ours: tensors[theirs] for ours, theirs in zip(model_names, file_names, strict=True)}
 
 
-def _differences(
-    wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], heads: tuple[str, ...]
-) -> list[str]:
+def _differences(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], heads: tuple[str, ...]) -> list[str]:
     """What keeps the tensors from fitting, one phrase each."""
     found: list[str] = []
     for name, ours in wanted.items():
         theirs = tensors.get(name)
         if theirs is None:
-            if not name.endswith(_COUNTER):
+            if not name.endswith(_COUNTER) and name.rpartition(".")[0] not in heads:
                 found.append(f"{name} is missing")
         elif ours.is_floating_point() != theirs.is_floating_point():
             found.append(f"{name} is {theirs.dtype}, expected {ours.dtype}")

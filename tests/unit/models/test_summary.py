@@ -25,6 +25,15 @@ def test_summarize_lists_layers_with_shapes_and_parameters() -> None:
     assert list(layers)[-1] == "classifier"
 
 
+def test_parameters_outside_of_layers_are_counted() -> None:
+    """A vision transformer's class token and positions belong to no layer."""
+    model = construct("vit_tiny_patch16_224", num_classes=2, device="meta")
+    summary = summarize(model, resolution=64)
+    assert sum(layer.parameters for layer in summary.layers) == summary.parameters
+    own = next(layer for layer in summary.layers if layer.name == "")
+    assert own.parameters == 192 + 197 * 192  # the token, and a position for it and each of 14 x 14 patches
+
+
 def test_summarize_counts_calls_and_frozen_parameters() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:

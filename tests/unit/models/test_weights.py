@@ -71,6 +71,15 @@ def test_another_number_of_classes_leaves_the_head_as_initialised(
     assert torch.equal(target.classifier.weight, tiny(3, seed=2).classifier.weight)
 
 
+def test_weights_without_a_classifier_leave_it_as_initialised(tmp_path: Path) -> None:
+    trunk = {k: v for k, v in tiny(seed=1).state_dict().items() if k not in HEAD}
+    save_file(trunk, tmp_path / "trunk.safetensors")
+    target = tiny(seed=2)
+    assert load_weights(target, tmp_path / "trunk.safetensors").left_as_initialised == HEAD
+    assert equal(target, tiny(seed=1), but=HEAD)
+    assert torch.equal(target.classifier.weight, tiny(seed=2).classifier.weight)
+
+
 def test_other_names_in_the_same_order_fit(tmp_path: Path) -> None:
     source, target = tiny(5, seed=1), tiny(3, seed=2)
     renamed = {f"net{i}.{k.rpartition('.')[2]}": v for i, (k, v) in enumerate(source.state_dict().items())}
@@ -126,9 +135,7 @@ def test_weights_that_do_not_fit_change_nothing(change: object, message: str, tm
 
 def test_weights_of_another_model_name_the_first_differences(tmp_path: Path) -> None:
     torch.save(build_model("simple_cnn", num_classes=3, seed=0).state_dict(), tmp_path / "simple.pth")
-    with pytest.raises(
-        CheckpointError, match=r"simple\.pth does not hold weights of tiny_cnn: .*; and \d+ more$"
-    ):
+    with pytest.raises(CheckpointError, match=r"simple\.pth does not hold weights of tiny_cnn: .*; and \d+ more$"):
         build_model("tiny_cnn", num_classes=3, pretrained=tmp_path / "simple.pth")
     with pytest.raises(CheckpointError, match="does not hold weights of resnet18"):
         check_pretrained("resnet18", tmp_path / "simple.pth", num_classes=3)
@@ -157,13 +164,9 @@ def write_bare(content: object, path: Path) -> None:
 
 @pytest.mark.parametrize("how", [os.system, eval, exec, subprocess.getoutput], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("write", [write_zip, write_legacy, write_bare])
-def test_a_pickle_that_would_run_code_is_refused_and_not_run(
-    write: object, how: object, tmp_path: Path
-) -> None:
+def test_a_pickle_that_would_run_code_is_refused_and_not_run(write: object, how: object, tmp_path: Path) -> None:
     ran = tmp_path / "ran"
-    command = (
-        f"touch {ran}" if how in (os.system, subprocess.getoutput) else f"open({str(ran)!r}, 'w').close()"
-    )
+    command = f"touch {ran}" if how in (os.system, subprocess.getoutput) else f"open({str(ran)!r}, 'w').close()"
     path = tmp_path / "innocent\nname.pth"
     write({"state_dict": tiny().state_dict(), "note": RunsACommand(command, how)}, path)  # type: ignore[operator]
     with pytest.raises(UnsafeCheckpointError, match="was refused: loading it would run code") as raised:
