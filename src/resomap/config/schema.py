@@ -107,9 +107,7 @@ class TrainingConfig(Section):
     def _mode_fits_metric(self) -> TrainingConfig:
         if (self.monitor == "loss") != (self.monitor_mode == "min"):
             better = "min" if self.monitor == "loss" else "max"
-            raise ValueError(
-                f"monitor_mode {self.monitor_mode} with monitor {self.monitor}: set it to {better}"
-            )
+            raise ValueError(f"monitor_mode {self.monitor_mode} with monitor {self.monitor}: set it to {better}")
         return self
 
 
