@@ -1,0 +1,35 @@
+"""The command that opens MLflow's page on a study."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from resomap.errors import StudyError, printable
+from resomap.layout import StudyLayout
+
+
+def ui_command(study: str | Path, *, port: int = 5000) -> list[str]:
+    """Arguments that start MLflow's server on the study's database, for this machine only.
+
+    Raises:
+        StudyError: the study has no database of its own.
+    """
+    layout = StudyLayout(Path(study))
+    if not layout.mlflow_db_path.is_file():
+        raise StudyError(
+            f"{printable(study)} holds no {layout.mlflow_db_path.name}; "
+            "give a study's directory (one that logs to its own file, not to another tracking_uri)"
+        )
+    return [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "ui",
+        "--backend-store-uri",
+        f"sqlite:///{layout.mlflow_db_path.resolve()}",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
