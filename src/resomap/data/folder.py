@@ -128,9 +128,7 @@ def _agreed_classes(classes: Mapping[str, Mapping[str, Path]], folders: Mapping[
         missing = sorted(set(names) - set(classes[split]))
         unexpected = sorted(set(classes[split]) - set(names))
         if missing or unexpected:
-            parts = [
-                f"{word} {_some(them)}" for word, them in (("lacks", missing), ("adds", unexpected)) if them
-            ]
+            parts = [f"{word} {_some(them)}" for word, them in (("lacks", missing), ("adds", unexpected)) if them]
             raise DatasetError(
                 f"{printable(folders[split])}: expected the class folders of "
                 f"{printable(folders[first].name)}; this one {' and '.join(parts)}"
@@ -170,8 +168,7 @@ def _check_counts(splits: Mapping[str, tuple[ImageRecord, ...]], names: list[str
         )
     if len(names) < 2:
         raise DatasetError(
-            f"{printable(root)}: expected two classes (folders) or more, got only {printable(names[0])}"
-            f"{_hint(root)}"
+            f"{printable(root)}: expected two classes (folders) or more, got only {printable(names[0])}{_hint(root)}"
         )
     empty = [
         f"{split}/{name}".lstrip("/")
@@ -200,7 +197,7 @@ def _notes(scan: _Scan) -> tuple[str, ...]:
         "files that are not images": scan.other_files,
         "links to folders already read": scan.links,
     }
-    return tuple(f"left out {len(names)} {text}: {_some(names)}" for text, names in what.items() if names)
+    return tuple(f"left out {text} ({len(names)}): {_some(names)}" for text, names in what.items() if names)
 
 
 def _some(names: list[str]) -> str:

@@ -164,9 +164,9 @@ def test_open_dataset_counts_deeper_folders_and_leaves_out_the_rest(tmp_path, op
     dataset = opened(root)
     assert sizes(dataset)["train"] == {"cat": 1, "dog": 1}
     assert set(dataset.notes) == {
-        "left out 1 folders beside the splits: masks",
-        "left out 1 images outside class folders: cover.png",
-        "left out 1 files that are not images: train/cat/labels.csv",
+        "left out folders beside the splits (1): masks",
+        "left out images outside class folders (1): cover.png",
+        "left out files that are not images (1): train/cat/labels.csv",
     }
 
 
@@ -198,7 +198,7 @@ def test_open_dataset_is_not_caught_in_loops_of_links(tmp_path, opened):
     (root / "train" / "dog" / "more").symlink_to(fill(tmp_path / "elsewhere" / "dog", 3, start=50))
     dataset = opened(root)
     assert sizes(dataset)["train"] == {"cat": 2, "dog": 5}
-    assert any("links to folders already read: train/cat/self, train/cat/up" in n for n in dataset.notes)
+    assert any("links to folders already read (2): train/cat/self, train/cat/up" in n for n in dataset.notes)
 
 
 def test_open_dataset_takes_strange_names(tmp_path, opened):
