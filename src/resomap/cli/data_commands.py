@@ -22,9 +22,7 @@ def audit(
     from resomap.serialize import write_json
     from resomap.study import build
 
-    resolved = configure(
-        config, overrides, {"data.source": data, "sweep.resolutions": split_list(resolutions)}
-    )
+    resolved = configure(config, overrides, {"data.source": data, "sweep.resolutions": split_list(resolutions)})
     report = audit_dataset(
         build.dataset(resolved),
         resolutions=tuple(resolved.sweep.resolutions),

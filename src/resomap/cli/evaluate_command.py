@@ -18,9 +18,7 @@ def evaluate(
     data: DataOption = None,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     device: DeviceOption = None,
-    predictions: Annotated[
-        Path | None, typer.Option(help="Also write per-image predictions (parquet) here.")
-    ] = None,
+    predictions: Annotated[Path | None, typer.Option(help="Also write per-image predictions (parquet) here.")] = None,
 ) -> None:
     """Evaluate a checkpoint at its own resolution and preprocessing."""
     from resomap.study.evaluate import evaluate_checkpoint
@@ -31,7 +29,6 @@ def evaluate(
     print_table(f"{split}: {metrics['images']} images", ["metric", "value"], scalars)
     columns = ["class", "images", "precision", "recall", "f1"]
     rows = [
-        [row["class"], str(row["support"]), *[f"{row[k]:.3f}" for k in columns[2:]]]
-        for row in metrics["per_class"]
+        [row["class"], str(row["support"]), *[f"{row[k]:.3f}" for k in columns[2:]]] for row in metrics["per_class"]
     ]
     print_table("per class", columns, rows)

@@ -42,9 +42,7 @@ def duration(seconds: float | None) -> str:
 def epoch_line(record: EpochRecord) -> str:
     """One epoch in words."""
     val = "  ".join(f"val {name} {record.val[name]:.3f}" for name in ("accuracy", "loss") if name in record.val)
-    return (
-        f"epoch {record.epoch}: train loss {record.train_loss:.3f}  {val}  {record.images_per_s:.0f} images/s"
-    )
+    return f"epoch {record.epoch}: train loss {record.train_loss:.3f}  {val}  {record.images_per_s:.0f} images/s"
 
 
 def run_line(record: RunRecord) -> str:
@@ -171,9 +169,7 @@ class BarProgress(StudyProgress):
         self._left.run_started(cell, updates)
         self._recent.clear()
         if self._run is not None:
-            self._progress.reset(
-                self._run, total=updates, completed=resumed_update, description=str(cell), info=""
-            )
+            self._progress.reset(self._run, total=updates, completed=resumed_update, description=str(cell), info="")
 
     def update_ended(self, cell: Cell, *, epoch: int, update: int) -> None:
         if self._left.time_left is not None:

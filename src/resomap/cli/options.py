@@ -19,9 +19,7 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", "-s", help="Any setting: --set training.learning_rate=3e-4 (repeatable)."),
 ]
-DataOption = Annotated[
-    str | None, typer.Option("--data", "-d", help="Folder of images, torchvision:NAME, or acuity.")
-]
+DataOption = Annotated[str | None, typer.Option("--data", "-d", help="Folder of images, torchvision:NAME, or acuity.")]
 ModelsOption = Annotated[str | None, typer.Option(help="Comma-separated model names.")]
 ResolutionsOption = Annotated[str | None, typer.Option(help="Comma-separated sides in pixels.")]
 SeedsOption = Annotated[str | None, typer.Option(help="Comma-separated seeds.")]
@@ -34,9 +32,7 @@ DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1,
 PretrainedOption = Annotated[
     str | None, typer.Option(help="true: the library's weights; or the path of a weights file.")
 ]
-DiscardOption = Annotated[
-    bool, typer.Option("--discard-changed", help="Delete stored runs made with other settings.")
-]
+DiscardOption = Annotated[bool, typer.Option("--discard-changed", help="Delete stored runs made with other settings.")]
 
 
 def split_list(text: str | None) -> list[Any] | None:
@@ -54,9 +50,7 @@ def _scalar(text: str) -> Any:
     return value if isinstance(value, (int, float)) and not isinstance(value, bool) else text
 
 
-def configure(
-    config: Path | None, overrides: list[str] | None, flags: dict[str, object | None]
-) -> ResoMapConfig:
+def configure(config: Path | None, overrides: list[str] | None, flags: dict[str, object | None]) -> ResoMapConfig:
     """The resolved configuration: files, then --set, then the flags that were given."""
     given = {key: value for key, value in flags.items() if value is not None}
     return load_config(config, overrides or [], flags=given)

@@ -74,9 +74,7 @@ def study_name(config: ResoMapConfig, images: ImageDataset) -> str:
     return config.study.name or images.name
 
 
-def known_answers(
-    config: ResoMapConfig, study: StudyLayout, records: Iterable[RunRecord]
-) -> list[KnownAnswer]:
+def known_answers(config: ResoMapConfig, study: StudyLayout, records: Iterable[RunRecord]) -> list[KnownAnswer]:
     """Each band's accuracy beside the ideal observer's; empty unless the images are acuity's."""
     from resomap.study.known_answers import known_answers as compare
 
@@ -299,9 +297,7 @@ def train_loader(
     )
 
 
-def eval_loader(
-    config: ResoMapConfig, store: ImageStore, cell: Cell, *, device_type: str, ranks: Ranks
-) -> EvalLoader:
+def eval_loader(config: ResoMapConfig, store: ImageStore, cell: Cell, *, device_type: str, ranks: Ranks) -> EvalLoader:
     """Batches of the centre squares, exactly as Pillow resizes them."""
     from resomap.data.loaders import EvalLoader
 

@@ -22,8 +22,7 @@ def result_rows(records: Iterable[RunRecord]) -> list[dict[str, Any]]:
         if not record.metrics:
             rows.append(base)
         rows.extend(
-            base | {k: v for k, v in condition.items() if k not in _LISTS}
-            for condition in record.metrics.values()
+            base | {k: v for k, v in condition.items() if k not in _LISTS} for condition in record.metrics.values()
         )
     return rows
 
@@ -52,9 +51,7 @@ def _mean(values: list[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def write_results(
-    layout: StudyLayout, records: Iterable[RunRecord], *, study: Mapping[str, Any]
-) -> pd.DataFrame:
+def write_results(layout: StudyLayout, records: Iterable[RunRecord], *, study: Mapping[str, Any]) -> pd.DataFrame:
     """Write both files and return the rows as a frame.
 
     Args:

@@ -45,9 +45,7 @@ def run_cell(context: StudyContext, cell: Cell, *, tracker: Tracker, stop: StopS
     record = dataclasses.replace(record, parameters=count_parameters(network))
     if context.ranks.is_main:
         write_run(_record_path(context, cell), record)
-        write_summary(
-            context.layout.summary_dir(cell.model, cell.resolution), network, resolution=cell.resolution
-        )
+        write_summary(context.layout.summary_dir(cell.model, cell.resolution), network, resolution=cell.resolution)
     observer = RunObserver(cell, context.progress, tracker=tracker, stop=stop, ranks=context.ranks)
     tracker.start_run(str(cell), _run_params(context, cell, record), key=record.key)
     trainer = _make_trainer(context, cell, network, observer)
@@ -124,9 +122,7 @@ def _run_params(context: StudyContext, cell: Cell, record: RunRecord) -> dict[st
     }
 
 
-def _finish(
-    context: StudyContext, cell: Cell, record: RunRecord, fit: FitRecord, *, seconds: float
-) -> RunRecord:
+def _finish(context: StudyContext, cell: Cell, record: RunRecord, fit: FitRecord, *, seconds: float) -> RunRecord:
     """Evaluate the best epoch's weights on every split and store the run as finished."""
     context.ranks.barrier()
     metrics: dict[str, Mapping[str, Any]] = {}
@@ -213,8 +209,7 @@ def stored_run(context: StudyContext, cell: Cell) -> RunRecord | None:
     record = read_run(_record_path(context, cell))
     if record is not None and record.cell != cell:
         raise StudyError(
-            f"{_record_path(context, cell)} is the record of {record.cell}, not of {cell}; "
-            "delete it and run again"
+            f"{_record_path(context, cell)} is the record of {record.cell}, not of {cell}; delete it and run again"
         )
     return record
 

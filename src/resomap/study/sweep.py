@@ -68,9 +68,7 @@ def run_study(
     """
     ranks = connect_ranks(build.device_name(config))
     with stop_on_signals() as stop:
-        context = plan_study(
-            config, progress=progress or StudyProgress(), ranks=ranks, discard_changed=discard_changed
-        )
+        context = plan_study(config, progress=progress or StudyProgress(), ranks=ranks, discard_changed=discard_changed)
         tracker: Tracker = NullTracker()
         if ranks.is_main:
             _write_study_file(context)
@@ -125,9 +123,7 @@ def _finished(context: StudyContext, cell: Cell) -> RunRecord | None:
     return refresh_metrics(context, record)
 
 
-def _claim_and_run(
-    context: StudyContext, cell: Cell, *, tracker: Tracker, stop: StopSignal
-) -> RunRecord | None:
+def _claim_and_run(context: StudyContext, cell: Cell, *, tracker: Tracker, stop: StopSignal) -> RunRecord | None:
     """Run the cell unless another process has it (then None, or its record if it is done by now)."""
     with _claim(context, cell) as mine:
         finished = _finished(context, cell)
@@ -181,9 +177,7 @@ def _collect(context: StudyContext) -> pd.DataFrame:
         "class_names": context.images.class_names,
         "images": {split: len(store.images) for split, store in context.stores.items()},
         "bad_files": {split: store.bad_files for split, store in context.stores.items()},
-        "upsampled_share": upsampled_share(
-            context.stores, sorted({cell.resolution for cell in context.cells})
-        ),
+        "upsampled_share": upsampled_share(context.stores, sorted({cell.resolution for cell in context.cells})),
         "notes": context.notes,
         "metric": build.table_metric(context.config),
     }

@@ -92,11 +92,11 @@ class MLflowTracker:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         for variable, value in _HTTP_LIMITS.items():
             os.environ.setdefault(variable, value)
-        # Alembic tells of each migration of a new database.
-        logging.getLogger("alembic").setLevel(logging.WARNING)
-        logging.getLogger("mlflow").setLevel(logging.ERROR)
         from mlflow.tracking import MlflowClient
 
+        # They tell of each step of setting up a database; after the import, which sets levels of its own.
+        for chatty in ("alembic", "mlflow", "mlflow.store.db.utils"):
+            logging.getLogger(chatty).setLevel(logging.ERROR)
         self._client = MlflowClient(tracking_uri=self._uri)
         self._experiment_id = self._find_experiment()
         self._parent_id = self._find_run(_STUDY_KEY, name) or self._create_run(name, {_STUDY_KEY: name})
