@@ -104,8 +104,16 @@ class Engine:
         """Clip, update the weights (unless fp16 overflowed), drop the gradients."""
         if clip_grad_norm is not None:
             self.accelerator.clip_grad_norm_(self._parameters, clip_grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        if self.accelerator.scaler is not None:
+            self.optimizer.step()
+        else:
+            # The wrapper would do the same after looking for a package on the disk: 0.1 ms, in each step.
+            self.optimizer.optimizer.step()
+        self.drop_gradients()
+
+    def drop_gradients(self) -> None:
+        """As after an update."""
+        self.optimizer.optimizer.zero_grad(set_to_none=True)
 
     def count_skipped(self) -> int:
         """fp16 updates skipped for overflow since the last call, seen by the halvings of the loss scale.

@@ -160,7 +160,7 @@ class TrainingLoop:
             with isolated_generators(self.engine.device):
                 yield
         finally:
-            self.engine.optimizer.zero_grad(set_to_none=True)
+            self.engine.drop_gradients()
             for module, mode in modes:
                 module.training = mode
 

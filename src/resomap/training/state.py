@@ -93,9 +93,7 @@ def read_state(path: Path) -> dict[str, Any]:
             "loaded, delete it to start anew"
         ) from error
     except _DAMAGE as error:
-        raise CheckpointError(
-            f"{where} is damaged ({type(error).__name__}); delete it to start anew"
-        ) from error
+        raise CheckpointError(f"{where} is damaged ({type(error).__name__}); delete it to start anew") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT or state.get("version") != VERSION:
         raise CheckpointError(f"{where} is no training state of this version; delete it to start anew")
     return state

@@ -231,9 +231,7 @@ class Trainer:
             )
         if not math.isfinite(float(answers.probabilities.sum())):
             raise self._loop.diverged(math.nan)
-        metrics = classification_metrics(
-            answers.labels, answers.probabilities, class_names=answers.class_names
-        )
+        metrics = classification_metrics(answers.labels, answers.probabilities, class_names=answers.class_names)
         scalars = {name: float(value) for name, value in metrics.items() if isinstance(value, (int, float))}
         return {"loss": scalars["log_loss"], **scalars}
 

@@ -50,9 +50,7 @@ def network() -> Callable[..., nn.Module]:
 def trainer(network, loader) -> Callable[..., Trainer]:
     """A Trainer on the CPU: 20 images, batches of 4, so 5 updates an epoch unless told otherwise."""
 
-    def make(
-        model: nn.Module | None = None, train: Any = None, val: Any = "default", **options: Any
-    ) -> Trainer:
+    def make(model: nn.Module | None = None, train: Any = None, val: Any = "default", **options: Any) -> Trainer:
         if isinstance(val, str):
             val = loader(9, seed=1, shuffle=False)
         defaults = {"device": "cpu", "epochs": 3, "learning_rate": 0.05, "optimizer": "sgd"}

@@ -135,7 +135,8 @@ def test_isolated_generators_restores_after_an_error():
             torch.rand(100)
             raise ZeroDivisionError
 
-    pytest.raises(ZeroDivisionError, draw_and_fail)
+    with pytest.raises(ZeroDivisionError):
+        draw_and_fail()
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -156,5 +157,6 @@ def test_backend_flags_sets_and_restores(asked, benchmark):
             assert torch.are_deterministic_algorithms_enabled() is asked["deterministic"]
             raise ZeroDivisionError
 
-    pytest.raises(ZeroDivisionError, look_and_fail)
+    with pytest.raises(ZeroDivisionError):
+        look_and_fail()
     assert (torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()) == before

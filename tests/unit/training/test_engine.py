@@ -42,9 +42,7 @@ IMAGES = torch.ones(2, 1, 2, 2)
 
 def test_engines_of_different_precisions_live_side_by_side():
     models = [LogitsDtype() for _ in range(3)]
-    engines = [
-        _engine(model, precision) for model, precision in zip(models, ("no", "bf16", "no"), strict=True)
-    ]
+    engines = [_engine(model, precision) for model, precision in zip(models, ("no", "bf16", "no"), strict=True)]
     for engine in (*engines, *engines[::-1]):
         assert engine.forward(IMAGES).dtype is torch.float32
     assert [model.seen for model in models] == [torch.float32, torch.bfloat16, torch.float32]
@@ -72,7 +70,8 @@ def test_own_accelerate_state_restores_after_an_error():
             Accelerator(cpu=True, mixed_precision="bf16")
             raise ZeroDivisionError
 
-    pytest.raises(ZeroDivisionError, make_and_fail)
+    with pytest.raises(ZeroDivisionError):
+        make_and_fail()
     assert AcceleratorState._shared_state == before
     assert "ACCELERATE_TORCH_DEVICE" not in os.environ
 
@@ -158,9 +157,7 @@ def fp16_engine(monkeypatch):
 
     def build(model: nn.Module, *, fused: bool) -> Engine:
         def optimizer(placed: nn.Module) -> torch.optim.Optimizer:
-            return build_optimizer(
-                placed, "sgd", learning_rate=0.1, weight_decay=0.0, momentum=0.0, fused=fused
-            )
+            return build_optimizer(placed, "sgd", learning_rate=0.1, weight_decay=0.0, momentum=0.0, fused=fused)
 
         return Engine(model, optimizer, device=CPU, precision="fp16")
 

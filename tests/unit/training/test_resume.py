@@ -58,9 +58,7 @@ def test_stopped_and_resumed_run_is_bit_identical(
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
-def test_resumed_optimizer_state_is_bit_identical(
-    trainer, network, weights, assert_identical, tmp_path, optimizer
-):
+def test_resumed_optimizer_state_is_bit_identical(trainer, network, weights, assert_identical, tmp_path, optimizer):
     options = {"optimizer": optimizer, "clip_grad_norm": 0.1, "learning_rate": 0.01}
     options |= {"state_path": tmp_path / "last.pt", "accumulation_steps": 2}
     whole = network(dropout=0.3)
@@ -74,9 +72,7 @@ def test_resumed_optimizer_state_is_bit_identical(
     assert_identical(weights(whole), weights(second))
 
 
-def test_stopping_twice_and_at_every_update_changes_nothing(
-    trainer, network, weights, assert_identical, tmp_path
-):
+def test_stopping_twice_and_at_every_update_changes_nothing(trainer, network, weights, assert_identical, tmp_path):
     whole = network(dropout=0.5)
     trainer(whole, epochs=2).fit()
     path = tmp_path / "last.pt"
@@ -105,9 +101,7 @@ def test_finished_run_resumed_trains_no_more(trainer, network, weights, assert_i
     assert_identical(weights(first.model), weights(model))
 
 
-def test_resumed_run_picks_the_same_best_epoch_and_stops_at_the_same_epoch(
-    trainer, network, tmp_path, monkeypatch
-):
+def test_resumed_run_picks_the_same_best_epoch_and_stops_at_the_same_epoch(trainer, network, tmp_path, monkeypatch):
     # Accuracy by epoch; patience 2: best is epoch 2, stopped after epoch 4.
     accuracy = {1: 0.3, 2: 0.9, 3: 0.5, 4: 0.6, 5: 1.0}
 
@@ -280,7 +274,7 @@ def test_killed_run_ends_with_the_weights_of_one_that_was_not(tmp_path, assert_i
     whole.mkdir()
     killed.mkdir()
     assert _start(whole, 0.0).wait(timeout=120) == 0
-    for at_least in (2, 9, 15):  # in each of the three epochs of 6 updates
+    for at_least in (2, 15):  # in the middle of the first and of the last of three epochs of 6 updates
         process = _start(killed, 0.05)
         deadline = time.monotonic() + 60
         while _updates_saved(killed) < at_least and time.monotonic() < deadline:

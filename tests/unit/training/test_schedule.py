@@ -21,9 +21,7 @@ def test_schedule_cosine_follows_half_a_cosine():
 
 def test_schedule_cosine_starts_at_the_peak_after_warm_up():
     # Warm-up of 2: 1/2, 2/2; then half a cosine over the 4 left.
-    assert _curve("cosine", 6, warmup_updates=2) == pytest.approx(
-        [0.5, 1.0, 1.0, 0.853553, 0.5, 0.146447], abs=1e-6
-    )
+    assert _curve("cosine", 6, warmup_updates=2) == pytest.approx([0.5, 1.0, 1.0, 0.853553, 0.5, 0.146447], abs=1e-6)
 
 
 def test_schedule_step_drops_at_epoch_boundaries():
@@ -69,9 +67,7 @@ def test_schedule_factor_is_a_share_that_never_rises_after_warm_up(name, total, 
     schedule = Schedule(name, total, per_epoch, warmup_updates=first, gamma=gamma)
     factors = [schedule.factor(update) for update in range(total)]
     assert all(0.0 <= factor <= 1.0 for factor in factors)
-    assert all(
-        later <= earlier for earlier, later in zip(factors[first:], factors[first + 1 :], strict=False)
-    )
+    assert all(later <= earlier for earlier, later in zip(factors[first:], factors[first + 1 :], strict=False))
     assert factors[:first] == sorted(factors[:first])
 
 

@@ -118,9 +118,7 @@ def test_learning_rates_follow_the_schedule(trainer):
 def test_plateau_schedule_drops_the_rate_for_the_next_epoch(trainer):
     # Validation loss cannot get better at a learning rate of nothing: dropped after each epoch but the first.
     recorder = Recorder()
-    trainer(
-        schedule="plateau", plateau_patience=1, gamma=0.5, learning_rate=1e-30, callbacks=[recorder]
-    ).fit()
+    trainer(schedule="plateau", plateau_patience=1, gamma=0.5, learning_rate=1e-30, callbacks=[recorder]).fit()
     rates = [rate for _, _, rate in recorder.seen]
     assert rates == pytest.approx([1e-30] * 10 + [0.5e-30] * 5, rel=1e-9, abs=0)
 
