@@ -145,9 +145,9 @@ def _(tmp: Path, make: Make, args: Args) -> list[str]:
     return args(make(tmp / "data"), "--config", str(tmp / "configs"))
 
 
-@case("a wrong type", r"training\.epochs.*many")
+@case("a wrong type", r"training\.learning_rate.*many")
 def _(tmp: Path, make: Make, args: Args) -> list[str]:
-    return args(make(tmp / "data"), "--set", "training.epochs=many")
+    return args(make(tmp / "data"), "--set", "training.learning_rate=many")
 
 
 @case("YAML that does not parse", r"broken\.yaml.*line")
@@ -256,7 +256,7 @@ def test_bad_input_every_case_stands_in_the_docs() -> None:
 def test_all_configuration_problems_come_together(
     tmp_path: Path, make_images: Make, small_run: Args, cli: Callable[..., object]
 ) -> None:
-    trouble = ["--set", "training.epochs=many", "--set", "data.kernl=box", "--set", "sytem.device=cpu"]
+    trouble = ["--set", "training.gamma=many", "--set", "data.kernl=box", "--set", "sytem.device=cpu"]
     outcome = cli(*small_run(make_images(tmp_path / "data"), *trouble))
     assert outcome.status == 2
     assert len(outcome.error_lines) == 3

@@ -89,7 +89,8 @@ class StoredImages:
 
     def _map(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         if name not in self._maps:
-            flat = np.memmap(self.folder / name, dtype=np.uint8, mode="r")
+            # Copy on write: nobody can change the file, and torch takes the arrays without a warning.
+            flat = np.memmap(self.folder / name, dtype=np.uint8, mode="c")
             # A plain array over the mapping: np.memmap's own indexing costs several microseconds more.
             self._maps[name] = np.asarray(flat).reshape(shape)
         return self._maps[name]
