@@ -82,7 +82,9 @@ def decode_rgb(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image
     with _opened(path, max_pixels=max_pixels) as image:
         image.load()
         method = _TRANSPOSE.get(_orientation(image.getexif))
-        return _to_rgb(image if method is None else image.transpose(method))
+        upright = _to_rgb(image if method is None else image.transpose(method))
+        upright.info = {}  # with its EXIF left in, the next reader would turn it again
+        return upright
 
 
 def native_size(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -147,9 +149,7 @@ def _opened(path: str | Path, *, max_pixels: int) -> Iterator[Image.Image]:
             yield image
     except _DECODE_ERRORS as error:
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-            raise StorageError(
-                f"cannot read {printable(path)}: too many open files; raise `ulimit -n`"
-            ) from error
+            raise StorageError(f"cannot read {printable(path)}: too many open files; raise `ulimit -n`") from error
         raise BadImageError(path, _reason(error, path)) from error
 
 
@@ -214,7 +214,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGB", image.size, "white")
         white.paste(rgba, mask=rgba)
         return white
-    # A copy, because leaving the `with` of an opened file would take its pixels along.
+    # A copy is a plain image, without the file's handle.
     return image.copy() if image.mode == "RGB" else image.convert("RGB")
 
 

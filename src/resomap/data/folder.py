@@ -116,7 +116,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
 
 
 def _class_folders(folder: Path, scan: _Scan) -> dict[str, Path]:
-    scan.loose_images += [_relative(scan.root, f) for f in _files(folder) if _is_image(f.name)]
+    scan.loose_images += [_relative(scan.root, f.path) for f in _files(folder) if _is_image(f.name)]
     return {entry.name: Path(entry.path) for entry in _folders(folder)}
 
 
@@ -139,7 +139,7 @@ def _agreed_classes(classes: Mapping[str, Mapping[str, Path]], folders: Mapping[
 def _records(classes: Mapping[str, Path], names: list[str], scan: _Scan) -> Iterator[ImageRecord]:
     for label, name in enumerate(names):
         for path in _image_paths(classes[name], scan):
-            yield ImageRecord(image_id=_relative(scan.root, path), path=path, label=label)
+            yield ImageRecord(image_id=_relative(scan.root, str(path)), path=path, label=label)
 
 
 def _image_paths(folder: Path, scan: _Scan) -> Iterator[Path]:
@@ -149,15 +149,18 @@ def _image_paths(folder: Path, scan: _Scan) -> Iterator[Path]:
     while pending:
         here = pending.pop()
         if (identity := _identity(here)) in seen:
-            scan.links.append(_relative(scan.root, here))
+            scan.links.append(_relative(scan.root, str(here)))
             continue
         seen.add(identity)
-        for entry in _files(here):
-            if _is_image(entry.name):
+        folders = []
+        for entry in _entries(here):
+            if _is_folder(entry):
+                folders.append(Path(entry.path))
+            elif _is_image(entry.name):
                 yield Path(entry.path)
             else:
-                scan.other_files.append(_relative(scan.root, entry))
-        pending += reversed([Path(entry.path) for entry in _folders(here)])
+                scan.other_files.append(_relative(scan.root, entry.path))
+        pending += reversed(folders)
 
 
 def _check_counts(splits: Mapping[str, tuple[ImageRecord, ...]], names: list[str], root: Path) -> None:
@@ -170,11 +173,12 @@ def _check_counts(splits: Mapping[str, tuple[ImageRecord, ...]], names: list[str
         raise DatasetError(
             f"{printable(root)}: expected two classes (folders) or more, got only {printable(names[0])}{_hint(root)}"
         )
+    present = {(split, record.label) for split, records in splits.items() for record in records}
     empty = [
         f"{split}/{name}".lstrip("/")
-        for split, records in splits.items()
+        for split in splits
         for label, name in enumerate(names)
-        if label not in {record.label for record in records}
+        if (split, label) not in present
     ]
     if empty:
         raise DatasetError(
@@ -211,7 +215,9 @@ def _entries(folder: str | Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
             visible = [e for e in entries if not e.name.startswith(".") and e.name.lower() not in _LITTER]
     except OSError as error:
         name = printable(os.fspath(folder))
-        raise DatasetError(f"cannot read the folder {name}: {error.strerror}") from error
+        raise DatasetError(
+            f"cannot read the folder {name}: {error.strerror}; change its permissions or leave it out"
+        ) from error
     return sorted(visible, key=lambda entry: entry.name)
 
 
@@ -239,10 +245,11 @@ def _identity(folder: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _relative(root: Path, path: os.PathLike[str]) -> str:
-    return _text(os.path.relpath(path, root).replace(os.sep, "/"))
+def _relative(root: Path, path: str) -> str:
+    """Below `root`, with forward slashes; by cutting the root off, as relpath costs 20 us a file."""
+    return _text(path[len(str(root)) :].lstrip(os.sep).replace(os.sep, "/"))
 
 
 def _text(name: str) -> str:
     """`name` without the surrogates of a file name that is not UTF-8, which no report could hold."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -130,9 +130,7 @@ def _as_stamp(values: Sequence[int]) -> _Stamp:
     return size, modified, changed
 
 
-def _remember(
-    path: Path, records: list[ImageRecord], stamps: dict[str, _Stamp | None], hashes: dict[str, str]
-) -> None:
+def _remember(path: Path, records: list[ImageRecord], stamps: dict[str, _Stamp | None], hashes: dict[str, str]) -> None:
     """Add what was hashed to the index, beside what other processes have added since."""
     settled = time.time_ns() - _SETTLE_NS
     fresh: _Index = {}

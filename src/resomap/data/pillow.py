@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import warnings
@@ -59,6 +60,8 @@ class _Guard:
 
 
 _guard = _Guard()
+# Pillow logs errors about damaged files; without a handler of anybody's, logging would print them.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 # A process forked while a thread is inside would inherit a lock that nobody releases.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_guard.reset)

@@ -52,9 +52,7 @@ def open_dataset(
         if not 0 <= share < 1 or (name == "val" and share == 0):
             raise DatasetError(f"{name}_fraction: expected a share between 0 and 1; got {share:g}")
     if not os.fspath(data):
-        raise DatasetError(
-            "data.source: expected a folder of images, torchvision:NAME, or acuity; got nothing"
-        )
+        raise DatasetError("data.source: expected a folder of images, torchvision:NAME, or acuity; got nothing")
     scheme, _, name = data.partition(":") if isinstance(data, str) else ("", "", "")
     if scheme == "acuity":
         return _open_acuity(name, acuity_options or {}, cache_dir=cache_dir)
@@ -66,9 +64,7 @@ def open_dataset(
         root = Path(os.path.abspath(Path(data).expanduser()))
         _check_scheme(scheme, root)
         title = root.resolve().name or "images"
-    return _split(
-        title, root, find_images(root), fractions=fractions, split_seed=split_seed, cache_dir=cache_dir
-    )
+    return _split(title, root, find_images(root), fractions=fractions, split_seed=split_seed, cache_dir=cache_dir)
 
 
 def _check_scheme(scheme: str, root: Path) -> None:

@@ -164,9 +164,7 @@ def _construct(title: str, arguments: Mapping[str, Any], *, root: Path, download
 def _refusal(title: str, error: BaseException, *, home: Path, download: bool) -> str:
     reason = printable(str(error).strip() or type(error).__name__)[:200]
     if isinstance(error, ImportError):
-        return (
-            f"torchvision:{title} needs a package that is not installed ({reason}); install it and run again"
-        )
+        return f"torchvision:{title} needs a package that is not installed ({reason}); install it and run again"
     remedy = "connect to the network and run again" if download else "run again with downloads allowed"
     return (
         f"torchvision:{title} could not be had ({reason}); {remedy}, or put the files that torchvision "

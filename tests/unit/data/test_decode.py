@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
 
 from resomap.data.decode import decode_rgb, native_size, to_square
 from resomap.errors import BadImageError, ConfigError
@@ -182,6 +184,58 @@ def test_decode_rgb_names_a_bad_file_and_why(tmp_path, kind):
     assert "\n" not in str(caught.value)
 
 
+def jpeg_header(side: int) -> bytes:
+    content = bytearray(saved(gradient(), "jpeg"))
+    start = content.index(b"\xff\xc0") + 5  # start of frame: length, precision, then height and width
+    content[start : start + 4] = struct.pack(">HH", side, side)
+    return bytes(content)
+
+
+def gif_frame(side: int) -> bytes:
+    content = bytearray(saved(gradient().convert("L"), "gif"))
+    start = content.index(b",\x00\x00\x00\x00") + 5  # image descriptor: left, top, then width and height
+    content[start : start + 4] = struct.pack("<HH", side, side)
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    "content", [jpeg_header(60_000), gif_frame(60_000), b"P6\n60000 60000\n255\nxxx"], ids=["jpeg", "gif", "ppm"]
+)
+def test_decode_rgb_refuses_bombs_of_other_formats(tmp_path, content):
+    (tmp_path / "x.jpg").write_bytes(content)
+    with pytest.raises(BadImageError, match="3600000000 pixels"):
+        decode_rgb(tmp_path / "x.jpg")
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    suffix=st.sampled_from(["jpeg", "png", "gif", "webp", "bmp", "jpeg2000"]),
+    changes=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=8),
+    length=st.integers(0, 4000),
+)
+def test_decode_rgb_of_damaged_bytes_is_an_image_or_a_bad_image(tmp_path, suffix, changes, length):
+    content = bytearray(saved(gradient(), suffix)[: length or None])
+    for position, value in changes:
+        content[position % len(content)] = value
+    (tmp_path / "x.jpg").write_bytes(content)
+    try:
+        image = decode_rgb(tmp_path / "x.jpg")
+    except BadImageError:
+        return
+    assert (image.height, image.width) == native_size(tmp_path / "x.jpg")
+
+
+def test_decode_rgb_gives_the_bytes_that_pillow_gives(tmp_path):
+    gradient().save(tmp_path / "x.jpg", quality=80)
+    assert np.array_equal(pixels(tmp_path / "x.jpg"), np.asarray(Image.open(tmp_path / "x.jpg")))
+
+
+def test_decode_rgb_leaves_no_metadata_that_would_turn_it_again(tmp_path):
+    gradient().save(tmp_path / "x.jpg", exif=exif_with(6))
+    turned = ImageOps.exif_transpose(decode_rgb(tmp_path / "x.jpg"))
+    assert turned.size == (48, 64)
+
+
 @pytest.mark.parametrize("read", [decode_rgb, native_size])
 def test_decode_refuses_a_bomb_from_its_header(tmp_path, read):
     (tmp_path / "x.png").write_bytes(png_header(30_000, 30_000) + png_chunk(b"IDAT", b"") * 2)
@@ -237,9 +291,7 @@ def test_decode_rgb_shows_a_strange_name_on_one_line(tmp_path):
 def test_decode_rgb_restores_the_warning_filters_under_threads(tmp_path):
     gradient().save(tmp_path / "x.png")
     before = list(warnings.filters)
-    threads = [
-        threading.Thread(target=lambda: [decode_rgb(tmp_path / "x.png") for _ in range(20)]) for _ in range(4)
-    ]
+    threads = [threading.Thread(target=lambda: [decode_rgb(tmp_path / "x.png") for _ in range(20)]) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
