@@ -25,8 +25,8 @@ from resomap.models.simple_cnn import DEFAULT_SPECS, CnnSpec, SimpleCnn
 Specs = Mapping[str, CnnSpec | Mapping[str, Any]]
 """Own network's name -> its description (models.yaml)."""
 
-_ANY_SIZE_OPTIONS: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False})
-"""timm's ways of saying 'take any input size', tried in this order."""
+_ANY_SIZE = {"dynamic_img_size": True}
+"""timm's option that makes a vision transformer interpolate its positions."""
 
 
 def construct(
@@ -109,14 +109,11 @@ def any_size_options(timm_name: str) -> Mapping[str, Any]:
         model = timm.create_model(timm_name, **options)
         return [(name, value.shape) for name, value in model.state_dict().items()]
 
-    for options in _ANY_SIZE_OPTIONS:
-        with _random_state(0, meta=True), torch.device("meta"):
-            try:
-                if shapes(**options) == shapes():
-                    return options
-            except (TypeError, RuntimeError, AssertionError):
-                continue
-    return {}
+    with _random_state(0, meta=True), torch.device("meta"):
+        try:
+            return _ANY_SIZE if shapes(**_ANY_SIZE) == shapes() else {}
+        except (TypeError, RuntimeError, AssertionError):
+            return {}
 
 
 @contextlib.contextmanager

@@ -34,7 +34,7 @@ _OWN_FILE = "set pretrained to false, or to the path of a weights file"
 def library_normalisation(name: str) -> tuple[Rgb, Rgb]:
     """Mean and standard deviation that a canonical name's published weights expect; ImageNet's else."""
     source = model_source(name)
-    config = _timm_config(source.target) if source.kind == "timm" else None
+    config = timm_config(source.target) if source.kind == "timm" else None
     if config is None or len(config.mean) != 3 or len(config.std) != 3:
         return IMAGENET_MEAN, IMAGENET_STD
     return tuple(map(float, config.mean)), tuple(map(float, config.std))  # type: ignore[return-value]
@@ -90,7 +90,7 @@ def _torchvision_weights(target: str) -> Any:
     return torchvision.models.get_model_weights(target).DEFAULT
 
 
-def _timm_config(target: str) -> Any | None:
+def timm_config(target: str) -> Any | None:
     """timm's description of a model's default weights; None where it has none."""
     import timm
 
@@ -99,7 +99,7 @@ def _timm_config(target: str) -> Any | None:
 
 def _timm_overlay(name: str, target: str) -> dict[str, str] | None:
     """Where the weights lie in the cache, as timm takes it; None: to be downloaded."""
-    config = _timm_config(target)
+    config = timm_config(target)
     if config is None or not (config.hf_hub_id or config.url):
         raise CheckpointError(f"{name} has no published weights; {_OWN_FILE}")
     if config.hf_hub_id and not config.custom_load:

@@ -2,7 +2,8 @@
 
 A size is accepted when it is a multiple of the model's total stride (so that no pixels are lost at the
 border, and every cell of the last feature map means the same at every size), or the library's own default
-size, and a forward pass at that size gives logits.
+size, and a forward pass at that size gives logits. Shapes alone decide, except for the user's own code and
+for timm's models of one size, which are run once.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from resomap.errors import ResolutionError, UnknownModelError
-from resomap.models.construct import Specs, cnn_spec, construct, construct_on_meta
+from resomap.models.construct import Specs, any_size_options, cnn_spec, construct, construct_on_meta
 from resomap.models.names import canonical_name, model_source
+from resomap.models.pretrained import timm_config
 from resomap.models.simple_cnn import CnnSpec
 
 _USUAL_STRIDE = 32
@@ -95,8 +97,9 @@ def _nearest(name: str, resolution: int, spec: CnnSpec | None, num_classes: int,
     """The nearest accepted sizes, one below and one above; the model's default size where there are none."""
     step = stride if stride > 1 else _USUAL_STRIDE
     start = min(max(resolution, 0), _LARGEST) // step
-    below = range(start, max(start - _SEARCH_STEPS, 0), -1)
-    above = range(start + 1, start + 1 + _SEARCH_STEPS)
+    steps = 2 if _is_fixed(name) else _SEARCH_STEPS  # Each step of these builds and runs the model.
+    below = range(start, max(start - steps, 0), -1)
+    above = range(start + 1, start + 1 + steps)
     found = []
     for multiples in (below, above):
         sizes = (m * step for m in multiples if m * step != resolution)
@@ -131,9 +134,12 @@ def _runs(name: str, resolution: int, spec: CnnSpec | None, num_classes: int) ->
     Raises:
         UnknownModelError: it works, but gives no logits.
     """
-    model, _ = _probe(name, spec, num_classes)
+    model, default = _probe(name, spec, num_classes)
     try:
         logits = dry_forward(model, resolution)
+        if resolution != default and _is_fixed(name):
+            # Shapes do not show an index that runs past a table of positions.
+            logits = _real_forward(name, resolution, num_classes)
     except SIZE_ERRORS:
         if model_source(name).kind != "callable":
             return False
@@ -148,6 +154,15 @@ def _runs(name: str, resolution: int, spec: CnnSpec | None, num_classes: int) ->
             f"{name} is no classifier: two images gave {shape} where (2, {num_classes}) logits were expected"
         )
     return True
+
+
+def _is_fixed(name: str) -> bool:
+    """Whether timm says that a model takes one size, and has no option that makes it take others."""
+    source = model_source(name)
+    if source.kind != "timm" or any_size_options(source.target):
+        return False
+    config = timm_config(source.target)
+    return config is not None and bool(config.fixed_input_size)
 
 
 def _real_forward(name: str, resolution: int, num_classes: int) -> object:

@@ -28,6 +28,8 @@ HERE = "test_resolutions_nets"
         ("mixer_s32_224", 256, "256 is not a size that mixer_s32_224 accepts; nearest: 224"),
         # Small inputs leave inception's unpadded convolutions nothing to work on.
         ("inception_v3", 32, "32 is not a size that inception_v3 accepts; nearest: 96"),
+        # Only with values does its table of positions turn out too short.
+        ("mvitv2_tiny", 256, "256 is not a size that mvitv2_tiny accepts; nearest: 224"),
         ("resnet18", "big", "a resolution is a whole number of pixels, not 'big'"),
         ("resnet18", 224.0, "whole number of pixels, not 224.0"),
         ("resnet18", True, "whole number of pixels, not True"),
