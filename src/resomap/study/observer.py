@@ -37,8 +37,7 @@ class RunObserver(Callback):
     def on_update_end(self, trainer: Trainer) -> None:
         self._progress.update_ended(self._cell, epoch=trainer.epoch, update=trainer.update)
         if self._stop.requested:
-            trainer.save_state()
-            raise KeyboardInterrupt
+            trainer.request_stop()
 
     def on_epoch_end(self, trainer: Trainer, record: EpochRecord) -> None:
         self._progress.epoch_ended(self._cell, record)
