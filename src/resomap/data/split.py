@@ -101,10 +101,9 @@ def _place(units: list[_Unit], quotas: _Quotas) -> dict[str, list[_Unit]]:
 
 def _mend(placed: dict[str, list[_Unit]], quotas: _Quotas) -> None:
     """Give a class that is missing from a split the smallest group that another split can spare."""
+    labels = set().union(*quotas.values())
     for name in placed:
-        for label in next(iter(quotas.values()), ()):
-            if label in _labels_of(placed[name]):
-                continue
+        for label in sorted(labels - _labels_of(placed[name])):
             donors = [donor for donor in placed if donor != name]  # train comes first
             spare = [(unit, donor) for donor in donors for unit in _spare_units(placed[donor], label)]
             if spare:
