@@ -92,10 +92,11 @@ def _place(units: list[_Unit], quotas: _Quotas) -> dict[str, list[_Unit]]:
     room = {name: Counter(quota) for name, quota in quotas.items()}
     for unit in units:
         wanted = Counter(record.label for record in unit)
-        name = next((name for name in room if wanted <= room[name]), "train")
+        fits = (name for name in room if all(n <= room[name][label] for label, n in wanted.items()))
+        name = next(fits, "train")
         placed[name].append(unit)
         if name in room:
-            room[name] -= wanted
+            room[name].subtract(wanted)
     return placed
 
 
