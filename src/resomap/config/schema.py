@@ -14,7 +14,7 @@ Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Resolution = Annotated[int, Field(ge=16, le=4096)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Rgb = tuple[float, float, float]
 
 
@@ -223,12 +223,10 @@ class DataConfig(Section):
     """Overlap transfers to an accelerator with computation."""
     mean: Rgb | None = None
     """Mean of each channel (R, G, B in 0..1); null: the model's own, ImageNet's where it has none."""
-    std: Annotated[tuple[Positive, Positive, Positive], Field()] | None = None
+    std: tuple[Positive, Positive, Positive] | None = None
     """Standard deviation of each channel; null as for mean."""
     augmentation: AugmentationConfig = AugmentationConfig()
-    """See below."""
     acuity: AcuityConfig = AcuityConfig()
-    """See below."""
 
 
 class ExplainabilityConfig(Section):
@@ -272,9 +270,7 @@ class ModelsConfig(Section):
     }
     """Family of each model; others go to the family 'timm' or 'custom'."""
     simple_cnn: CnnConfig = CnnConfig(channels=[32, 64, 128, 256], dropout=0.2)
-    """See below."""
     tiny_cnn: CnnConfig = CnnConfig(channels=[16, 32, 64])
-    """See below."""
 
 
 class AnalysisConfig(Section):

@@ -179,15 +179,18 @@ def check_parameters(config: ResoMapConfig, *, num_classes: int) -> dict[str, in
 
     Raises:
         ResolutionError: a model's parameters depend on the resolution, or it cannot take one.
+        CheckpointError: pretrained weights cannot be had, or are another model's.
     """
-    from resomap.models.registry import assert_same_parameters, canonical_name
+    from resomap.models.registry import assert_same_parameters, canonical_name, check_pretrained
 
-    return {
-        canonical_name(name): assert_same_parameters(
-            name, config.sweep.resolutions, num_classes=num_classes, specs=model_specs(config)
+    specs = model_specs(config)
+    counts = {}
+    for name in config.sweep.models:
+        counts[canonical_name(name)] = assert_same_parameters(
+            name, config.sweep.resolutions, num_classes=num_classes, specs=specs
         )
-        for name in config.sweep.models
-    }
+        check_pretrained(name, config.models.pretrained, num_classes=num_classes, specs=specs)
+    return counts
 
 
 def model_specs(config: ResoMapConfig) -> dict[str, dict[str, Any]]:

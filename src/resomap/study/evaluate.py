@@ -34,7 +34,7 @@ def evaluate_checkpoint(
     metadata = checkpoint.metadata
     cell = Cell(metadata.model, metadata.resolution, metadata.seed)
     condition = Condition(split, cell.resolution, cell.resolution)
-    loader = build.checkpoint_loader(config, images, split, preprocessing=metadata.preprocessing, device=device)
+    loader = build.checkpoint_loader(config, images, split, preprocessing=checkpoint.preprocessing, device=device)
     answers = predict(
         checkpoint.model, loader, device=device, class_names=images.class_names, mixed_precision=precision
     )
