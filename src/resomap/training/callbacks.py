@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from resomap.errors import ConfigError
 from resomap.records import EpochRecord
 from resomap.training.checkpointing import ModelCheckpoint
-from resomap.training.events import Callback, check_mode, is_better, monitored_value
+from resomap.training.events import Callback
+from resomap.training.selection import check_mode, is_better, monitored_value
 
 if TYPE_CHECKING:
     from resomap.training.trainer import Trainer

@@ -20,7 +20,9 @@ from resomap.layout import BEST_WEIGHTS, METADATA
 from resomap.models.checkpoints import make_metadata, save_weights, write_metadata
 from resomap.records import EpochRecord
 from resomap.serialize import make_dirs, storage_errors, write_atomic
-from resomap.training.events import Callback, check_mode, monitored_value
+from resomap.training.events import Callback
+from resomap.training.selection import check_mode, monitored_value
+from resomap.training.state import remove_unfinished
 
 if TYPE_CHECKING:
     from resomap.training.trainer import Trainer
@@ -76,7 +78,7 @@ class ModelCheckpoint(Callback):
         self.kept: list[KeptEpoch] = []
 
     def on_fit_start(self, trainer: Trainer) -> None:
-        trainer.on_main(lambda: make_dirs(self.directory))
+        trainer.on_main(self._prepare)
         if self.kept:
             self.kept = trainer.on_main(self._make_good)
 
@@ -126,6 +128,11 @@ class ModelCheckpoint(Callback):
 
     def _path(self, epoch: int) -> Path:
         return self.directory / f"epoch{epoch:04d}.safetensors"
+
+    def _prepare(self) -> None:
+        make_dirs(self.directory)
+        for pattern in ("epoch*.safetensors", BEST_WEIGHTS, METADATA):
+            remove_unfinished(self.directory, pattern)
 
     def _make_good(self) -> list[KeptEpoch]:
         """After a resume, make the files those that the state names; returns the epochs that are there."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
@@ -17,14 +18,15 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, GradientAccumulationPlugin
 from torch import Tensor, nn
 
-from resomap.errors import ResoMapError
+from resomap.errors import DeviceError, ResoMapError
 
 T = TypeVar("T")
 
-_SHARED_BY_PROCESS = (AcceleratorState, GradientState)
+_SHARED_BY_PROCESS = (AcceleratorState, GradientState, PartialState)
+_NOT_SUPPORTED = (DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM, DistributedType.XLA)
 
 
 class _Shell(nn.Module):
@@ -124,7 +126,8 @@ class Engine:
         if scaler is None:
             return 0
         before, self._scale = self._scale, self._loss_scale()
-        return max(0, round(math.log(self._scale / before, scaler.get_backoff_factor())))
+        smallest = sys.float_info.min  # a scale that vanished
+        return max(0, round(math.log(max(self._scale, smallest) / before, scaler.get_backoff_factor())))
 
     @property
     def learning_rate(self) -> float:
@@ -151,6 +154,8 @@ class Engine:
 
         Waits for the device.
         """
+        if self.world_size == 1:
+            return float(loss_sum), stop, save
         ours = [float(stop), float(save and self.is_main)]
         votes = self.sum_over_ranks(torch.cat([loss_sum.reshape(1), loss_sum.new_tensor(ours)])).tolist()
         return votes[0], votes[1] > 0, votes[2] > 0
@@ -209,47 +214,57 @@ def make_accelerator(device: torch.device, precision: str) -> Accelerator:
     """An Accelerator for this device and precision. It accumulates 1 step: the trainer drives the windows."""
     # Gradients live in the buckets that are exchanged: one copy less. Unused parameters are not searched for.
     buckets = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision=precision,
-        gradient_accumulation_steps=1,
+        # A plugin, since the plain argument gives way to a variable that `accelerate launch` sets.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         kwargs_handlers=[buckets],
     )
+    if accelerator.distributed_type in _NOT_SUPPORTED:
+        raise DeviceError(
+            f"training with {accelerator.distributed_type.value} is not supported, only DistributedDataParallel "
+            "is; choose multi-GPU in `accelerate config`, or start with torchrun"
+        )
+    return accelerator
 
 
 @contextmanager
 def own_accelerate_state(device: torch.device) -> Iterator[None]:
-    """Inside, accelerate starts with no precision and accumulation chosen, on `device`; afterwards as before.
+    """Inside, accelerate has no precision, accumulation and device chosen yet but `device`; afterwards as before.
 
-    The process group (PartialState) is not touched, unless it stands on another device.
+    A process that belongs to a group of several stays in it.
     """
     before = [dict(kind._shared_state) for kind in _SHARED_BY_PROCESS]
     for kind in _SHARED_BY_PROCESS:
         kind._shared_state.clear()
     try:
         with _chosen_device(device):
-            state = PartialState(cpu=device.type == "cpu")
-            if state.device.type != device.type or device.index not in (None, state.device.index):
-                PartialState._reset_state()
             yield
     finally:
+        joined = PartialState().use_distributed and not before[-1]
         for kind, values in zip(_SHARED_BY_PROCESS, before, strict=True):
-            kind._shared_state.clear()
-            kind._shared_state.update(values)
+            if not (joined and kind is PartialState):
+                kind._shared_state.clear()
+                kind._shared_state.update(values)
 
 
 @contextmanager
 def _chosen_device(device: torch.device) -> Iterator[None]:
     """Tell accelerate the device by the variable it reads; a launched rank picks its own GPU instead."""
-    name = "ACCELERATE_TORCH_DEVICE"
-    if name in os.environ or (device.type != "cpu" and "LOCAL_RANK" in os.environ):
+    if device.type != "cpu" and "LOCAL_RANK" in os.environ:
         yield
         return
+    name = "ACCELERATE_TORCH_DEVICE"
+    before = os.environ.get(name)
     os.environ[name] = str(device)
     try:
         yield
     finally:
-        del os.environ[name]
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _keep_state_of(*holders: Any) -> None:

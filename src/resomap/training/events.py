@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from resomap.errors import ConfigError
 from resomap.records import EpochRecord, FitRecord
 
 if TYPE_CHECKING:
@@ -64,33 +63,3 @@ class Callback:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what state_dict() returned."""
-
-
-def monitored_value(record: EpochRecord, monitor: str) -> float:
-    """The value of `monitor` in an epoch: a validation metric, or 'train_loss' / 'train_accuracy'.
-
-    Raises:
-        ConfigError: there is no such metric.
-    """
-    if monitor in ("train_loss", "train_accuracy"):
-        return float(getattr(record, monitor))
-    if monitor not in record.val:
-        known = ", ".join(sorted([*record.val, "train_loss", "train_accuracy"]))
-        raise ConfigError(f"training.monitor: there is no metric {monitor!r}; available: {known}")
-    return float(record.val[monitor])
-
-
-def is_better(value: float, than: float, mode: str, *, min_delta: float = 0.0) -> bool:
-    """Whether `value` beats `than` by more than `min_delta`; NaN beats nothing."""
-    return value < than - min_delta if mode == "min" else value > than + min_delta
-
-
-def check_mode(mode: str) -> str:
-    """`mode` itself when it is 'min' or 'max'; which one is never guessed from a metric's name.
-
-    Raises:
-        ConfigError: it is neither.
-    """
-    if mode not in ("min", "max"):
-        raise ConfigError(f"training.monitor_mode: {mode!r} is unknown; use min or max")
-    return mode

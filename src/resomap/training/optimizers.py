@@ -49,12 +49,17 @@ def build_optimizer(
     weight_decay: float,
     momentum: float = 0.9,
     fused: bool = True,
+    loss_scaled: bool = False,
 ) -> torch.optim.Optimizer:
     """An optimiser over the model's trainable parameters, which must already be on their device.
 
     adam adds the decay to the gradient (L2), adamw and sgd as their papers have it; sgd uses Nesterov
     momentum. Fused kernels update all parameters in one pass: 5-6 times as fast on CPU (MEASURED.md section
     1).
+
+    Args:
+        loss_scaled: a GradScaler (fp16) will skip overflowing updates. torch's fused SGD does not keep its
+            momentum clean then (2.14: uninitialised memory if the first update is skipped), so it is not used.
 
     Raises:
         ConfigError: an unknown name, or nothing to train.
@@ -68,7 +73,7 @@ def build_optimizer(
         raise ConfigError(f"training.optimizer: {name!r} is unknown; use one of {', '.join(OPTIMIZERS)}")
     maker, options = makers[name]
     groups = parameter_groups(model, weight_decay=weight_decay)
-    if fused:
+    if fused and not (loss_scaled and name == "sgd"):
         try:
             return maker(groups, lr=learning_rate, fused=True, **options)
         except RuntimeError as reason:

@@ -62,7 +62,7 @@ class Recipe:
         if problems:
             raise ConfigError(problems)
 
-    def optimizer_for(self, model: nn.Module, *, fused: bool) -> torch.optim.Optimizer:
+    def optimizer_for(self, model: nn.Module, *, fused: bool, loss_scaled: bool) -> torch.optim.Optimizer:
         """The optimiser over the model's parameters, where they now are."""
         return build_optimizer(
             model,
@@ -71,6 +71,7 @@ class Recipe:
             weight_decay=self.weight_decay,
             momentum=self.momentum,
             fused=fused,
+            loss_scaled=loss_scaled,
         )
 
     def curve(self, updates_per_epoch: int) -> Schedule:

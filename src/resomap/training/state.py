@@ -45,6 +45,11 @@ class StateKeeper:
         wait_s = max(self.every_s, self._took_s / _SHARE_OF_TIME) if self.every_s > 0 else 0.0
         return time.monotonic() - self._saved_at >= wait_s
 
+    def clean_up(self) -> None:
+        """Remove what a kill in the middle of writing left behind."""
+        if self.path is not None:
+            remove_unfinished(self.path.parent, self.path.name)
+
     def write(self, state: dict[str, Any]) -> None:
         """Save now, where a path was given.
 
@@ -57,6 +62,12 @@ class StateKeeper:
         write_state(self.path, state)
         self._saved_at = time.monotonic()
         self._took_s = self._saved_at - started
+
+
+def remove_unfinished(folder: Path, pattern: str) -> None:
+    """Remove the temporary files (see serialize.write_atomic) of files whose names match `pattern`."""
+    for leftover in folder.glob(f".{pattern}.*.tmp"):
+        leftover.unlink(missing_ok=True)
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:

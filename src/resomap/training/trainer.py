@@ -13,17 +13,17 @@ import torch
 from torch import nn
 
 from resomap.errors import CheckpointError, ConfigError
-from resomap.evaluation.predict import predict
-from resomap.metrics.classification import classification_metrics
 from resomap.records import EpochRecord, FitRecord
 from resomap.serialize import digest
-from resomap.training.device import backend_flags, isolated_generators, resolve_precision, select_device
+from resomap.training.device import backend_flags, resolve_precision, select_device
 from resomap.training.engine import Engine
-from resomap.training.events import Callback, check_mode, is_better, monitored_value
+from resomap.training.events import Callback
 from resomap.training.feed import make_feed
 from resomap.training.loop import TrainingLoop
 from resomap.training.recipe import Recipe
+from resomap.training.selection import check_mode, fit_record
 from resomap.training.state import StateKeeper, check_same, read_state
+from resomap.training.validation import validation_metrics
 
 T = TypeVar("T")
 
@@ -127,7 +127,7 @@ class Trainer:
         self.model, self.callbacks = model, tuple(callbacks)
         engine = Engine(
             model,
-            lambda placed: self.recipe.optimizer_for(placed, fused=fused),
+            lambda placed: self.recipe.optimizer_for(placed, fused=fused, loss_scaled=self.precision == "fp16"),
             device=chosen,
             precision=self.precision,
             channels_last=channels_last,
@@ -149,6 +149,7 @@ class Trainer:
         self._check_every = _updates_between_checks(engine, save_every_s=save_every_s)
         self._stop_requested = self._stopped_early = False
         self.history: list[EpochRecord] = []
+        self._latest: EpochRecord | None = None
         self.step_scheduler()
 
     @property
@@ -184,19 +185,27 @@ class Trainer:
         """Train the epochs that remain, validating, calling back and saving after each.
 
         Raises:
-            TrainingDivergedError: NaN or infinity; the state on disk is the last good one.
+            TrainingDivergedError: NaN or infinity; the state on disk is the last good one. Seen at once on one
+                CPU, up to 20 updates later on accelerators and several ranks.
             KeyboardInterrupt: request_stop() was called; the state is saved.
             StorageError: the state could not be written; the one before is still there.
         """
+        self.on_main(self._keeper.clean_up)
         self._emit("on_fit_start")
         while self._loop.progress.epoch < self.epochs and not self._stopped_early:
             self._emit("on_epoch_start")
-            record = self._with_validation(self.train_epoch())
+            self._latest = record = self._with_validation(self.train_epoch())
             self.history.append(record)
             self._emit("on_epoch_end", record)
             self.save_state()
             self._emit("on_epoch_saved", record)
-        result = self._fit_record()
+        result = fit_record(
+            self.history,
+            monitor=self._monitor,
+            mode=self._mode,
+            updates=self.update,
+            stopped_early=self._stopped_early,
+        )
         self._emit("on_fit_end", result)
         return result
 
@@ -207,7 +216,8 @@ class Trainer:
             TrainingDivergedError, KeyboardInterrupt, StorageError: as fit().
         """
         with backend_flags(**self._flags):
-            return self._loop.run_epoch(self._after_update)
+            self._latest = self._loop.run_epoch(self._after_update)
+        return self._latest
 
     def validate(self) -> dict[str, float]:
         """Scalar metrics on the validation images: loss (cross-entropy), accuracy, macro_f1, ...
@@ -218,22 +228,17 @@ class Trainer:
         """
         if self._val_loader is None:
             raise ConfigError("validate() needs a val_loader; give one to the Trainer")
-        with isolated_generators(self.device):
-            answers = predict(
-                self.model,
-                self._val_loader,
-                device=self.device,
-                class_names=self._class_names,
-                mixed_precision=self.precision,
-                channels_last=self._channels_last,
-                world_size=self._engine.world_size,
-                gather=self._engine.gather,
-            )
-        if not math.isfinite(float(answers.probabilities.sum())):
+        metrics = validation_metrics(
+            self.model,
+            self._val_loader,
+            engine=self._engine,
+            precision=self.precision,
+            channels_last=self._channels_last,
+            class_names=self._class_names,
+        )
+        if metrics is None:
             raise self._loop.diverged(math.nan)
-        metrics = classification_metrics(answers.labels, answers.probabilities, class_names=answers.class_names)
-        scalars = {name: float(value) for name, value in metrics.items() if isinstance(value, (int, float))}
-        return {"loss": scalars["log_loss"], **scalars}
+        return metrics
 
     def step_scheduler(self, validation_loss: float | None = None) -> float:
         """Set and return the next update's learning rate; schedule 'plateau' is told the validation loss.
@@ -254,7 +259,7 @@ class Trainer:
         """Of the latest epoch: epoch_seconds, images_per_s (training only), peak_memory_mib (None on CPU);
         and skipped_updates, those of all epochs that fp16 overflow cost (up to 20 updates behind).
         """
-        last = self.history[-1] if self.history else None
+        last = self._latest
         return {
             "epoch_seconds": last.seconds if last else None,
             "images_per_s": last.images_per_s if last else None,
@@ -334,6 +339,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self._loop.load_state_dict(state["loop"])
         self.history = [EpochRecord(**record) for record in state["history"]]
+        self._latest = self.history[-1] if self.history else None
         self._stopped_early = state["stopped_early"]
         for callback, (_, saved) in zip(ours, theirs, strict=True):
             callback.load_state_dict(saved)
@@ -376,23 +382,6 @@ class Trainer:
         metrics = self.validate()
         self.step_scheduler(metrics["loss"])
         return replace(record, val=metrics, seconds=record.seconds + time.monotonic() - started)
-
-    def _fit_record(self) -> FitRecord:
-        best = self.history[0]
-        for record in self.history[1:]:
-            value = monitored_value(record, self._monitor)
-            if is_better(value, monitored_value(best, self._monitor), self._mode):
-                best = record
-        last_tenth = max(1, math.ceil(len(self.history) / 10))
-        return FitRecord(
-            epochs=tuple(self.history),
-            best_epoch=best.epoch,
-            best_value=monitored_value(best, self._monitor),
-            monitor=self._monitor,
-            updates=self.update,
-            stopped_early=self._stopped_early,
-            still_improving=not self._stopped_early and best.epoch > len(self.history) - last_tenth,
-        )
 
 
 def _updates_between_checks(engine: Engine, *, save_every_s: float) -> int:

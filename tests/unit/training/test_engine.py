@@ -5,9 +5,11 @@ import os
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate.utils import DistributedType
 from torch import nn
 
+from resomap.errors import DeviceError
 from resomap.training import engine as engine_module
 from resomap.training.engine import Engine, own_accelerate_state, process_ranks
 from resomap.training.optimizers import build_optimizer
@@ -59,6 +61,39 @@ def test_engine_leaves_an_accelerator_of_the_user_alone():
     assert AcceleratorState().mixed_precision == "bf16"
     AcceleratorState._reset_state()
     GradientState._reset_state()
+
+
+def test_engine_leaves_the_users_device_alone(monkeypatch):
+    # A process of the user's on an accelerator, while one engine works on the CPU.
+    monkeypatch.setattr(PartialState, "_shared_state", {})
+    theirs = PartialState()
+    theirs.device = torch.device("meta")
+    engine = _engine(LogitsDtype())
+    assert engine.device == CPU
+    assert PartialState().device == torch.device("meta")
+
+
+def test_engine_ignores_the_accumulation_of_accelerate_launch(monkeypatch):
+    # The variable would divide each loss by 4; windows are driven by the batches' shares alone.
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    model = LogitsDtype()
+    engine = _engine(model)
+    engine.backward(engine.forward(IMAGES).sum())
+    assert model.head.bias.grad is not None
+    assert torch.allclose(model.head.bias.grad, torch.full((2,), 2.0))
+
+
+def test_engine_overrules_the_device_of_the_environment(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "meta")
+    assert _engine(LogitsDtype()).device == CPU
+    assert os.environ["ACCELERATE_TORCH_DEVICE"] == "meta"
+
+
+@pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED])
+def test_engine_refuses_other_ways_to_distribute(monkeypatch, kind):
+    monkeypatch.setattr(Accelerator, "distributed_type", kind)
+    with pytest.raises(DeviceError, match=f"training with {kind.value} is not supported"):
+        engine_module.make_accelerator(CPU, "no")
 
 
 def test_own_accelerate_state_restores_after_an_error():

@@ -106,6 +106,32 @@ def test_build_optimizer_falls_back_where_no_fused_kernel_is(monkeypatch):
     assert [len(group["params"]) for group in optimizer.param_groups] == [1, 1]
 
 
+@pytest.fixture
+def uninitialised_is_nan():
+    """Memory that nobody wrote to holds NaN instead of whatever was there."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_build_optimizer_survives_an_overflow_in_its_first_step(name, uninitialised_is_nan):
+    # torch's fused SGD would go on with a momentum that it never initialised.
+    network = nn.Linear(4, 2)
+    optimizer = build_optimizer(network, name, learning_rate=0.1, weight_decay=0.0, loss_scaled=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    before = network.weight.detach().clone()
+    for factor in (float("inf"), 1.0, 1.0):
+        scaler.scale(network(torch.ones(1, 4)).sum() * factor).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        if factor != 1.0:
+            assert torch.equal(network.weight.detach(), before)
+    assert torch.isfinite(network.weight).all()
+    assert not torch.equal(network.weight.detach(), before)
+
+
 def test_build_optimizer_unknown_name_lists_the_known():
     with pytest.raises(ConfigError, match="'rmsprop' is unknown; use one of adam, adamw, sgd"):
         build_optimizer(nn.Linear(2, 2), "rmsprop", learning_rate=0.1, weight_decay=0.0)

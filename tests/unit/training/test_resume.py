@@ -219,6 +219,18 @@ def test_full_disk_ends_the_run_and_keeps_the_state_before(trainer, network, tmp
     assert read_state(path)["loop"]["progress"] | {"seconds": 0} == {"epoch": 1, "update": 1, "seconds": 0}
 
 
+def test_leftovers_of_a_kill_are_removed(trainer, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in (".last.pt.1.aa.tmp", ".epoch0003.safetensors.1.bb.tmp", ".best_model.safetensors.1.cc.tmp"):
+        (folder / name).write_bytes(b"half")
+    (folder / ".theirs.tmp").write_bytes(b"not ours")
+    keep = ModelCheckpoint(folder, monitor="loss", mode="min")
+    trainer(epochs=1, state_path=folder / "last.pt", callbacks=[keep]).fit()
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == [".theirs.tmp", "best_model.safetensors", "epoch0001.safetensors", "last.pt"]
+
+
 KILLED = """
     import sys
     import torch

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
@@ -187,6 +188,12 @@ def test_performance_stats_are_of_the_latest_epoch(trainer):
     assert stats["skipped_updates"] == 0
 
 
+def test_performance_stats_follow_an_own_loop(trainer):
+    made = trainer()
+    record = made.train_epoch()
+    assert made.get_performance_stats()["images_per_s"] == record.images_per_s
+
+
 def test_class_weights_and_smoothing_reach_the_loss(trainer, network, loader):
     # Zero weights: p = 1/3 each, so every -log p is log 3, whatever the label. With weights w the plain part
     # is the mean weight of the labels, the smoothed part the mean weight of the classes.
@@ -308,6 +315,28 @@ def test_bf16_and_float32_trainers_alternate_in_one_process(trainer, network, we
     assert_identical(weights(alone), weights(models[0]))
     difference = (weights(models[0])["0.weight"] - weights(models[1])["0.weight"]).abs().max().item()
     assert 0 < difference < 0.05
+
+
+def test_fp16_overflow_is_counted_and_the_plan_goes_on(trainer, network, monkeypatch):
+    # The CPU in the place of an accelerator: torch's scaler and autocast work there too.
+    def make(device, precision) -> Accelerator:
+        accelerator = Accelerator(cpu=True, mixed_precision="fp16")
+        accelerator.native_amp = True
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120)  # overflows fp16 at first
+        return accelerator
+
+    monkeypatch.setattr("resomap.training.engine.make_accelerator", make)
+    monkeypatch.setattr("resomap.training.trainer.resolve_precision", lambda requested, device: "fp16")
+    recorder = Recorder()
+    model = network()
+    made = trainer(model, epochs=30, learning_rate=0.2, callbacks=[recorder])
+    result = made.fit()
+    # Halved until products with the gradients fit into fp16: about 2 ** 16.
+    skipped = made.get_performance_stats()["skipped_updates"]
+    assert 90 <= skipped <= 115
+    assert result.updates == 150
+    assert len({rate for _, _, rate in recorder.seen}) == 150  # the schedule does not wait
+    assert result.epochs[-1].train_loss < result.epochs[0].train_loss
 
 
 def test_trainer_fuses_its_optimizer_unless_told_not_to(trainer):

@@ -1,0 +1,59 @@
+"""Which epoch is the best one, by a metric and a mode that are always named, never guessed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from resomap.errors import ConfigError
+from resomap.records import EpochRecord, FitRecord
+
+
+def monitored_value(record: EpochRecord, monitor: str) -> float:
+    """The value of `monitor` in an epoch: a validation metric, or 'train_loss' / 'train_accuracy'.
+
+    Raises:
+        ConfigError: there is no such metric.
+    """
+    if monitor in ("train_loss", "train_accuracy"):
+        return float(getattr(record, monitor))
+    if monitor not in record.val:
+        known = ", ".join(sorted([*record.val, "train_loss", "train_accuracy"]))
+        raise ConfigError(f"training.monitor: there is no metric {monitor!r}; available: {known}")
+    return float(record.val[monitor])
+
+
+def is_better(value: float, than: float, mode: str, *, min_delta: float = 0.0) -> bool:
+    """Whether `value` beats `than` by more than `min_delta`; NaN beats nothing."""
+    return value < than - min_delta if mode == "min" else value > than + min_delta
+
+
+def check_mode(mode: str) -> str:
+    """`mode` itself when it is 'min' or 'max'.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if mode not in ("min", "max"):
+        raise ConfigError(f"training.monitor_mode: {mode!r} is unknown; use min or max")
+    return mode
+
+
+def fit_record(
+    history: Sequence[EpochRecord], *, monitor: str, mode: str, updates: int, stopped_early: bool
+) -> FitRecord:
+    """The outcome of training: the best of the epochs, the earliest among equals."""
+    best = history[0]
+    for record in history[1:]:
+        if is_better(monitored_value(record, monitor), monitored_value(best, monitor), mode):
+            best = record
+    last_tenth = max(1, math.ceil(len(history) / 10))
+    return FitRecord(
+        epochs=tuple(history),
+        best_epoch=best.epoch,
+        best_value=monitored_value(best, monitor),
+        monitor=monitor,
+        updates=updates,
+        stopped_early=stopped_early,
+        still_improving=not stopped_early and best.epoch > len(history) - last_tenth,
+    )
