@@ -56,14 +56,6 @@ class StudyLayout:
         return self.root / "results.json"
 
     @property
-    def audit_path(self) -> Path:
-        return self.root / "audit.json"
-
-    @property
-    def log_path(self) -> Path:
-        return self.root / "logs" / "resomap.log"
-
-    @property
     def mlflow_db_path(self) -> Path:
         return self.root / "mlflow.db"
 

@@ -110,7 +110,7 @@ class PlainProgress(StudyProgress):
         going_on = f", going on after update {resumed_update}/{updates}" if resumed_update else ""
         self._say(f"[{self._done + 1}/{self._count}] {cell}: {epochs} epochs{going_on}")
 
-    def update_ended(self, cell: Cell, *, epoch: int, update: int) -> None:
+    def update_ended(self, cell: Cell, *, epoch: int, update: int, images: int) -> None:
         self._update = update
         if self._left.time_left is not None:
             self._left.time_left.add(cell)
@@ -140,8 +140,7 @@ class BarProgress(StudyProgress):
         self._study: TaskID | None = None
         self._run: TaskID | None = None
         self._decoding: dict[str, TaskID] = {}
-        self._recent: deque[float] = deque(maxlen=20)
-        self._images = 0.0
+        self._recent: deque[tuple[float, int]] = deque(maxlen=20)
 
     def __enter__(self) -> BarProgress:
         self._progress.start()
@@ -171,17 +170,21 @@ class BarProgress(StudyProgress):
         if self._run is not None:
             self._progress.reset(self._run, total=updates, completed=resumed_update, description=str(cell), info="")
 
-    def update_ended(self, cell: Cell, *, epoch: int, update: int) -> None:
+    def update_ended(self, cell: Cell, *, epoch: int, update: int, images: int) -> None:
         if self._left.time_left is not None:
             self._left.time_left.add(cell)
         left = duration(self._left.seconds(cell, update))
-        speed = f"{self._images:.0f} images/s  " if self._images else ""
+        self._recent.append((time.monotonic(), images))
         if self._run is not None and self._study is not None:
-            self._progress.update(self._run, completed=update, info=f"epoch {epoch}  {speed}")
+            info = f"epoch {epoch}  {self._images_per_s():.0f} images/s"
+            self._progress.update(self._run, completed=update, info=info)
             self._progress.update(self._study, info=f"{left} left")
 
-    def epoch_ended(self, cell: Cell, record: EpochRecord) -> None:
-        self._images = record.images_per_s
+    def _images_per_s(self) -> float:
+        """Over the latest updates; 0 before there are two."""
+        seconds = self._recent[-1][0] - self._recent[0][0]
+        images = sum(count for _, count in list(self._recent)[1:])
+        return images / seconds if seconds else 0.0
 
     def run_ended(self, record: RunRecord) -> None:
         self._left.cells.pop(record.cell, None)

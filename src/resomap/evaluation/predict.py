@@ -41,7 +41,9 @@ def predict(
         DatasetError: the loader is empty.
     """
     device = torch.device(device)
-    model.to(device, memory_format=torch.channels_last if channels_last else torch.preserve_format)
+    model.to(device)
+    if channels_last:
+        model.to(memory_format=torch.channels_last)
     indices, labels, probabilities = [], [], []
     with _evaluating(model), torch.inference_mode(), _autocast(device, mixed_precision):
         for batch in _batches(loader):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resomap.config.load import flatten
 from resomap.config.schema import ResoMapConfig
-from resomap.errors import CheckpointError, ConfigError, ResoMapError, printable
+from resomap.errors import CheckpointError, ConfigError, DatasetError, ResoMapError, printable
 from resomap.layout import StudyLayout, folder_name
 from resomap.records import Cell, ImageDataset, Preprocessing, RunRecord
 from resomap.study.ranks import Ranks
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from resomap.data.augmentation import AugmentationSettings
     from resomap.data.loaders import EvalLoader, TrainLoader
-    from resomap.data.pyramid import ImageStore
+    from resomap.data.pyramid import ImageStore, StoreSettings
     from resomap.study.known_answers import KnownAnswer
     from resomap.tracking.protocol import Tracker
     from resomap.training.callbacks import Callback
@@ -111,30 +112,44 @@ def stores(
 ) -> dict[str, ImageStore]:
     """Decode every split once; unreadable files stop here, all named together, or are left out."""
     from resomap.data.hashes import content_hashes
-    from resomap.data.pyramid import StoreSettings, open_store
+    from resomap.data.pyramid import open_store
 
-    records = [record for split in images.splits.values() for record in split]
-    hashes = content_hashes(records, cache_dir=cache_dir(config))
-    augmentation = config.data.augmentation
+    every = [record for split in images.splits.values() for record in split]
+    hashes = content_hashes(every, cache_dir=cache_dir(config))
     opened: dict[str, ImageStore] = {}
+    problems: list[str] = []
     for split, records in images.splits.items():
-        settings = StoreSettings(
-            resolutions=tuple(sorted(config.sweep.resolutions)),
-            kernel=config.data.kernel,
-            crop=augmentation.crop if split == "train" else "center",
-            min_scale=augmentation.scale[0],
-            max_pixels=max_pixels(config),
-        )
-        opened[split] = open_store(
-            records,
-            settings=settings,
-            cache_dir=cache_dir(config),
-            cache_gib=config.data.cache_gib,
-            content_hashes=hashes,
-            on_bad_file=config.data.on_bad_file,
-            progress=lambda done, total, split=split: on_progress(split, done, total),
-        )
+        try:
+            opened[split] = open_store(
+                records,
+                settings=_store_settings(config, split),
+                cache_dir=cache_dir(config),
+                cache_gib=config.data.cache_gib,
+                content_hashes=hashes,
+                on_bad_file=config.data.on_bad_file,
+                progress=partial(on_progress, split),
+            )
+        except DatasetError as error:
+            problems.append(f"{split}: {error}")
+    if problems:
+        raise DatasetError("\n".join(problems))
     return opened
+
+
+def _store_settings(config: ResoMapConfig, split: str) -> StoreSettings:
+    """What of a split is kept: squares, and for training crops the levels that any resolution can ask for."""
+    from resomap.data.pyramid import StoreSettings
+
+    sides = tuple(sorted(config.sweep.resolutions))
+    chosen = [augmentation(config, side) for side in sides]
+    return StoreSettings(
+        resolutions=sides,
+        kernel=config.data.kernel,
+        crop=config.data.augmentation.crop if split == "train" else "center",
+        min_scale=min(each.scale[0] for each in chosen),
+        min_ratio=min(min(each.ratio[0], 1 / each.ratio[1]) for each in chosen),
+        max_pixels=max_pixels(config),
+    )
 
 
 def cells(config: ResoMapConfig) -> list[Cell]:
@@ -512,7 +527,7 @@ def determinants(
     for bookkeeping in ("save_every_s", "top_k"):
         del training[bookkeeping]
     data = config.data
-    protocol = {
+    protocol: dict[str, Any] = {
         "version": PROTOCOL_VERSION,
         "images": fingerprint,
         "training": training,

@@ -8,12 +8,13 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
 import torch
 
-from resomap.errors import ResoMapError
+from resomap.errors import DeviceError, ResoMapError
 from resomap.models.registry import build_model
 from resomap.serialize import package_version, write_text
 from resomap.training.device import resolve_precision, select_device
@@ -39,16 +40,13 @@ def diagnose(path: Path) -> list[Check]:
         *[Check(name, package_version(name) or "missing", bool(package_version(name))) for name in PACKAGES],
         Check("cpu", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads for tensors"),
         Check("memory", f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free"),
-        _try("disk", lambda: _disk(path)),
+        _try("disk", partial(_disk, path)),
     ]
     for device in _devices():
         checks.append(Check(f"device {device}", _describe(device)))
-        checks += [_try(f"precision {p} on {device}", lambda p=p, d=device: _precision(p, d)) for p in _ASKED]
-        checks.append(_try(f"self-test on {device}", lambda d=device: _self_test(d)))
+        checks.append(Check(f"precisions on {device}", _precisions(device)))
+        checks.append(_try(f"self-test on {device}", partial(_self_test, device)))
     return checks
-
-
-_ASKED = ("auto",)
 
 
 def _devices() -> list[str]:
@@ -80,8 +78,19 @@ def _disk(path: Path) -> str:
     return f"{shutil.disk_usage(path).free / 2**30:.1f} GiB free at {path.resolve()}, writable"
 
 
-def _precision(asked: str, device: str) -> str:
-    return resolve_precision(asked, select_device(device))
+def _precisions(device: str) -> str:
+    """'float32 (default), bf16': what training can be done in."""
+    chosen = select_device(device)
+    default = resolve_precision("auto", chosen)
+    found = []
+    for name in ("no", "bf16", "fp16"):
+        try:
+            resolve_precision(name, chosen)
+        except DeviceError:
+            continue
+        shown = "float32" if name == "no" else name
+        found.append(f"{shown} (default)" if name == default else shown)
+    return ", ".join(found)
 
 
 def _self_test(device: str) -> str:

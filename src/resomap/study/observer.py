@@ -35,7 +35,9 @@ class RunObserver(Callback):
         )
 
     def on_update_end(self, trainer: Trainer) -> None:
-        self._progress.update_ended(self._cell, epoch=trainer.epoch, update=trainer.update)
+        self._progress.update_ended(
+            self._cell, epoch=trainer.epoch, update=trainer.update, images=trainer.images_in_update
+        )
         if self._stop.requested:
             trainer.request_stop()
 

@@ -156,8 +156,6 @@ def upsampled_share(stores: Mapping[str, ImageStore], resolutions: Iterable[int]
 def _notes(context: StudyContext) -> Iterator[str]:
     """What weakens the results and is known before the first step."""
     yield from context.images.notes
-    if "test" not in context.stores:
-        yield "there is no test split: the best epoch is chosen on val and val is reported, so it flatters"
     if len({cell.seed for cell in context.cells}) < 3:
         yield "fewer than 3 seeds: differences between resolutions may be chance"
     for split, store in context.stores.items():

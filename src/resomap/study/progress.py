@@ -34,8 +34,8 @@ class StudyProgress:
     def run_started(self, cell: Cell, *, epochs: int, updates: int, resumed_update: int) -> None:
         """A cell begins, or goes on after `resumed_update` of its `updates`."""
 
-    def update_ended(self, cell: Cell, *, epoch: int, update: int) -> None:
-        """One optimiser update; `update` counts over all epochs from 1."""
+    def update_ended(self, cell: Cell, *, epoch: int, update: int, images: int) -> None:
+        """One optimiser update with that many images; `update` counts over all epochs from 1."""
 
     def epoch_ended(self, cell: Cell, record: EpochRecord) -> None:
         """One epoch with its validation."""
