@@ -57,9 +57,7 @@ def test_read_run_names_a_damaged_record(tmp_path: Path, text: str) -> None:
         read_run(path)
 
 
-def test_stored_runs_skips_a_damaged_record_and_says_so(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_stored_runs_skips_a_damaged_record_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     layout = StudyLayout(tmp_path)
     write_run(layout.run_record_path(run().cell, "cnn"), run())
     broken = layout.run_record_path(run(seed=1).cell, "cnn")

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resomap.metrics.classification import (
+    classification_metrics,
+    confusion_matrix,
+    expected_calibration_error,
+    log_loss,
+    precision_recall_f1,
+    top_k_accuracy,
+    wilson_interval,
+)
+
+# Five images of classes 0, 0, 1, 1, 1; class 2 has none. Answers: 0, 1, 1, 1, 2.
+LABELS = np.array([0, 0, 1, 1, 1])
+PROBABILITIES = np.array(
+    [[0.8, 0.1, 0.1], [0.3, 0.6, 0.1], [0.1, 0.9, 0.0], [0.2, 0.5, 0.3], [0.1, 0.3, 0.6]], dtype=np.float32
+)
+
+
+def test_confusion_matrix_rows_are_true_classes() -> None:
+    expected = [[1, 1, 0], [0, 2, 1], [0, 0, 0]]
+    assert confusion_matrix(LABELS, PROBABILITIES.argmax(1), num_classes=3).tolist() == expected
+
+
+def test_precision_recall_f1_by_hand() -> None:
+    precision, recall, f1 = precision_recall_f1(np.array([[1, 1, 0], [0, 2, 1], [0, 0, 0]]))
+    # Class 0: 1 of 1 predicted, 1 of 2 found. Class 1: 2 of 3, 2 of 3. Class 2: 0 of 1, no images.
+    assert precision == pytest.approx([1, 2 / 3, 0])
+    assert recall == pytest.approx([0.5, 2 / 3, 0])
+    assert f1 == pytest.approx([2 / 3, 2 / 3, 0])
+
+
+def test_classification_metrics_averages_over_classes_that_have_images() -> None:
+    values = classification_metrics(LABELS, PROBABILITIES, class_names=["a", "b", "c"])
+    assert values["accuracy"] == pytest.approx(3 / 5)
+    assert values["balanced_accuracy"] == pytest.approx((0.5 + 2 / 3) / 2)
+    assert values["macro_f1"] == pytest.approx(2 / 3)
+    assert values["macro_precision"] == pytest.approx((1 + 2 / 3) / 2)
+    assert values["per_class"][2] == {"class": "c", "support": 0, "precision": 0.0, "recall": 0.0, "f1": 0.0}
+    own = [0.8, 0.3, 0.9, 0.5, 0.3]
+    assert values["log_loss"] == pytest.approx(-sum(math.log(p) for p in own) / 5)
+    json.dumps(values, allow_nan=False)
+
+
+def test_top_k_accuracy_counts_ranks_and_ties_against() -> None:
+    # Ranks of the true class: 1, 2, 1, 1, 2.
+    assert top_k_accuracy(LABELS, PROBABILITIES, k=1) == pytest.approx(3 / 5)
+    assert top_k_accuracy(LABELS, PROBABILITIES, k=2) == 1.0
+    assert top_k_accuracy(LABELS, PROBABILITIES, k=50) == 1.0
+    uniform = np.full((1, 4), 0.25)
+    assert [top_k_accuracy(np.array([2]), uniform, k=k) for k in (1, 2, 3)] == [0, 0, 1]
+
+
+def test_expected_calibration_error_by_hand() -> None:
+    # Two bins. (0, 0.5]: one image, confidence 0.5, right. (0.5, 1]: 0.8 right, 0.6 wrong, 0.9 right, 0.6 wrong.
+    # |1 - 0.5| * 1/5 + |2/4 - 2.9/4| * 4/5 = 0.1 + 0.18
+    assert expected_calibration_error(LABELS, PROBABILITIES, bins=2) == pytest.approx(0.28)
+
+
+def test_log_loss_of_certain_mistakes_is_finite() -> None:
+    assert log_loss(np.array([0]), np.array([[0.0, 1.0]])) == pytest.approx(23 * math.log(2))
+
+
+def test_wilson_interval_published_values() -> None:
+    # Newcombe 1998, table I: 81 of 263, 15 of 148, 0 of 20, 1 of 29 (95 %).
+    for successes, trials, low, high in [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ]:
+        assert wilson_interval(successes, trials) == pytest.approx((low, high), abs=5e-5)
+
+
+@given(st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.floats(0.51, 0.999))
+def test_wilson_interval_holds_the_proportion(counts: tuple[int, int], confidence: float) -> None:
+    low, high = wilson_interval(*counts, confidence=confidence)
+    assert 0 <= low <= counts[0] / counts[1] + 1e-12
+    assert counts[0] / counts[1] - 1e-12 <= high <= 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "probabilities", "message"),
+    [
+        (np.empty(0, int), np.empty((0, 2)), "no predictions"),
+        (np.array([0]), np.ones((1, 3)), "expected shape"),
+        (np.array([2]), np.ones((1, 2)), "expected 0 to 1"),
+    ],
+)
+def test_classification_metrics_refuses_what_does_not_fit(
+    labels: np.ndarray, probabilities: np.ndarray, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        classification_metrics(labels, probabilities, class_names=["a", "b"])
