@@ -61,7 +61,7 @@ def test_plain_turns_records_and_arrays_into_json_types() -> None:
 
 
 def test_read_json_names_missing_and_damaged_files(tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match="x.json is missing"):
+    with pytest.raises(StudyError, match=r"x\.json is missing"):
         read_json(tmp_path / "x.json", error=StudyError)
     write_json(tmp_path / "x.json", [1])
     assert read_json(tmp_path / "x.json") == [1]
