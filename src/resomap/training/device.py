@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -103,7 +104,7 @@ def seed_generators(seed: int, device: torch.device) -> None:
 @contextmanager
 def isolated_generators(device: torch.device) -> Iterator[None]:
     """Put torch's generators back afterwards, also after an error."""
-    if device.type == "cpu":
+    if device.type in ("cpu", "mps"):  # torch cannot put the generator of mps back
         with torch.random.fork_rng(devices=[]):
             yield
         return
@@ -116,10 +117,12 @@ def isolated_generators(device: torch.device) -> Iterator[None]:
 def backend_flags(*, cudnn_benchmark: bool, deterministic: bool) -> Iterator[None]:
     """Set the algorithms that torch may choose, and put the choice back afterwards.
 
-    deterministic wins over cudnn_benchmark: timing algorithms may pick another one each time. On CUDA it
-    needs CUBLAS_WORKSPACE_CONFIG=:4096:8 in the environment before the first matrix product; torch says so
-    itself.
+    deterministic wins over cudnn_benchmark: timing algorithms may pick another one each time. It needs a
+    variable in the environment before the first matrix product on CUDA, which is set, and stays, unless the
+    user chose one.
     """
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     cudnn = torch.backends.cudnn
     before = (cudnn.benchmark, cudnn.deterministic, torch.are_deterministic_algorithms_enabled())
     cudnn.benchmark = cudnn_benchmark and not deterministic

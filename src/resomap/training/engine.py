@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, GradientAccumulationPlugin
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
 from torch import Tensor, nn
 
 from resomap.errors import DeviceError, ResoMapError
@@ -26,7 +26,7 @@ from resomap.errors import DeviceError, ResoMapError
 T = TypeVar("T")
 
 _SHARED_BY_PROCESS = (AcceleratorState, GradientState, PartialState)
-_NOT_SUPPORTED = (DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM, DistributedType.XLA)
+_NOT_SUPPORTED = ("DEEPSPEED", "FSDP", "MEGATRON_LM", "XLA")
 
 
 class _Shell(nn.Module):
@@ -172,15 +172,19 @@ class Engine:
         """Do `work` on the first rank only; every rank returns its result or raises its error."""
         if self.world_size == 1:
             return work()
-        outcome: list[Any] = [None, None]
-        if self.is_main:
-            try:
-                outcome[0] = work()
-            except (ResoMapError, OSError, RuntimeError) as error:  # a rank left alone would wait for ever
-                outcome[1] = error
-        dist.broadcast_object_list(outcome, src=0)
-        if outcome[1] is not None:
-            raise outcome[1]
+        outcome: list[Any] = [None, ResoMapError("the first process failed; its own message says why")]
+        if not self.is_main:
+            dist.broadcast_object_list(outcome, src=0)
+            if outcome[1] is not None:
+                raise outcome[1]
+            return outcome[0]
+        try:
+            outcome = [work(), None]
+        except ResoMapError as error:
+            outcome[1] = error
+            raise
+        finally:  # whatever happened: ranks that are told nothing would wait for ever
+            dist.broadcast_object_list(outcome, src=0)
         return outcome[0]
 
     def state_dict(self) -> dict[str, Any]:
@@ -205,9 +209,9 @@ class Engine:
 
 def process_ranks(device: torch.device) -> tuple[int, int]:
     """(rank, number of processes), joining the group first where torchrun or accelerate launched several."""
-    with _chosen_device(device):
+    with own_accelerate_state(device):
         state = PartialState(cpu=device.type == "cpu")
-    return state.process_index, state.num_processes
+        return state.process_index, state.num_processes
 
 
 def make_accelerator(device: torch.device, precision: str) -> Accelerator:
@@ -221,10 +225,11 @@ def make_accelerator(device: torch.device, precision: str) -> Accelerator:
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         kwargs_handlers=[buckets],
     )
-    if accelerator.distributed_type in _NOT_SUPPORTED:
+    kind = accelerator.distributed_type.value
+    if kind in _NOT_SUPPORTED:
         raise DeviceError(
-            f"training with {accelerator.distributed_type.value} is not supported, only DistributedDataParallel "
-            "is; choose multi-GPU in `accelerate config`, or start with torchrun"
+            f"training with {kind} is not supported, only DistributedDataParallel is; choose multi-GPU in "
+            "`accelerate config`, or start with torchrun"
         )
     return accelerator
 

@@ -38,6 +38,10 @@ class StateKeeper:
         self.every_s = every_s
         self._saved_at, self._took_s = time.monotonic(), 0.0
 
+    @property
+    def every_update(self) -> bool:
+        return self.path is not None and self.every_s == 0
+
     def due(self) -> bool:
         """Whether it is time to save; a large state is saved less often, so that it takes 5 % of the time."""
         if self.path is None:

@@ -27,7 +27,6 @@ from resomap.training.validation import validation_metrics
 
 T = TypeVar("T")
 
-# Reading the loss makes the host wait for an accelerator, and ranks exchange a message for it.
 _UPDATES_BETWEEN_CHECKS = 20
 
 # Reading the loss makes the host wait for an accelerator, and ranks exchange a message for it: not at each
@@ -146,7 +145,9 @@ class Trainer:
         self._channels_last = channels_last
         self._flags = {"cudnn_benchmark": cudnn_benchmark, "deterministic": deterministic}
         self._keeper = StateKeeper(state_path, every_s=save_every_s)
-        self._check_every = _updates_between_checks(engine, save_every_s=save_every_s)
+        # On one CPU the loss is there anyway; elsewhere reading it makes the host or the other ranks wait.
+        free = engine.device.type == "cpu" and engine.world_size == 1
+        self._check_every = 1 if free or self._keeper.every_update else _UPDATES_BETWEEN_CHECKS
         self._stop_requested = self._stopped_early = False
         self.history: list[EpochRecord] = []
         self._latest: EpochRecord | None = None
@@ -204,7 +205,7 @@ class Trainer:
             monitor=self._monitor,
             mode=self._mode,
             updates=self.update,
-            stopped_early=self._stopped_early,
+            stopped_early=self._stopped_early and self._loop.progress.epoch < self.epochs,
         )
         self._emit("on_fit_end", result)
         return result
@@ -252,7 +253,7 @@ class Trainer:
         return self.get_learning_rate()
 
     def get_learning_rate(self) -> float:
-        """The learning rate that is set now: of the latest update, or of the next before the first."""
+        """The learning rate that is set: of the latest update, until step_scheduler() sets the next one's."""
         return self._engine.learning_rate
 
     def get_performance_stats(self) -> dict[str, float | None]:
@@ -380,11 +381,6 @@ class Trainer:
             return record
         started = time.monotonic()
         metrics = self.validate()
-        self.step_scheduler(metrics["loss"])
+        if self.recipe.schedule == "plateau":
+            self.step_scheduler(metrics["loss"])
         return replace(record, val=metrics, seconds=record.seconds + time.monotonic() - started)
-
-
-def _updates_between_checks(engine: Engine, *, save_every_s: float) -> int:
-    """On one CPU the loss is there anyway; elsewhere reading it makes the host or the other ranks wait."""
-    free = engine.device.type == "cpu" and engine.world_size == 1
-    return 1 if free or save_every_s == 0 else _UPDATES_BETWEEN_CHECKS

@@ -139,6 +139,13 @@ def test_early_stopping_ends_fit(trainer):
     assert len(result.epochs) == 2
 
 
+def test_early_stopping_in_the_last_epoch_stopped_nothing(trainer):
+    stopping = EarlyStopping(monitor="loss", mode="min", patience=1)
+    result = trainer(epochs=2, learning_rate=1e-30, callbacks=[stopping]).fit()
+    assert len(result.epochs) == 2
+    assert not result.stopped_early
+
+
 def _run(checkpoint: ModelCheckpoint, made: FakeTrainer, values: list[float], first: int = 1) -> None:
     checkpoint.on_fit_start(made)
     for epoch, value in enumerate(values, start=first):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
@@ -148,7 +150,8 @@ def test_isolated_generators_restores_after_an_error():
         ({"cudnn_benchmark": False, "deterministic": False}, False),
     ],
 )
-def test_backend_flags_sets_and_restores(asked, benchmark):
+def test_backend_flags_sets_and_restores(asked, benchmark, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")  # the user's own choice stays
     before = torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
 
     def look_and_fail() -> None:
@@ -160,3 +163,4 @@ def test_backend_flags_sets_and_restores(asked, benchmark):
     with pytest.raises(ZeroDivisionError):
         look_and_fail()
     assert (torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()) == before
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"

@@ -170,8 +170,10 @@ def test_engine_alone_needs_no_messages():
     assert (engine.rank, engine.world_size, engine.is_main) == (0, 1, True)
 
 
-def test_process_ranks_without_a_launcher():
+def test_process_ranks_without_a_launcher(monkeypatch):
+    monkeypatch.setattr(PartialState, "_shared_state", {})
     assert process_ranks(CPU) == (0, 1)
+    assert PartialState._shared_state == {}  # nothing chosen for others in this process
 
 
 @pytest.fixture

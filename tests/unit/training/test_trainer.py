@@ -114,6 +114,7 @@ def test_learning_rates_follow_the_schedule(trainer):
     assert [rate for _, _, rate in recorder.seen] == pytest.approx([0.05, 0.1, *cosine])
     assert [(epoch, update) for epoch, update, _ in recorder.seen] == [(1 + (n > 5), n) for n in range(1, 11)]
     assert made.history[0].learning_rate == pytest.approx(cosine[2])
+    assert made.get_learning_rate() == pytest.approx(cosine[7])
 
 
 def test_plateau_schedule_drops_the_rate_for_the_next_epoch(trainer):
