@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from resomap.errors import StudyError
 from resomap.evaluation.predict import predict
 from resomap.evaluation.store import read_predictions, write_predictions
-from resomap.layout import LAST_STATE
+from resomap.layout import LAST_STATE, METADATA
 from resomap.metrics.classification import classification_metrics
 from resomap.models.checkpoints import load_checkpoint
 from resomap.models.registry import count_parameters
@@ -55,8 +55,19 @@ def run_cell(context: StudyContext, cell: Cell, *, tracker: Tracker, stop: StopS
     observer.started(trainer)
     fit = trainer.fit()
     record = _finish(context, cell, record, fit, seconds=time.monotonic() - started)
+    _track_results(context, record, tracker)
     tracker.end_run("FINISHED")
     return record
+
+
+def _track_results(context: StudyContext, record: RunRecord, tracker: Tracker) -> None:
+    """The scalar metrics of each condition, the metadata and the predictions."""
+    for condition in record.metrics.values():
+        scalars = {f"best_{condition['split']}_{k}": v for k, v in condition.items() if isinstance(v, float)}
+        tracker.log_metrics(scalars, step=record.best_epoch or 0)
+    tracker.log_artifact(_run_dir(context, record.cell) / METADATA)
+    for name in record.metrics:
+        tracker.log_artifact(context.layout.predictions_dir(record.cell) / f"{name}.parquet")
 
 
 def _begin(context: StudyContext, cell: Cell) -> RunRecord:

@@ -1,0 +1,111 @@
+"""Training speed as a share of pure compute: the real loader beside a constant batch, interleaved.
+
+    python benchmarks/data_share.py [--rounds 7] [--models tiny_cnn,mobilenet_v3_small] [--resolutions 64,224]
+
+Photograph-like images (490 x 380, JPEG) are generated once; both arms run the same Trainer for the same number of
+updates, in turn, and the ratio is taken pair by pair. 1.0 means that feeding the images costs nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter
+
+from resomap.data.augmentation import AugmentationSettings
+from resomap.data.hashes import content_hashes
+from resomap.data.loaders import Batch, TrainLoader, to_model_input
+from resomap.data.pyramid import ImageStore, StoreSettings, open_store
+from resomap.models.registry import build_model, normalisation_of
+from resomap.records import ImageRecord
+from resomap.training.trainer import Trainer
+
+IMAGES, BATCH = 256, 32
+ARMS = {
+    "random_resized": AugmentationSettings(),
+    "center": AugmentationSettings(crop="center", brightness=0, contrast=0, saturation=0),
+}
+
+
+class ConstantLoader(TrainLoader):
+    """The same batch again and again, ready for the model: what is left is compute."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        first = next(super().__iter__())
+        images, labels = to_model_input(first, torch.device("cpu"), channels_last=True)
+        for _ in range(self.updates_per_epoch):
+            yield Batch(images=images, labels=labels, indices=first.indices, colour=None)
+
+
+def photographs(folder: Path) -> list[ImageRecord]:
+    """Smooth random pictures with detail, as JPEG files."""
+    records = []
+    for i in range(IMAGES):
+        rng = np.random.default_rng(i)
+        coarse = Image.fromarray(rng.integers(0, 255, (19, 24, 3), dtype=np.uint8)).resize((490, 380), 3)
+        noise = Image.fromarray(rng.integers(0, 255, (380, 490, 3), dtype=np.uint8))
+        picture = Image.blend(coarse, noise.filter(ImageFilter.GaussianBlur(1)), 0.3)
+        path = folder / f"{i}.jpg"
+        picture.save(path, quality=90)
+        records.append(ImageRecord(path.name, path, i % 2))
+    return records
+
+
+def seconds(trainer: Trainer) -> float:
+    """One epoch."""
+    started = time.perf_counter()
+    trainer.train_epoch()
+    return time.perf_counter() - started
+
+
+def compare(model: str, resolution: int, store: ImageStore, arm: str, rounds: int) -> str:
+    mean, std = normalisation_of(model)
+    common = {
+        "resolution": resolution, "augmentation": ARMS[arm], "effective_batch": BATCH, "micro_batch": BATCH,
+        "seed": 0, "mean": mean, "std": std,
+    }  # fmt: skip
+    trainers = [
+        Trainer(build_model(model, num_classes=2, seed=0), loader(store, **common), epochs=rounds + 1, device="cpu")
+        for loader in (TrainLoader, ConstantLoader)
+    ]
+    for trainer in trainers:
+        seconds(trainer)
+    pairs = [tuple(seconds(trainer) for trainer in trainers) for _ in range(rounds)]
+    shares = sorted(constant / real for real, constant in pairs)
+    rate = IMAGES / statistics.median(real for real, _ in pairs)
+    return (
+        f"{model:20s} {resolution:4d} {arm:15s} {rate:8.0f} images/s   share of compute "
+        f"{statistics.median(shares):.3f} ({shares[0]:.3f}-{shares[-1]:.3f})"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--models", default="tiny_cnn,mobilenet_v3_small")
+    parser.add_argument("--resolutions", default="64,224")
+    given = parser.parse_args()
+    sides = tuple(int(side) for side in given.resolutions.split(","))
+    with tempfile.TemporaryDirectory() as folder:
+        records = photographs(Path(folder))
+        cache = Path(folder) / "cache"
+        for arm, augmentation in ARMS.items():
+            settings = StoreSettings(
+                resolutions=sides, kernel="bilinear", crop=augmentation.crop, min_scale=augmentation.scale[0]
+            )
+            hashes = content_hashes(records, cache_dir=cache)
+            store = open_store(records, settings=settings, cache_dir=cache, cache_gib=4, content_hashes=hashes)
+            for model in given.models.split(","):
+                for side in sides:
+                    print(compare(model, side, store, arm, given.rounds), flush=True)
+
+
+if __name__ == "__main__":
+    main()

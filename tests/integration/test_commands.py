@@ -1,0 +1,226 @@
+"""Each command as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from resomap.evaluation.store import read_predictions
+
+Make = Callable[..., Path]
+Args = Callable[..., list[str]]
+Cli = Callable[..., object]
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def study(tmp_path: Path, make_images: Make, small_run: Args, cli: Cli) -> Path:
+    """A finished study of two resolutions and its data under tmp_path/data."""
+    data = make_images(tmp_path / "data")
+    assert cli(*small_run(data, "--resolutions", "32,64")).status == 0
+    return tmp_path / "study"
+
+
+def test_run_leaves_the_documented_files(study: Path) -> None:
+    run = study / "checkpoints" / "cnn" / "tiny_cnn" / "32" / "seed0"
+    for path in (
+        study / "study.yaml",
+        study / "results.csv",
+        study / "results.json",
+        study / "model_summaries" / "tiny_cnn" / "64" / "summary.txt",
+        study / "predictions" / "tiny_cnn" / "32" / "seed0" / "test-in32-info32-as_trained.parquet",
+        run / "best_model.safetensors",
+        run / "metadata.json",
+        run / "run.json",
+    ):
+        assert path.is_file(), path
+    assert not list(study.rglob("last.pt"))
+    metadata = json.loads((run / "metadata.json").read_text())
+    assert (metadata["model"], metadata["resolution"], metadata["class_names"]) == ("tiny_cnn", 32, ["dark", "light"])
+
+
+def test_run_results_follow_from_the_predictions(study: Path) -> None:
+    frame = pd.read_csv(study / "results.csv")
+    assert len(frame) == 4  # two resolutions, val and test
+    for row in frame.to_dict("records"):
+        name = f"{row['split']}-in{row['input_resolution']}-info{row['input_resolution']}-as_trained.parquet"
+        answers = read_predictions(study / "predictions" / "tiny_cnn" / str(row["resolution"]) / "seed0" / name)
+        assert row["accuracy"] == pytest.approx(np.mean(answers.predicted == answers.labels))
+        assert row["images"] == 12
+
+
+def test_run_learns_what_can_be_learnt(study: Path) -> None:
+    # Dark and light images: anything that trains at all tells them apart.
+    frame = pd.read_csv(study / "results.csv")
+    assert (frame["accuracy"] >= 0.9).all()
+
+
+def test_study_file_runs_the_same_study_again(study: Path, cli: Cli) -> None:
+    outcome = cli("run", "--config", study / "study.yaml")
+    assert outcome.status == 0, outcome.err
+    assert "2 runs, 2 finished before" in outcome.err
+
+
+def test_status_shows_finished_runs(study: Path, cli: Cli) -> None:
+    outcome = cli("status", study)
+    assert outcome.status == 0
+    assert "2 of 2 runs finished" in outcome.out
+
+
+def test_evaluate_gives_the_runs_own_test_accuracy(study: Path, tmp_path: Path, cli: Cli) -> None:
+    run = study / "checkpoints" / "cnn" / "tiny_cnn" / "64" / "seed0"
+    out = tmp_path / "again.parquet"
+    arguments = ["--data", tmp_path / "data", "--set", f"data.cache_dir={tmp_path / 'cache'}", "--device", "cpu"]
+    outcome = cli("evaluate", run, *arguments, "--predictions", out)
+    assert outcome.status == 0, outcome.err
+    stored = read_predictions(
+        study / "predictions" / "tiny_cnn" / "64" / "seed0" / "test-in64-info64-as_trained.parquet"
+    )
+    again = read_predictions(out)
+    assert np.array_equal(again.probabilities, stored.probabilities)
+    assert again.image_ids.tolist() == stored.image_ids.tolist()
+    for name in ("accuracy", "macro_f1", "log_loss", "ece", "dark", "light"):
+        assert name in outcome.out
+
+
+def test_evaluate_refuses_other_classes(study: Path, tmp_path: Path, make_images: Make, cli: Cli) -> None:
+    other = make_images(tmp_path / "other", classes=("dark", "dusk", "light"))
+    run = study / "checkpoints" / "cnn" / "tiny_cnn" / "32" / "seed0"
+    outcome = cli("evaluate", run, "--data", other, "--set", f"data.cache_dir={tmp_path / 'cache'}")
+    assert outcome.status == 2
+    assert "2 classes" in outcome.err
+    assert "the data has 3" in outcome.err
+
+
+def test_audit_as_table_and_json(tmp_path: Path, make_images: Make, cli: Cli) -> None:
+    data = make_images(tmp_path / "data")
+    out = tmp_path / "audit.json"
+    arguments = ["--resolutions", "32,64", "--set", f"data.cache_dir={tmp_path / 'cache'}", "--json", out]
+    outcome = cli("audit", data, *arguments)
+    assert outcome.status == 0, outcome.err
+    assert "dark" in outcome.out
+    assert json.loads(out.read_text())
+    (data / "train" / "dark" / "bad.png").write_text("x")
+    outcome = cli("audit", data, *arguments)
+    assert outcome.status == 1
+    assert "bad.png" in outcome.out
+
+
+def test_acuity_writes_an_image_folder_that_run_takes(tmp_path: Path, small_run: Args, cli: Cli) -> None:
+    few = ["--set", "data.acuity.train=16", "--set", "data.acuity.val=8", "--set", "data.acuity.test=8"]
+    weak = ["--set", "data.acuity.size=64", "--set", "data.acuity.bands=[8]", "--set", "data.acuity.native_dprime=20"]
+    outcome = cli("acuity", tmp_path / "generated", *few, *weak)
+    assert outcome.status == 0, outcome.err
+    assert (tmp_path / "generated" / "manifest.json").is_file()
+    assert cli(*small_run(tmp_path / "generated")).status == 0
+
+
+def test_acuity_study_shows_known_answers(small_run: Args, cli: Cli) -> None:
+    few = ["--set", "data.acuity.train=16", "--set", "data.acuity.val=8", "--set", "data.acuity.test=8"]
+    outcome = cli(*small_run("acuity", *few, "--set", "data.acuity.bands=[8, 20]", "--set", "data.kernel=lanczos"))
+    assert outcome.status == 0, outcome.err
+    assert "Known answers" in outcome.out
+    assert "8 cycles" in outcome.out
+    assert "20 cycles" in outcome.out
+
+
+def test_config_prints_what_it_takes_back(tmp_path: Path, cli: Cli) -> None:
+    outcome = cli("config", "--models", "VGG11", "--set", "training.learning_rate=3e-4", "--epochs", "7")
+    resolved = yaml.safe_load(outcome.out)
+    assert resolved["training"]["learning_rate"] == 3e-4
+    assert (resolved["sweep"]["models"], resolved["training"]["epochs"]) == (["VGG11"], 7)
+    (tmp_path / "c.yaml").write_text(outcome.out)
+    assert cli("config", "--config", tmp_path / "c.yaml").out == outcome.out
+
+
+def test_flags_win_over_set_and_set_over_files(tmp_path: Path, cli: Cli) -> None:
+    (tmp_path / "c.yaml").write_text("training: {epochs: 1, batch_size: 1, top_k: 9}\n")
+    outcome = cli(
+        "config", "--config", tmp_path / "c.yaml", "--set", "training.epochs=2", "--set", "training.batch_size=2",
+        "--epochs", "3",
+    )  # fmt: skip
+    training = yaml.safe_load(outcome.out)["training"]
+    assert (training["epochs"], training["batch_size"], training["top_k"]) == (3, 2, 9)
+
+
+def test_doctor_checks_this_machine(tmp_path: Path, cli: Cli) -> None:
+    outcome = cli("doctor", "--path", tmp_path)
+    assert outcome.status == 0, outcome.out
+    for word in ("torch", "cpu", "GiB free", "float32", "loss"):
+        assert word in outcome.out
+
+
+def test_train_is_one_cell(tmp_path: Path, make_images: Make, cli: Cli) -> None:
+    outcome = cli(
+        "train", "--model", "Tiny_CNN", "--resolution", "32", "--data", make_images(tmp_path / "data"), "--epochs", "1",
+        "--output", tmp_path / "one", "--set", f"data.cache_dir={tmp_path / 'cache'}", "--set", "mlflow.enabled=false",
+    )  # fmt: skip
+    assert outcome.status == 0, outcome.err
+    assert list((tmp_path / "one").rglob("best_model.safetensors"))
+
+
+def test_own_module_as_a_model(
+    tmp_path: Path, make_images: Make, small_run: Args, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mynet.py").write_text(
+        "from torch import nn\n"
+        "def net(num_classes):\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),\n"
+        "                         nn.Linear(4, num_classes))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    allowed = ["--models", "mynet:net", "--set", "models.allow_callables=true"]
+    outcome = cli(*small_run(make_images(tmp_path / "data"), *allowed))
+    assert outcome.status == 0, outcome.err
+    assert list((tmp_path / "study" / "checkpoints" / "custom").rglob("best_model.safetensors"))
+
+
+@pytest.mark.slow
+def test_mlflow_records_the_study(tmp_path: Path, make_images: Make, small_run: Args, cli: Cli) -> None:
+    from mlflow.tracking import MlflowClient
+
+    arguments = small_run(make_images(tmp_path / "data"), "--set", "mlflow.enabled=true")
+    outcome = cli(*arguments)
+    assert outcome.status == 0, outcome.err
+    client = MlflowClient(f"sqlite:///{tmp_path}/study/mlflow.db")
+    experiment = client.get_experiment_by_name("data")
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    run = runs["tiny_cnn @32 seed 0"]
+    assert run.data.tags["mlflow.parentRunId"] == runs["data"].info.run_id
+    assert len(client.get_metric_history(run.info.run_id, "val_accuracy")) == 2
+    assert {item.path for item in client.list_artifacts(run.info.run_id)} >= {"metadata.json"}
+    assert "best_test_accuracy" in run.data.metrics
+
+
+@pytest.mark.slow
+def test_example_script_trains(tmp_path: Path, make_images: Make) -> None:
+    data = make_images(tmp_path / "data")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "example_gpu_training.py"), "--resolution", "32", "--model", "TINY_CNN",
+         "--epochs", "1", "--data", str(data), "--output", str(tmp_path / "out"),
+         "--set", f"data.cache_dir={tmp_path / 'cache'}", "--set", "mlflow.enabled=false"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "tiny_cnn" in done.stdout
+    assert len((ROOT / "example_gpu_training.py").read_text().splitlines()) <= 60
+
+
+@pytest.mark.real_data
+@pytest.mark.slow
+def test_real_photographs(real_photographs: Path, small_run: Args, cli: Cli, tmp_path: Path) -> None:
+    grid = ["--models", "tiny_cnn,mobilenet_v3_small", "--resolutions", "64,96", "--epochs", "1", "--batch-size", "32"]
+    outcome = cli(*small_run(real_photographs, *grid))
+    assert outcome.status == 0, outcome.err
+    frame = pd.read_csv(tmp_path / "study" / "results.csv")
+    assert list(frame["images"]) == [153] * 4
+    assert frame["log_loss"].between(0.1, 3).all()
