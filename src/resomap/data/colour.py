@@ -20,10 +20,10 @@ _LUMA = np.array([0.2989, 0.587, 0.114])
 
 
 def normalisation_map(mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(1, 3, 4) float32: out = (x - mean) / std for x in 0..1; one map for all images."""
-    matrix = np.zeros((1, 3, 4), dtype=np.float32)
-    matrix[0, range(3), range(3)] = 1 / np.asarray(std)
-    matrix[0, :, 3] = -np.asarray(mean) / np.asarray(std)
+    """(3, 4) float32: out = (x - mean) / std for x in 0..1; one diagonal map for all images."""
+    matrix = np.zeros((3, 4), dtype=np.float32)
+    matrix[range(3), range(3)] = 1 / np.asarray(std)
+    matrix[:, 3] = -np.asarray(mean) / np.asarray(std)
     return torch.from_numpy(matrix)
 
 
@@ -62,21 +62,21 @@ def channel_means(images_BHWC: np.ndarray) -> np.ndarray:
     return totals.numpy() / (height * width)
 
 
-def apply_map(images_BHWC: Tensor, colour_B34: Tensor) -> Tensor:
+def apply_map(images_BHWC: Tensor, colour: Tensor) -> Tensor:
     """(B, 3, H, W) float32, channels_last in memory: the affine map on uint8 pixels scaled to 0..1.
 
     Args:
         images_BHWC: uint8.
-        colour_B34: one map for each image, or (1, 3, 4), which must then be diagonal.
+        colour: (B, 3, 4), one map for each image; or (3, 4), a diagonal one for all.
     """
     batch, height, width, _ = images_BHWC.shape
     pixels = images_BHWC.to(torch.float32)
-    matrix_B33, offset_B3 = colour_B34[:, :, :3] / 255, colour_B34[:, :, 3]
-    if len(colour_B34) == 1:
+    matrix, offset = colour[..., :3] / 255, colour[..., 3]
+    if colour.dim() == 2:
         # Tiled over a row, so that the innermost loop is longer than three.
-        scale = matrix_B33[0].diagonal().repeat(width)
-        out = pixels.view(batch, height, width * 3).mul_(scale).add_(offset_B3[0].repeat(width))
+        scale = matrix.diagonal().repeat(width)
+        out = pixels.view(batch, height, width * 3).mul_(scale).add_(offset.repeat(width))
     else:
         flat = pixels.view(batch, height * width, 3)
-        out = torch.baddbmm(offset_B3[:, None, :], flat, matrix_B33.transpose(1, 2))
+        out = torch.baddbmm(offset[:, None, :], flat, matrix.transpose(1, 2))
     return out.view(batch, height, width, 3).permute(0, 3, 1, 2)

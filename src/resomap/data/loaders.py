@@ -40,7 +40,9 @@ class Batch:
     indices: Tensor
     """int64 (B,): position in the store; -1 from a foreign loader."""
     colour: Tensor | None = None
-    """float32 (B, 3, 4), or (1, 3, 4) for all: out_c = sum_k M[c, k] x_k / 255 + M[c, 3]; None for float images."""
+    """float32 (B, 3, 4), or (3, 4) diagonal for all: out_c = sum_k M[c, k] x_k / 255 + M[c, 3].
+
+    None where the images are normalised already."""
     share: float = 1.0
     """This micro-batch's images / images of its whole update, over all ranks."""
     ends_update: bool = True

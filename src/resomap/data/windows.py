@@ -40,7 +40,7 @@ def plan_epoch(
     if n < 1:
         raise ConfigError("there are no images to train on")
     edges = [*range(0, n, effective_batch), n]
-    if len(edges) > 2 and edges[-1] - edges[-2] == 1:
+    if effective_batch > 1 and len(edges) > 2 and edges[-1] - edges[-2] == 1:
         del edges[-2]
     plan = []
     for update, (start, stop) in enumerate(itertools.pairwise(edges)):
