@@ -26,6 +26,7 @@ class Draft:
         self._values: dict[str, Any] = ResoMapConfig().model_dump(mode="json")
         self._sources: dict[Where, str] = {}
         self._problems: dict[str, None] = {}
+        self._more = 0
         self._named: set[Where] = set()
 
     def problem(self, source: str, text: str) -> None:
@@ -48,8 +49,10 @@ class Draft:
         if is_section(where):
             self.merge(value, source, where)
         elif fragment_at(where) is None:
-            if len(self._problems) <= _MOST_PROBLEMS:  # looking for the nearest names takes time
+            if len(self._problems) < _MOST_PROBLEMS:
                 self.problem(source, unknown(where))
+            else:  # looking for the nearest names takes time
+                self._more += 1
         else:
             self._put(where, value, source)
 
@@ -83,8 +86,8 @@ class Draft:
 
     def _shown(self) -> list[str]:
         lines = list(self._problems)
-        rest = len(lines) - _MOST_PROBLEMS
-        return [*lines[:_MOST_PROBLEMS], f"... and {rest} more problems"] if rest > 0 else lines
+        more = len(lines[_MOST_PROBLEMS:]) + self._more
+        return [*lines[:_MOST_PROBLEMS], f"... and {more} more"] if more else lines
 
     def _representable(self, value: Any, where: Where = ()) -> Any:
         """`value` with what JSON cannot say (NaN, lone surrogates, objects) named and replaced by null."""

@@ -19,6 +19,7 @@ from resomap.config.expected import Fragment, Where, choices, fragment_at, is_se
 from resomap.config.schema import FILES, ResoMapConfig
 from resomap.config.yaml_text import LARGEST_BYTES, YamlTextError, is_unicode, parse, show, to_yaml
 from resomap.errors import printable
+from resomap.layout import StudyLayout
 
 log = logging.getLogger(__name__)
 
@@ -71,9 +72,13 @@ def _add_files(draft: Draft, path: str | Path | None) -> None:
 def _add_folder(draft: Draft, folder: Path, names: Sequence[str]) -> None:
     for name in names:
         meant = _misspelt(name)
-        if meant is not None and not (meant in names and (folder / name).samefile(folder / meant)):
+        if meant is not None:
             draft.problem(name, f"is not read; if it is meant to be, rename it to {meant}")
-    if not _SECTIONS.keys() & set(names):
+    study_file = StudyLayout(folder).config_path.name
+    found = _SECTIONS.keys() & set(names)
+    if not found and study_file in names:
+        draft.problem(str(folder), f"is a study; to run with its settings give the file {study_file} in it")
+    elif not found:
         log.warning("%s holds none of %s: the defaults apply", printable(folder), ", ".join(_SECTIONS))
     for name, section in _SECTIONS.items():
         if name in names and section != "study":

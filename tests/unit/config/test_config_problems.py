@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -189,7 +188,7 @@ def test_problems_stay_readable(problems: Problems) -> None:
     many = "\n".join(f"key{i}: 1" for i in range(1000))
     lines = problems({"training.yaml": many})
     assert len(lines) == 51
-    assert re.match(r"\.\.\. and \d+ more problems", lines[-1])
+    assert lines[-1] == "... and 950 more"
 
 
 def test_problem_is_one_printable_line(problems: Problems) -> None:

@@ -122,6 +122,11 @@ def test_load_config_folder_without_any_file_says_so(write: Write, caplog: pytes
     assert "photos holds none of config.yaml, sweep.yaml" in caplog.text
 
 
+def test_load_config_folder_of_a_study_names_the_file_to_give(write: Write) -> None:
+    with pytest.raises(ConfigError, match=r"studied: is a study; .* the file study\.yaml in it$"):
+        load_config(write("studied", {"study.yaml": "{}", "results.csv": ""}))
+
+
 def test_load_config_missing_path_is_an_error(write: Write) -> None:
     with pytest.raises(ConfigError, match="missing: cannot be read"):
         load_config("missing")
