@@ -20,6 +20,8 @@ A message says what was expected, what came, and what to do. The command line pr
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 
@@ -90,6 +92,10 @@ class TrainingDivergedError(ResoMapError):
             f"{learning_rate:g}; lower training.learning_rate, or set training.clip_grad_norm"
         )
 
+    def __reduce__(self) -> tuple[Callable[..., TrainingDivergedError], tuple[()]]:
+        values = {n: getattr(self, n) for n in ("epoch", "update", "learning_rate", "loss")}
+        return partial(type(self), **values), ()
+
 
 class StorageError(ResoMapError):
     """Writing failed: no room, no permission, or a read-only file system."""
@@ -101,6 +107,4 @@ class StudyError(ResoMapError):
 
 def printable(text: object) -> str:
     """`text` on one line: control characters (newline, escape, ...) shown as \\n, \\x1b."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in str(text)
-    )
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in str(text))

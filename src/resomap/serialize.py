@@ -48,7 +48,10 @@ def storage_errors(path: Path) -> Iterator[None]:
 def make_dirs(path: Path) -> Path:
     """Create a folder and its parents; StorageError where that is not allowed."""
     with storage_errors(path):
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError as error:  # /proc and its like: the parent is there, but takes no folders
+            raise OSError(errno.EPERM, "cannot be created") from error
     return path
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,10 +50,10 @@ def connect_ranks(device: str) -> Ranks:
 
     Args:
         device: system.device; 'cpu' makes the processes talk over gloo.
+    Raises:
+        DeviceError: no such device.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Ranks()
-    from accelerate import PartialState
+    from resomap.training.device import select_device
+    from resomap.training.engine import process_ranks
 
-    state = PartialState(cpu=device == "cpu")
-    return Ranks(state.process_index, state.num_processes)
+    return Ranks(*process_ranks(select_device(device)))

@@ -166,7 +166,10 @@ def _run_or_record(context: StudyContext, cell: Cell, *, tracker: Tracker, stop:
         # The study's boundary: a bug or a device error in one run must not cost the others.
         tracker.end_run("FAILED")
         log.error("%s failed: %r", cell, error, exc_info=True)
-        return failed_record(context, cell, error=f"{error!r}\n{traceback.format_exc()}")
+        record = failed_record(context, cell, error=f"{error!r}\n{traceback.format_exc()}")
+        if context.ranks.world_size > 1:
+            raise  # the other ranks may wait for this one: let the launcher end them all
+        return record
 
 
 def _collect(context: StudyContext) -> pd.DataFrame:
