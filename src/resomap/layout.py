@@ -32,9 +32,7 @@ def folder_name(name: str) -> str:
     safe = re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".")[:80]
     if name and safe == name:
         return name
-    return (
-        f"{safe or 'x'}-{hashlib.blake2b(name.encode('utf-8', 'surrogatepass'), digest_size=4).hexdigest()}"
-    )
+    return f"{safe or 'x'}-{hashlib.blake2b(name.encode('utf-8', 'surrogatepass'), digest_size=4).hexdigest()}"
 
 
 @dataclass(frozen=True, slots=True)

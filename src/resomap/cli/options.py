@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-import yaml
 
 from resomap.config.load import load_config
 from resomap.config.schema import ResoMapConfig
@@ -33,21 +32,6 @@ PretrainedOption = Annotated[
     str | None, typer.Option(help="true: the library's weights; or the path of a weights file.")
 ]
 DiscardOption = Annotated[bool, typer.Option("--discard-changed", help="Delete stored runs made with other settings.")]
-
-
-def split_list(text: str | None) -> list[Any] | None:
-    """'64, 96' -> [64, 96]; items that are not plain numbers stay text, for validation to name."""
-    if text is None:
-        return None
-    return [_scalar(item.strip()) for item in text.split(",") if item.strip()]
-
-
-def _scalar(text: str) -> Any:
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else text
 
 
 def configure(config: Path | None, overrides: list[str] | None, flags: dict[str, object | None]) -> ResoMapConfig:

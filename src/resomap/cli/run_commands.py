@@ -24,7 +24,6 @@ from resomap.cli.options import (
     SetOption,
     configure,
     pretrained_value,
-    split_list,
 )
 from resomap.cli.tables import print_known_answers, print_results
 from resomap.config.schema import ResoMapConfig
@@ -50,9 +49,9 @@ def sweep_config(
         overrides,
         {
             "data.source": data,
-            "sweep.models": split_list(models),
-            "sweep.resolutions": split_list(resolutions),
-            "sweep.seeds": split_list(seeds),
+            "sweep.models": models,
+            "sweep.resolutions": resolutions,
+            "sweep.seeds": seeds,
             "training.epochs": epochs,
             "training.batch_size": batch_size,
             "system.device": device,
@@ -108,7 +107,7 @@ def train(
 
 def run_and_print(config: ResoMapConfig, *, discard_changed: bool) -> None:
     """Run the study with progress; print its tables. Exit status 1 if a run failed, 130 if stopped."""
-    from resomap.study import build
+    from resomap.study import builders
     from resomap.study.sweep import run_study
 
     try:
@@ -120,7 +119,7 @@ def run_and_print(config: ResoMapConfig, *, discard_changed: bool) -> None:
     if not result.is_main:
         return
     print_results(result, metric=config.analysis.metric)
-    answers = build.known_answers(config, result.layout, result.records)
+    answers = builders.known_answers(config, result.layout, result.records)
     if answers:
         print_known_answers(answers)
     if result.failed:

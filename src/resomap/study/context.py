@@ -10,7 +10,7 @@ from resomap.config.schema import ResoMapConfig
 from resomap.layout import StudyLayout
 from resomap.records import Cell, ImageDataset
 from resomap.serialize import digest
-from resomap.study import build
+from resomap.study import builders
 from resomap.study.progress import StudyProgress
 from resomap.study.ranks import Ranks
 
@@ -39,7 +39,7 @@ class StudyContext:
 
     def determinants(self, cell: Cell) -> dict[str, dict[str, Any]]:
         """What the cell's weights depend on."""
-        return build.determinants(
+        return builders.determinants(
             self.config, cell, fingerprint=self.fingerprint, precision=self.precision, ranks=self.ranks
         )
 

@@ -12,7 +12,7 @@ from resomap.evaluation.store import write_predictions
 from resomap.metrics.classification import classification_metrics
 from resomap.models.checkpoints import load_checkpoint
 from resomap.records import Cell, Condition, ImageDataset
-from resomap.study import build
+from resomap.study import builders
 
 
 def evaluate_checkpoint(
@@ -26,22 +26,22 @@ def evaluate_checkpoint(
         CheckpointError: unreadable, unsafe, or trained on other classes.
         DatasetError: the data set has no such split.
     """
-    build.set_threads(config)
-    device, precision = build.device_and_precision(config)
-    checkpoint = load_checkpoint(checkpoint_path, allow_callables=build.allows_callables(config))
-    images = build.dataset(config)
+    builders.set_threads(config)
+    device, precision = builders.device_and_precision(config)
+    checkpoint = load_checkpoint(checkpoint_path, allow_callables=builders.allows_callables(config))
+    images = builders.dataset(config)
     _check_fit(images, split, checkpoint.metadata.class_names)
     metadata = checkpoint.metadata
     cell = Cell(metadata.model, metadata.resolution, metadata.seed)
     condition = Condition(split, cell.resolution, cell.resolution)
-    loader = build.checkpoint_loader(config, images, split, preprocessing=checkpoint.preprocessing, device=device)
+    loader = builders.checkpoint_loader(config, images, split, preprocessing=checkpoint.preprocessing, device=device)
     answers = predict(
         checkpoint.model, loader, device=device, class_names=images.class_names, mixed_precision=precision
     )
     if predictions_path is not None:
         write_predictions(predictions_path, answers, cell=cell, condition=condition)
     values = classification_metrics(
-        answers.labels, answers.probabilities, class_names=answers.class_names, **build.metric_options(config)
+        answers.labels, answers.probabilities, class_names=answers.class_names, **builders.metric_options(config)
     )
     return {"images": len(answers.labels), **values}
 

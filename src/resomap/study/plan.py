@@ -16,7 +16,7 @@ from resomap.errors import StorageError, StudyError, printable
 from resomap.layout import StudyLayout
 from resomap.records import RunRecord
 from resomap.serialize import make_dirs, plain, write_text
-from resomap.study import build
+from resomap.study import builders
 from resomap.study.context import StudyContext
 from resomap.study.progress import StudyProgress
 from resomap.study.ranks import Ranks
@@ -36,22 +36,22 @@ def plan_study(
     Raises:
         ResoMapError: the first kind of problem found, with all problems of that kind.
     """
-    build.check_models(config)
-    build.set_threads(config)
-    device, precision = build.device_and_precision(config)
-    images = _on_main_first(ranks, lambda: build.dataset(config))
-    layout = build.layout(config, images)
+    builders.check_models(config)
+    builders.set_threads(config)
+    device, precision = builders.device_and_precision(config)
+    images = _on_main_first(ranks, lambda: builders.dataset(config))
+    layout = builders.layout(config, images)
     _check_writable(layout)
-    parameters = build.check_parameters(config, num_classes=images.num_classes)
-    stores = _on_main_first(ranks, lambda: build.stores(config, images, on_progress=progress.preparing))
+    parameters = builders.check_parameters(config, num_classes=images.num_classes)
+    stores = _on_main_first(ranks, lambda: builders.stores(config, images, on_progress=progress.preparing))
     context = StudyContext(
         config=config,
-        name=build.study_name(config, images),
+        name=builders.study_name(config, images),
         layout=layout,
         images=images,
         stores=stores,
-        fingerprint=build.fingerprint(config, images),
-        cells=tuple(build.cells(config)),
+        fingerprint=builders.fingerprint(config, images),
+        cells=tuple(builders.cells(config)),
         device_type=device.partition(":")[0],
         precision=precision,
         ranks=ranks,
@@ -135,7 +135,7 @@ def _check_disk(context: StudyContext, parameters: Mapping[str, int]) -> None:
     to_do = [cell for cell in context.cells if cell not in done]
     if not to_do:
         return
-    kept = build.kept_checkpoints(context.config)
+    kept = builders.kept_checkpoints(context.config)
     weights = sum(4 * parameters[cell.model] * kept for cell in to_do)
     state = max(12 * parameters[cell.model] for cell in to_do)
     free = shutil.disk_usage(context.layout.root).free
@@ -165,5 +165,5 @@ def _notes(context: StudyContext) -> Iterator[str]:
     for side, share in upsampled_share(context.stores, sides).items():
         if share >= 0.05:
             yield f"{share:.0%} of the images are smaller than {side} px and were enlarged"
-    if build.is_resolution_aware(context.config):
+    if builders.is_resolution_aware(context.config):
         yield "augmentation differs by resolution (resolution_aware): resolution is not all that changes"

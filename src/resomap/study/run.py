@@ -18,7 +18,7 @@ from resomap.models.registry import count_parameters
 from resomap.models.summary import write_summary
 from resomap.records import Cell, Condition, FitRecord, Predictions, RunRecord
 from resomap.serialize import plain, provenance
-from resomap.study import build
+from resomap.study import builders
 from resomap.study.context import StudyContext
 from resomap.study.interrupt import StopSignal
 from resomap.study.observer import RunObserver
@@ -41,7 +41,7 @@ def run_cell(context: StudyContext, cell: Cell, *, tracker: Tracker, stop: StopS
     started = time.monotonic()
     record = _begin(context, cell)
     run_dir = _run_dir(context, cell)
-    network = build.model(context.config, cell, num_classes=context.images.num_classes)
+    network = builders.model(context.config, cell, num_classes=context.images.num_classes)
     record = dataclasses.replace(record, parameters=count_parameters(network))
     if context.ranks.is_main:
         write_run(_record_path(context, cell), record)
@@ -75,7 +75,7 @@ def _begin(context: StudyContext, cell: Cell) -> RunRecord:
     determinants = context.determinants(cell)
     return RunRecord(
         cell=cell,
-        family=build.family(context.config, cell.model),
+        family=builders.family(context.config, cell.model),
         key=context.key(cell),
         determinants=determinants,
         status="running",
@@ -86,39 +86,39 @@ def _begin(context: StudyContext, cell: Cell) -> RunRecord:
 
 
 def _run_dir(context: StudyContext, cell: Cell) -> Path:
-    return context.layout.run_dir(cell, build.family(context.config, cell.model))
+    return context.layout.run_dir(cell, builders.family(context.config, cell.model))
 
 
 def _record_path(context: StudyContext, cell: Cell) -> Path:
-    return context.layout.run_record_path(cell, build.family(context.config, cell.model))
+    return context.layout.run_record_path(cell, builders.family(context.config, cell.model))
 
 
 def _make_trainer(context: StudyContext, cell: Cell, network: nn.Module, observer: RunObserver) -> Trainer:
     config, run_dir = context.config, _run_dir(context, cell)
     options: dict[str, Any] = {"device_type": context.device_type, "ranks": context.ranks}
     loaders = (
-        build.train_loader(config, context.stores["train"], cell, **options),
-        build.eval_loader(config, context.stores["val"], cell, **options),
+        builders.train_loader(config, context.stores["train"], cell, **options),
+        builders.eval_loader(config, context.stores["val"], cell, **options),
     )
     fields = {
         "model": cell.model,
-        "family": build.family(config, cell.model),
+        "family": builders.family(config, cell.model),
         "resolution": cell.resolution,
         "seed": cell.seed,
         "class_names": list(context.images.class_names),
-        "preprocessing": plain(build.preprocessing(config, cell)),
-        "model_spec": build.model_specs(config).get(cell.model),
+        "preprocessing": plain(builders.preprocessing(config, cell)),
+        "model_spec": builders.model_specs(config).get(cell.model),
         "key": context.key(cell),
         "parameters": count_parameters(network),
     }
-    return build.trainer(
+    return builders.trainer(
         config,
         network,
         loaders,
         cell=cell,
         state_path=run_dir / LAST_STATE,
-        weights=build.class_weights(config, context.stores["train"], context.images.num_classes),
-        callbacks=[*build.keep_best(config, run_dir, fields), observer],
+        weights=builders.class_weights(config, context.stores["train"], context.images.num_classes),
+        callbacks=[*builders.keep_best(config, run_dir, fields), observer],
     )
 
 
@@ -155,7 +155,7 @@ def _finish(context: StudyContext, cell: Cell, record: RunRecord, fit: FitRecord
         metrics=metrics,
         seconds=seconds,
         still_improving=fit.still_improving,
-        provenance=dict(record.provenance) | {"metric_options": build.metric_options(context.config)},
+        provenance=dict(record.provenance) | {"metric_options": builders.metric_options(context.config)},
     )
     if context.ranks.is_main:
         write_run(_record_path(context, cell), record)
@@ -164,13 +164,13 @@ def _finish(context: StudyContext, cell: Cell, record: RunRecord, fit: FitRecord
 
 
 def _predict(context: StudyContext, cell: Cell, network: nn.Module, split: str) -> Predictions:
-    loader = build.eval_loader(
+    loader = builders.eval_loader(
         context.config, context.stores[split], cell, device_type=context.device_type, ranks=context.ranks
     )
     return predict(
         network,
         loader,
-        device=build.device_and_precision(context.config)[0],
+        device=builders.device_and_precision(context.config)[0],
         class_names=context.images.class_names,
         mixed_precision=context.precision,
         world_size=context.ranks.world_size,
@@ -183,7 +183,7 @@ def _condition_metrics(context: StudyContext, condition: Condition, answers: Pre
         answers.labels,
         answers.probabilities,
         class_names=answers.class_names,
-        **build.metric_options(context.config),
+        **builders.metric_options(context.config),
     )
     return {**dataclasses.asdict(condition), "images": len(answers.labels), **values}
 
@@ -194,7 +194,7 @@ def refresh_metrics(context: StudyContext, record: RunRecord) -> RunRecord:
     Raises:
         StudyError: its predictions are gone or damaged.
     """
-    options = build.metric_options(context.config)
+    options = builders.metric_options(context.config)
     if record.provenance.get("metric_options") == plain(options):
         return record
     metrics = {}

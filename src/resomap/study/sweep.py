@@ -17,7 +17,7 @@ from resomap.errors import ResoMapError, StorageError
 from resomap.layout import StudyLayout
 from resomap.records import Cell, RunRecord
 from resomap.serialize import make_dirs, provenance, to_json, write_text
-from resomap.study import build
+from resomap.study import builders
 from resomap.study.context import StudyContext
 from resomap.study.interrupt import StopSignal, stop_on_signals
 from resomap.study.plan import plan_study, upsampled_share
@@ -66,14 +66,14 @@ def run_study(
         ResoMapError: something is wrong before the first step; nothing was trained.
         KeyboardInterrupt: stopped by Ctrl-C or SIGTERM, with the state saved.
     """
-    ranks = connect_ranks(build.device_name(config))
+    ranks = connect_ranks(builders.device_name(config))
     with stop_on_signals() as stop:
         context = plan_study(config, progress=progress or StudyProgress(), ranks=ranks, discard_changed=discard_changed)
         tracker: Tracker = NullTracker()
         if ranks.is_main:
             _write_study_file(context)
-            tracker = build.tracker(config, context.layout, context.name)
-        tracker.start_study(context.name, build.study_params(config))
+            tracker = builders.tracker(config, context.layout, context.name)
+        tracker.start_study(context.name, builders.study_params(config))
         try:
             return _run_cells(context, tracker=tracker, stop=stop)
         finally:
@@ -182,7 +182,7 @@ def _collect(context: StudyContext) -> pd.DataFrame:
         "bad_files": {split: store.bad_files for split, store in context.stores.items()},
         "upsampled_share": upsampled_share(context.stores, sorted({cell.resolution for cell in context.cells})),
         "notes": context.notes,
-        "metric": build.table_metric(context.config),
+        "metric": builders.table_metric(context.config),
     }
     if not context.ranks.is_main:
         return pd.DataFrame()

@@ -1,0 +1,115 @@
+"""The grid and its models: what exists, what fits, how it is built."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from resomap.config.schema import ResoMapConfig
+from resomap.errors import ConfigError, ResoMapError, printable
+from resomap.records import Cell, Preprocessing
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def cells(config: ResoMapConfig) -> list[Cell]:
+    """The grid, one seed after the other, so that a study cut short has whole comparisons."""
+    from resomap.models.registry import canonical_name
+
+    models = [canonical_name(name) for name in config.sweep.models]
+    return [
+        Cell(model, resolution, seed)
+        for seed in config.sweep.seeds
+        for model in models
+        for resolution in config.sweep.resolutions
+    ]
+
+
+def check_models(config: ResoMapConfig) -> None:
+    """Every model is known and takes every resolution; all problems in one ConfigError."""
+    from resomap.models.registry import canonical_name, check_resolution
+
+    problems: list[str] = []
+    for index, name in enumerate(config.sweep.models):
+        try:
+            if ":" in name and not config.models.allow_callables:
+                raise ConfigError(
+                    f"{printable(name)} runs code of yours; allow it with --set models.allow_callables=true"
+                )
+            canonical_name(name)
+        except ResoMapError as error:
+            problems.append(f"sweep.yaml: sweep.models[{index}]: {error}")
+            continue
+        for position, resolution in enumerate(config.sweep.resolutions):
+            try:
+                check_resolution(name, resolution, specs=model_specs(config), num_classes=2)
+            except ResoMapError as error:
+                problems.append(f"sweep.yaml: sweep.resolutions[{position}]: {error}")
+    if problems:
+        raise ConfigError(problems)
+
+
+def check_parameters(config: ResoMapConfig, *, num_classes: int) -> dict[str, int]:
+    """Parameters of each model, the same at every resolution (DESIGN: only resolution differs).
+
+    Raises:
+        ResolutionError: a model's parameters depend on the resolution, or it cannot take one.
+        CheckpointError: pretrained weights cannot be had, or are another model's.
+    """
+    from resomap.models.registry import assert_same_parameters, canonical_name, check_pretrained
+
+    specs = model_specs(config)
+    counts = {}
+    for name in config.sweep.models:
+        counts[canonical_name(name)] = assert_same_parameters(
+            name, config.sweep.resolutions, num_classes=num_classes, specs=specs
+        )
+        check_pretrained(name, config.models.pretrained, num_classes=num_classes, specs=specs)
+    return counts
+
+
+def model_specs(config: ResoMapConfig) -> dict[str, dict[str, Any]]:
+    """Descriptions of our own networks, by name."""
+    return {
+        name: {"channels": list(cnn.channels), "kernel_size": cnn.kernel_size, "dropout": cnn.dropout}
+        for name, cnn in (("simple_cnn", config.models.simple_cnn), ("tiny_cnn", config.models.tiny_cnn))
+    }
+
+
+def family(config: ResoMapConfig, model: str) -> str:
+    """The family whose folder holds the model's checkpoints."""
+    from resomap.models.registry import family_of
+
+    return family_of(model, families=config.models.families)
+
+
+def model(config: ResoMapConfig, cell: Cell, *, num_classes: int) -> nn.Module:
+    """The cell's model, initialised from its seed (or with the pretrained weights)."""
+    from resomap.models.registry import build_model
+
+    return build_model(
+        cell.model,
+        num_classes=num_classes,
+        pretrained=config.models.pretrained,
+        resolution=cell.resolution,
+        specs=model_specs(config),
+        seed=cell.seed,
+    )
+
+
+def preprocessing(config: ResoMapConfig, cell: Cell) -> Preprocessing:
+    """How the cell's model sees an image."""
+    from resomap.models.registry import normalisation_of
+
+    mean, std = normalisation_of(cell.model)
+    return Preprocessing(
+        resolution=cell.resolution,
+        kernel=config.data.kernel,
+        mean=config.data.mean or mean,
+        std=config.data.std or std,
+    )
+
+
+def allows_callables(config: ResoMapConfig) -> bool:
+    """Whether a model may be code of the user's."""
+    return config.models.allow_callables

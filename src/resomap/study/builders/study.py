@@ -1,0 +1,60 @@
+"""The study itself: its directory, its name, its tracker, its metrics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resomap.config.load import flatten
+from resomap.config.schema import ResoMapConfig
+from resomap.layout import StudyLayout, folder_name
+from resomap.records import ImageDataset
+
+if TYPE_CHECKING:
+    from resomap.tracking.protocol import Tracker
+
+
+def layout(config: ResoMapConfig, images: ImageDataset) -> StudyLayout:
+    """The study's directory."""
+    output = config.study.output.replace("{data}", folder_name(images.name))
+    return StudyLayout(Path(output).expanduser())
+
+
+def study_name(config: ResoMapConfig, images: ImageDataset) -> str:
+    """The study's name, for people and for MLflow."""
+    return config.study.name or images.name
+
+
+def metric_options(config: ResoMapConfig) -> dict[str, Any]:
+    """How metrics are computed from predictions."""
+    return {
+        "top_k": config.analysis.top_k,
+        "bins": config.analysis.calibration_bins,
+        "confidence": config.analysis.confidence,
+    }
+
+
+def table_metric(config: ResoMapConfig) -> str:
+    """The metric of the closing table."""
+    return config.analysis.metric
+
+
+def tracker(config: ResoMapConfig, study: StudyLayout, name: str) -> Tracker:
+    """MLflow, or a tracker that does nothing."""
+    from resomap.tracking.mlflow_tracker import MLflowTracker
+    from resomap.tracking.null import NullTracker
+
+    if not config.mlflow.enabled:
+        return NullTracker()
+    uri = config.mlflow.tracking_uri
+    return MLflowTracker(
+        uri or f"sqlite:///{study.mlflow_db_path.resolve()}",
+        name,
+        artifact_location=None if uri else study.mlflow_artifacts_dir.resolve().as_uri(),
+        log_artifacts=config.mlflow.log_artifacts,
+    )
+
+
+def study_params(config: ResoMapConfig) -> dict[str, object]:
+    """The configuration as flat parameters for tracking."""
+    return {key: value for key, value in flatten(config).items() if not key.startswith("mlflow.")}

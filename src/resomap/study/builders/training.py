@@ -1,0 +1,114 @@
+"""Device, precision, the trainer and what listens to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resomap.config.schema import ResoMapConfig
+from resomap.records import Cell
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from resomap.data.loaders import EvalLoader, TrainLoader
+    from resomap.training.callbacks import Callback
+    from resomap.training.trainer import Trainer
+
+
+def device_name(config: ResoMapConfig) -> str:
+    """The device asked for."""
+    return config.system.device
+
+
+def set_threads(config: ResoMapConfig) -> None:
+    """Apply system.threads."""
+    import torch
+
+    if config.system.threads is not None:
+        torch.set_num_threads(config.system.threads)
+
+
+def device_and_precision(config: ResoMapConfig) -> tuple[str, str]:
+    """(device, precision) that the runs will use; DeviceError where they are not there."""
+    from resomap.training.device import resolve_precision, select_device
+
+    device = select_device(config.system.device)
+    return str(device), resolve_precision(config.system.mixed_precision, device)
+
+
+def trainer(
+    config: ResoMapConfig,
+    network: nn.Module,
+    loaders: tuple[TrainLoader, EvalLoader],
+    *,
+    cell: Cell,
+    state_path: Path,
+    weights: Sequence[float] | None,
+    callbacks: Sequence[Callback],
+) -> Trainer:
+    """A Trainer for one cell."""
+    from resomap.training.trainer import Trainer
+
+    training, system = config.training, config.system
+    return Trainer(
+        network,
+        loaders[0],
+        loaders[1],
+        epochs=training.epochs,
+        optimizer=training.optimizer,
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+        momentum=training.momentum,
+        schedule=training.schedule,
+        warmup_epochs=training.warmup_epochs,
+        step_epochs=training.step_epochs,
+        gamma=training.gamma,
+        plateau_patience=training.plateau_patience,
+        label_smoothing=training.label_smoothing,
+        class_weights=weights,
+        clip_grad_norm=training.clip_grad_norm,
+        monitor=training.monitor,
+        monitor_mode=training.monitor_mode,
+        save_every_s=training.save_every_s,
+        state_path=state_path,
+        seed=cell.seed,
+        device=system.device,
+        mixed_precision=system.mixed_precision,
+        channels_last=system.channels_last,
+        cudnn_benchmark=system.cudnn_benchmark,
+        deterministic=system.deterministic,
+        non_blocking=config.data.non_blocking,
+        callbacks=callbacks,
+    )
+
+
+def keep_best(config: ResoMapConfig, run_dir: Path, fields: Mapping[str, object]) -> list[Callback]:
+    """The callbacks that keep the best weights and, where asked, stop early."""
+    from resomap.training.callbacks import EarlyStopping, ModelCheckpoint
+
+    training = config.training
+    kept: list[Callback] = [
+        ModelCheckpoint(
+            run_dir,
+            monitor=training.monitor,
+            mode=training.monitor_mode,
+            top_k=training.top_k,
+            metadata=fields,
+        )
+    ]
+    if training.early_stopping_patience is not None:
+        kept.append(
+            EarlyStopping(
+                monitor=training.monitor,
+                mode=training.monitor_mode,
+                patience=training.early_stopping_patience,
+            )
+        )
+    return kept
+
+
+def kept_checkpoints(config: ResoMapConfig) -> int:
+    """Weights files that each run leaves behind."""
+    return config.training.top_k
