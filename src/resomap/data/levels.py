@@ -70,11 +70,11 @@ def _range(start: float, length: float, side: float, limit: int) -> tuple[int, i
 
 
 def resize(pixels_hw3: np.ndarray, resolution: int, *, kernel: str) -> np.ndarray:
-    """(r, r, 3) uint8, antialiased. by torch where it has the kernel (within 1 of Pillow), else by Pillow."""
+    """(r, r, 3) uint8, antialiased: by torch where it has the kernel (within 1 of Pillow), else by Pillow."""
     if kernel not in ("bilinear", "bicubic"):
-        image = Image.fromarray(np.ascontiguousarray(pixels_hw3))
-        return np.asarray(image.resize((resolution, resolution), KERNELS[kernel]))
-    tensor = torch.from_numpy(np.ascontiguousarray(pixels_hw3)).permute(2, 0, 1)[None]
+        return np.asarray(Image.fromarray(pixels_hw3).resize((resolution, resolution), KERNELS[kernel]))
+    # torch takes no read-only memory, and would copy the rows together anyway.
+    tensor = torch.from_numpy(np.array(pixels_hw3)).permute(2, 0, 1)[None]
     side = (resolution, resolution)
     resized = interpolate(tensor, side, mode=kernel, align_corners=False, antialias=True)
     return resized[0].permute(1, 2, 0).numpy()

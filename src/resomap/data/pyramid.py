@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,13 +23,12 @@ from PIL import Image
 
 from resomap.data import levels
 from resomap.data.decode import MAX_PIXELS, decode_rgb, to_square
+from resomap.data.store_build import Progress, decode_all, header_sizes
 from resomap.data.store_files import StoredImages, find_or_build
-from resomap.errors import BadImageError, ConfigError, DatasetError, printable
+from resomap.errors import ConfigError, DatasetError, printable
 from resomap.records import BadFile, CropBox, ImageRecord
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +92,9 @@ class ImageStore(ABC):
 
     def crop(self, index: int, box: CropBox, resolution: int) -> np.ndarray:
         """(r, r, 3) uint8: the box resized to the resolution, antialiased."""
+        self._check_resolution(resolution)
+        if self.settings.crop == "center":
+            raise ConfigError("a store opened with crop='center' holds no crops; open it with 'random_resized'")
         size = (int(self.sizes[index, 0]), int(self.sizes[index, 1]))
         pixels, level = self.level(index, levels.wanted_level(box, size, resolution))
         return levels.resize(levels.cut(pixels, box, size, level), resolution, kernel=self.settings.kernel)
@@ -172,23 +174,23 @@ def open_store(
         progress=progress,
     )
     store: ImageStore
-    store = _on_the_fly(images, settings) if stored is None else CachedStore(images, stored, settings)
+    if stored is None:
+        store = _on_the_fly(images, settings, workers=workers, progress=progress)
+    else:
+        store = CachedStore(images, stored, settings)
     _settle_bad_files(store, images, on_bad_file=on_bad_file)
     return store
 
 
-def _on_the_fly(images: Sequence[ImageRecord], settings: StoreSettings) -> OnTheFlyStore:
+def _on_the_fly(
+    images: Sequence[ImageRecord], settings: StoreSettings, *, workers: int | None, progress: Progress | None
+) -> OnTheFlyStore:
     """Decode everything once to find bad files, since nothing is kept."""
-    good, sizes, bad = [], [], []
-    for image in images:
-        try:
-            decoded = decode_rgb(image.path, max_pixels=settings.max_pixels)
-        except BadImageError as error:
-            bad.append(BadFile(image.image_id, error.reason))
-        else:
-            good.append(image)
-            sizes.append((decoded.height, decoded.width))
-    return OnTheFlyStore(good, np.array(sizes, dtype=np.int32), bad, settings)
+    sizes, bad = header_sizes(images, max_pixels=settings.max_pixels, workers=workers)
+    decode_all(images, sizes, bad, max_pixels=settings.max_pixels, workers=workers, progress=progress)
+    good = [i for i in range(len(images)) if i not in bad]
+    listed = [BadFile(images[i].image_id, reason) for i, reason in sorted(bad.items())]
+    return OnTheFlyStore([images[i] for i in good], sizes[good], listed, settings)
 
 
 def _settle_bad_files(store: ImageStore, images: Sequence[ImageRecord], *, on_bad_file: str) -> None:
