@@ -68,7 +68,7 @@ def test_dprime_equals_the_unfactored_formula(kernel):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kernel", "resolution"), [("lanczos", 24), ("bilinear", 32), ("box", 24)])
+@pytest.mark.parametrize(("kernel", "resolution"), [("lanczos", 24), ("bilinear", 20), ("box", 24)])
 def test_matched_filter_on_drawn_8_bit_images_reaches_the_closed_form(kernel, resolution):
     """Images as written, Pillow's own 8-bit resize, the optimal linear rule: the predicted accuracy."""
     spec = AcuitySpec(size=64, bands=(12.0,), native_dprime=3.0, train=1600)
@@ -126,6 +126,16 @@ def test_overall_of_orthogonal_classes_equals_the_known_integral():
     x = np.linspace(-8, 12, 20_001)
     integrand = stats.norm.pdf(x - np.sqrt(2)) * stats.norm.cdf(x) ** 3
     assert observer.overall(256) == pytest.approx(np.trapezoid(integrand, x), abs=0.004)
+
+
+def test_default_set_has_its_limits_at_48_and_96():
+    observer = IdealObserver()
+    resolutions = [128, 96, 64, 48, 32]
+    assert [observer.smallest_sufficient(resolutions, band) for band in signal.BANDS] == [48, 96]
+    assert observer.smallest_sufficient([32, 64], signal.BANDS[1]) is None
+    # One resolution below the limit the observer itself is near chance.
+    assert observer.within_band(32, signal.BANDS[0]) < 0.7
+    assert observer.within_band(64, signal.BANDS[1]) < 0.7
 
 
 def test_lost_bands_leave_chance_and_known_ones_do_not():

@@ -47,6 +47,8 @@ __all__ = ["FORMAT", "MANIFEST", "AcuitySpec", "ideal_accuracy", "ideal_dprime",
 FORMAT = 1
 """Of the files and the pixels: a set of another format is another set."""
 MANIFEST = "manifest.json"
+_THREADS = 8
+"""More would wait for each other: half of the work holds Python's lock."""
 
 _logger = logging.getLogger(__name__)
 
@@ -91,7 +93,7 @@ def make_acuity(
     spec = AcuitySpec(
         seed=seed,
         size=size,
-        bands=tuple(float(band) for band in bands),
+        bands=tuple(bands),
         train=train,
         val=val,
         test=test,
@@ -101,10 +103,12 @@ def make_acuity(
         background=background,
         shortcut_agreement=shortcut_agreement,
     )
-    make_dirs(out.parent)
-    with storage_errors(out), FileLock(out.parent / f".{out.name}.lock"):
-        if not _stands(out, spec):
-            _build(out, spec)
+    root = Path(os.path.abspath(out))  # '.' has no name to put a folder beside
+    if not _stands(root, spec):
+        make_dirs(root.parent)
+        with storage_errors(out), FileLock(root.parent / f".{root.name}.lock"):
+            if not _stands(root, spec):  # another process may have made it meanwhile
+                _build(root, spec)
     return out
 
 
@@ -168,7 +172,7 @@ def _write_images(root: Path, spec: AcuitySpec, entries: list[AcuityImage]) -> N
     for folder in {str(Path(entry.path).parent) for entry in entries}:
         for tree in trees:
             (root / tree / folder).mkdir(parents=True)
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=min(_THREADS, os.cpu_count() or 1)) as pool:
         for _ in pool.map(partial(_write_image, root, spec), entries):
             pass
 

@@ -45,6 +45,7 @@ class AcuitySpec:
     shortcut_agreement: float = signal.SHORTCUT_AGREEMENT
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "bands", tuple(float(band) for band in self.bands))
         if self.variant not in signal.VARIANTS:
             variants = ", ".join(signal.VARIANTS)
             raise DatasetError(f"acuity variant: expected one of {variants}, got {self.variant!r}")

@@ -20,9 +20,9 @@ from resomap.errors import DatasetError
 
 SIZE = 256
 """Default side of the images in pixels."""
-BANDS = (27.0, 48.0)
+BANDS = (27.0, 47.0)
 """Default bands in cycles an image."""
-NATIVE_DPRIME = 60.0
+NATIVE_DPRIME = 50.0
 """Default d' of the ideal observer at native size."""
 TRAIN, VAL, TEST = 1200, 300, 600
 """Default numbers of images, all classes together."""
@@ -32,7 +32,7 @@ ORIENTATIONS = ("horizontal", "vertical")
 VARIANTS = ("standard", "null", "shortcut")
 WHITE_NOISE = 0.1
 """Standard deviation of the white noise, grey values 0..1, every channel on its own."""
-BACKGROUND = 0.02
+BACKGROUND = 0.01
 """RMS of the low-frequency background, grey values 0..1, every channel on its own."""
 BACKGROUND_MODES = 8
 """Cosine modes of the background by axis: mode k has k/2 cycles an image, so it ends at 3.5."""

@@ -93,6 +93,15 @@ class IdealObserver:
         """
         return _likeliest_accuracy(self.amplitude**2 * self._gram(resolution, self._classes()))
 
+    def smallest_sufficient(self, resolutions: Sequence[int], band: float, *, accuracy: float = 0.95) -> int | None:
+        """The smallest of `resolutions` at which `band` can be told apart with that accuracy; None: none.
+
+        This is the band's limit: the transition is steep but no step at twice its frequency, as the
+        patch has a bandwidth and the kernel a slope.
+        """
+        sufficient = (r for r in sorted(resolutions) if self.within_band(r, band) >= accuracy)
+        return next(sufficient, None)
+
     def expect(self, resolutions: Sequence[int]) -> tuple[Expectation, ...]:
         """The whole curve, by band and over all classes."""
         return tuple(

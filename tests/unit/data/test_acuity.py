@@ -93,6 +93,26 @@ def test_make_acuity_takes_an_empty_folder(tmp_path):
     assert (make_acuity(tmp_path / "set", **SMALL, **FEW) / "manifest.json").is_file()
 
 
+def test_make_acuity_takes_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "set").mkdir()
+    monkeypatch.chdir(tmp_path / "set")
+    assert make_acuity(Path("."), **SMALL, **FEW) == Path(".")
+    assert (tmp_path / "set" / "manifest.json").is_file()
+
+
+def test_make_acuity_finds_a_set_without_writing_beside_it(tmp_path):
+    root = make_acuity(tmp_path / "sets" / "set", **SMALL, **FEW)
+    (tmp_path / "sets" / ".set.lock").unlink(missing_ok=True)
+    make_acuity(root, **SMALL, **FEW)
+    assert [p.name for p in (tmp_path / "sets").iterdir()] == ["set"]
+
+
+def test_make_acuity_names_a_place_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="a file stands where a folder is needed"):
+        make_acuity(tmp_path / "file" / "set", **SMALL, **FEW)
+
+
 def test_make_acuity_names_a_set_that_lost_images(tmp_path):
     root = make_acuity(tmp_path / "set", **SMALL, **FEW)
     next((root / "val").rglob("*.png")).unlink()
