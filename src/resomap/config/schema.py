@@ -176,7 +176,7 @@ class AcuityConfig(Section):
     """'null': evidence in low frequency only; 'shortcut': a class-correlated tint beside it."""
     size: Annotated[int, Field(ge=64, le=1024)] = 256
     """Side of the generated images in pixels."""
-    bands: Annotated[list[Positive], Field(min_length=1)] = [24, 44]
+    bands: Annotated[list[Positive], Field(min_length=1)] = [27, 47]
     """Spatial frequencies of the evidence in cycles per image; two classes (orientations) each."""
     train: Count = 1200
     """Training images, all classes together."""
@@ -184,7 +184,7 @@ class AcuityConfig(Section):
     """Validation images."""
     test: Count = 600
     """Test images."""
-    native_dprime: Positive = 60.0
+    native_dprime: Positive = 50.0
     """d' of the ideal observer at native size, for telling the two orientations of a band apart."""
     seed: Seed = 0
     """Seed of the generator."""

@@ -68,7 +68,8 @@ def run_study(
     """
     ranks = connect_ranks(builders.device_name(config))
     with stop_on_signals() as stop:
-        context = plan_study(config, progress=progress or StudyProgress(), ranks=ranks, discard_changed=discard_changed)
+        listener = progress if progress is not None and ranks.is_main else StudyProgress()
+        context = plan_study(config, progress=listener, ranks=ranks, discard_changed=discard_changed)
         tracker: Tracker = NullTracker()
         if ranks.is_main:
             _write_study_file(context)
