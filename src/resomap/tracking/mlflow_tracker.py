@@ -1,27 +1,37 @@
 """Tracking with MLflow: one experiment a study, one MLflow run a run, under a parent run for the study.
 
-MLflow's client takes seconds to import and to set a database up, and a server may be slow or away. So one thread owns
-the client and works through a queue: training never waits for it, and the first failure turns tracking off with one
-warning. end_study() waits until everything told is stored.
+MLflow's client takes seconds to import and to set a database up, and a server may be slow or away. So all of it happens
+in a Backlog: training never waits for it. Runs are addressed by id through MlflowClient, which keeps no active run in
+global state.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-import queue
 import re
-import threading
+import sqlite3
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-log = logging.getLogger(__name__)
+from filelock import FileLock
+
+from resomap.errors import printable
+from resomap.serialize import digest
+from resomap.tracking.backlog import Backlog, Failures
 
 _RUN_KEY, _STUDY_KEY = "resomap.key", "resomap.study"
-_LONGEST_PARAM = 500
-_HTTP_LIMITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+_LONGEST_NAME, _LONGEST_PARAM, _PARAMS_AT_ONCE = 250, 500, 100
+_RETRIES, _TIMEOUT_S = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"
+_FIRST_CONTACT = {_RETRIES: "0", _TIMEOUT_S: "8"}
+"""MLflow's own are 7 tries of 120 s; tries again are the Backlog's."""
+_LATER_TIMEOUT_S = "30"
+_LOCK_PATIENCE_S = 60.0
+_PASSING = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED"}
+"""Error codes of MLflow that may pass: a server away, a database locked or full."""
 
 
 class MLflowTracker:
@@ -32,113 +42,127 @@ class MLflowTracker:
         experiment: made where it is not there.
         artifact_location: of a new experiment; None: the store's default.
         log_artifacts: False keeps files out of the store.
+        study_id: tells studies of one name apart on a shared server; None: the name alone.
+    Side effects: between start_study and end_study, MLflow's limits for requests are set in the environment where the
+    user has not set them. MLflow's telemetry is turned off unless the environment says otherwise.
     """
 
     def __init__(
-        self, tracking_uri: str, experiment: str, *, artifact_location: str | None, log_artifacts: bool = True
+        self,
+        tracking_uri: str,
+        experiment: str,
+        *,
+        artifact_location: str | None,
+        log_artifacts: bool = True,
+        study_id: str | None = None,
     ) -> None:
-        self._uri, self._experiment = tracking_uri, experiment
+        self._uri, self._experiment = tracking_uri, printable(experiment)
         self._artifact_location, self._log_artifacts = artifact_location, log_artifacts
-        self._work: queue.Queue[Callable[[], None] | None] = queue.Queue()
-        self._off = False
+        self._study_id = study_id
         self._client: Any = None
         self._experiment_id = self._parent_id = ""
         self._run_id: str | None = None
-        self._thread = threading.Thread(target=self._drain, name="mlflow", daemon=True)
-        self._thread.start()
+        self._limits: dict[str, str] = {}
+        self._backlog = Backlog(
+            f"MLflow at {_shown(tracking_uri)}",
+            failures=_store_failures,
+            is_temporary=_may_pass,
+            describe=self._describe,
+        )
 
     def start_study(self, name: str, params: Mapping[str, object]) -> None:
-        self._tell(lambda: self._start_study(name, dict(params)))
+        now, later = dict(params), self._start_study
+        self._backlog.do(lambda: later(printable(name), now), essential=True)
 
     def start_run(self, name: str, params: Mapping[str, object], *, key: str) -> None:
-        self._tell(lambda: self._start_run(name, dict(params), key))
+        now = dict(params)
+        self._backlog.do(lambda: self._start_run(printable(name), now, key))
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
-        now = int(time.time() * 1000)
-        self._tell(lambda: self._write_metrics(dict(metrics), step, now))
+        now, timestamp_ms = dict(metrics), int(time.time() * 1000)
+        self._backlog.do(lambda: self._write_metrics(now, step, timestamp_ms))
 
     def log_artifact(self, path: Path) -> None:
         if self._log_artifacts:
-            self._tell(lambda: self._client.log_artifact(self._run_id, str(path)) if self._run_id else None)
+            self._backlog.do(lambda: self._write_artifact(path))
 
     def end_run(self, status: str) -> None:
-        self._tell(lambda: self._end_run(status))
+        self._backlog.do(lambda: self._end_run(status))
 
     def end_study(self) -> None:
-        self._tell(self._end_study)
-        self._work.put(None)
-        self._thread.join()
-
-    def _tell(self, action: Callable[[], None]) -> None:
-        if not self._off:
-            self._work.put(action)
-
-    def _drain(self) -> None:
-        """The thread: work until told to end; after a failure only empty the queue."""
-        while (action := self._work.get()) is not None:
-            if self._off:
-                continue
-            try:
-                action()
-            except _tracking_errors() as error:
-                self._off = True
-                log.warning(
-                    "MLflow at %s does not work (%s); training goes on without it",
-                    without_secrets(self._uri),
-                    without_secrets(_first_line(error)),
-                )
+        self._backlog.do(self._end_study)
+        self._backlog.finish()
+        for variable in self._limits:
+            os.environ.pop(variable, None)
 
     def _start_study(self, name: str, params: dict[str, object]) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        for variable, value in _HTTP_LIMITS.items():
-            os.environ.setdefault(variable, value)
-        from mlflow.tracking import MlflowClient
+        self._limits = {k: v for k, v in _FIRST_CONTACT.items() if k not in os.environ}
+        os.environ.update(self._limits)
+        _quieten()
+        with _only_process_setting_up(self._uri):
+            self._client = _client(self._uri)
+            self._experiment_id = self._find_or_create_experiment()
+            tags = {_STUDY_KEY: digest(self._study_id or name)}
+            self._parent_id = self._find_run(tags) or self._create_run(name, tags)
+        if _TIMEOUT_S in self._limits:
+            os.environ[_TIMEOUT_S] = _LATER_TIMEOUT_S
+        self._resume(self._parent_id, params)
 
-        # They tell of each step of setting up a database; after the import, which sets levels of its own.
-        for chatty in ("alembic", "mlflow", "mlflow.store.db.utils"):
-            logging.getLogger(chatty).setLevel(logging.ERROR)
-        self._client = MlflowClient(tracking_uri=self._uri)
-        self._experiment_id = self._find_experiment()
-        self._parent_id = self._find_run(_STUDY_KEY, name) or self._create_run(name, {_STUDY_KEY: name})
-        self._client.set_terminated(self._parent_id, "RUNNING")
-        self._write_params(self._parent_id, params)
+    def _find_or_create_experiment(self) -> str:
+        from mlflow.exceptions import MlflowException
 
-    def _find_experiment(self) -> str:
         found = self._client.get_experiment_by_name(self._experiment)
-        if found is not None:
-            return str(found.experiment_id)
-        return str(self._client.create_experiment(self._experiment, artifact_location=self._artifact_location))
+        if found is None:
+            try:
+                return str(self._client.create_experiment(self._experiment, artifact_location=self._artifact_location))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                found = self._client.get_experiment_by_name(self._experiment)
+        return str(found.experiment_id)
 
-    def _find_run(self, tag: str, value: str) -> str | None:
-        quoted = value.replace("'", "")
-        runs = self._client.search_runs([self._experiment_id], f"tags.`{tag}` = '{quoted}'", max_results=1)
+    def _find_run(self, tags: Mapping[str, str]) -> str | None:
+        """The oldest run with these tags (plain hexadecimal values): what every process finds."""
+        wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        runs = self._client.search_runs([self._experiment_id], wanted, max_results=1, order_by=["start_time ASC"])
         return str(runs[0].info.run_id) if runs else None
 
     def _create_run(self, name: str, tags: dict[str, str]) -> str:
-        clean = {key: value.replace("'", "") for key, value in tags.items()}
-        return str(self._client.create_run(self._experiment_id, run_name=name, tags=clean).info.run_id)
+        return str(self._client.create_run(self._experiment_id, run_name=name, tags=tags).info.run_id)
 
     def _start_run(self, name: str, params: dict[str, object], key: str) -> None:
-        tags = {_RUN_KEY: key, "mlflow.parentRunId": self._parent_id}
-        self._run_id = self._find_run(_RUN_KEY, key) or self._create_run(name, tags)
-        self._client.set_terminated(self._run_id, "RUNNING")
-        self._write_params(self._run_id, params)
+        self._run_id = None
+        tags = {_RUN_KEY: digest(key), "mlflow.parentRunId": self._parent_id}
+        run_id = self._find_run(tags) or self._create_run(name, tags)
+        self._resume(run_id, params)
+        self._run_id = run_id
 
-    def _write_params(self, run_id: str, params: dict[str, object]) -> None:
-        """Parameters not stored yet: MLflow refuses to change one, and a larger grid changes the study's."""
+    def _resume(self, run_id: str, params: dict[str, object]) -> None:
+        """Running (again), with the parameters not stored yet.
+
+        MLflow refuses to change one; a larger grid would change the study's.
+        """
         from mlflow.entities import Param
 
+        self._client.update_run(run_id, status="RUNNING")
         stored = self._client.get_run(run_id).data.params
-        new = [Param(key, str(value)[:_LONGEST_PARAM]) for key, value in params.items() if key not in stored]
-        for start in range(0, len(new), 100):
-            self._client.log_batch(run_id, params=new[start : start + 100])
+        named = {_name(key): str(value)[:_LONGEST_PARAM] for key, value in params.items()}
+        new = [Param(key, value) for key, value in named.items() if key not in stored]
+        for some in _pieces(new, _PARAMS_AT_ONCE):
+            self._client.log_batch(run_id, params=some)
 
     def _write_metrics(self, metrics: dict[str, float], step: int, timestamp_ms: int) -> None:
         from mlflow.entities import Metric
 
         if self._run_id is not None:
-            values = [Metric(name, float(value), timestamp_ms, step) for name, value in metrics.items()]
+            values = [Metric(_name(name), float(value), timestamp_ms, step) for name, value in metrics.items()]
             self._client.log_batch(self._run_id, metrics=values)
+
+    def _write_artifact(self, path: Path) -> None:
+        if self._run_id is not None:
+            os.stat(path)  # a missing file is told apart from a store that is away
+            self._client.log_artifact(self._run_id, str(path))
 
     def _end_run(self, status: str) -> None:
         if self._run_id is not None:
@@ -149,20 +173,75 @@ class MLflowTracker:
         self._end_run("KILLED")
         self._client.set_terminated(self._parent_id, "FINISHED")
 
+    def _describe(self, error: BaseException) -> str:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        named = first.replace(self._uri, _shown(self._uri)) if self._uri else first
+        return printable(without_secrets(named))[:300]
 
-def _tracking_errors() -> tuple[type[BaseException], ...]:
+
+def _quieten() -> None:
+    """No line for each step of setting a database up."""
+    for chatty in ("alembic", "mlflow.store.db.utils"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+
+
+def _client(tracking_uri: str) -> Any:
+    from mlflow.tracking import MlflowClient
+
+    _quieten()  # again: the import sets levels of its own
+    return MlflowClient(tracking_uri=tracking_uri)
+
+
+@contextlib.contextmanager
+def _only_process_setting_up(tracking_uri: str) -> Iterator[None]:
+    """For a sqlite file: hold its lock, and fail at once where it cannot be written.
+
+    MLflow makes a new file's tables without a lock, and tries to open one that cannot be opened for minutes.
+    """
+    path = tracking_uri.removeprefix("sqlite:///").partition("?")[0]
+    if path in (tracking_uri, "", ":memory:"):
+        yield
+        return
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.closing(sqlite3.connect(path, timeout=_LOCK_PATIENCE_S / 4)) as database:
+        database.execute("PRAGMA schema_version")
+        with FileLock(f"{path}.lock", timeout=_LOCK_PATIENCE_S):
+            database.execute("BEGIN IMMEDIATE")
+            database.rollback()
+            yield
+
+
+def _store_failures() -> Failures:
     """What a store or a server can fail with."""
+    from alembic.util.exc import CommandError
     from mlflow.exceptions import MlflowException
     from requests.exceptions import RequestException
     from sqlalchemy.exc import SQLAlchemyError
 
-    return (MlflowException, RequestException, SQLAlchemyError, OSError, ImportError, ValueError)
+    known = (MlflowException, RequestException, SQLAlchemyError, CommandError, sqlite3.Error)
+    return (*known, OSError, ImportError, ValueError)
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _may_pass(error: BaseException) -> bool:
+    code = getattr(error, "error_code", None)
+    return code in _PASSING if code is not None else not isinstance(error, (FileNotFoundError, ImportError, ValueError))
+
+
+def _name(text: str) -> str:
+    """A name that MLflow takes for a parameter or metric."""
+    return re.sub(r"[^\w./ -]", "_", text)[:_LONGEST_NAME]
+
+
+def _pieces(values: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    return (values[start : start + size] for start in range(0, len(values), size))
 
 
 def without_secrets(text: str) -> str:
-    """`text` with the user and password of every URI in it replaced."""
-    return re.sub(r"(\w+://)[^/\s@]*@", r"\1***@", text)
+    """`text` with the user and password of its URIs replaced, and passwords given as `password=...`."""
+    text = re.sub(r"(\w+://)(?<!sqlite://)(?<!file://)\S*@", r"\1***@", text)
+    return re.sub(r"(?i)\b(password|passwd|pwd|token|secret)=[^&\s]+", r"\1=***", text)
+
+
+def _shown(uri: str) -> str:
+    """A URI without its secrets, also one whose password holds spaces."""
+    return without_secrets(uri if uri.startswith(("sqlite:", "file:")) else re.sub("://.*@", "://***@", uri))
