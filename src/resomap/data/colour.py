@@ -78,5 +78,6 @@ def apply_map(images_BHWC: Tensor, colour: Tensor) -> Tensor:
         out = pixels.view(batch, height, width * 3).mul_(scale).add_(offset.repeat(width))
     else:
         flat = pixels.view(batch, height * width, 3)
-        out = torch.baddbmm(offset[:, None, :], flat, matrix.transpose(1, 2))
+        with torch.autocast(images_BHWC.device.type, enabled=False):  # it would round the pixels to bfloat16
+            out = torch.baddbmm(offset[:, None, :], flat, matrix.transpose(1, 2))
     return out.view(batch, height, width, 3).permute(0, 3, 1, 2)

@@ -24,7 +24,8 @@ GAP = 2.0
 
 def level_shape(size_hw: tuple[int, int], level: int) -> tuple[int, int]:
     """Height and width of a level; a last partial block counts."""
-    return tuple(-(-side // 2**level) for side in size_hw)  # type: ignore[return-value]
+    block = 2**level
+    return -(-size_hw[0] // block), -(-size_hw[1] // block)
 
 
 def needed_levels(

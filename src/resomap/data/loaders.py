@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -139,10 +139,10 @@ class _TrainImages(Dataset[Batch]):
             pixels = np.empty((len(indices), side, side, 3), dtype=np.uint8)
             for i, index in enumerate(indices.tolist()):
                 pixels[i] = self.store.crop(index, draws.box(i), side)
-        for i in np.flatnonzero(draws.flip_x):
-            pixels[i] = pixels[i, :, ::-1].copy()
-        for i in np.flatnonzero(draws.flip_y):
-            pixels[i] = pixels[i, ::-1].copy()
+        for flipped in np.flatnonzero(draws.flip_x):
+            pixels[flipped] = pixels[flipped, :, ::-1].copy()
+        for flipped in np.flatnonzero(draws.flip_y):
+            pixels[flipped] = pixels[flipped, ::-1].copy()
         return warp(pixels, draws) if settings.warps else pixels
 
     def _colour(self, pixels: np.ndarray, draws: Draws) -> Tensor:
@@ -158,7 +158,7 @@ class _TrainImages(Dataset[Batch]):
         )
 
 
-def _identity(batch: Batch) -> Batch:
+def _identity(batch: Any) -> Any:
     return batch
 
 
@@ -174,9 +174,10 @@ class _EpochSampler:
         return [part for part in self.plan if part.update >= self.start_update]
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = epoch_order(self._images, seed=self._seed, epoch=self.epoch).tolist()
-        for part in self.remaining():
-            yield [(self.epoch, index) for index in order[part.start : part.stop]]
+        # Settled here, not while iterating: set_epoch is for the next iteration, not for one under way.
+        epoch = self.epoch
+        order = epoch_order(self._images, seed=self._seed, epoch=epoch).tolist()
+        return ([(epoch, index) for index in order[part.start : part.stop]] for part in self.remaining())
 
     def __len__(self) -> int:
         return len(self.remaining())
@@ -242,9 +243,8 @@ class TrainLoader:
         return len(self._sampler)
 
     def __iter__(self) -> Iterator[Batch]:
-        for part, batch in zip(self._sampler.remaining(), self._loader, strict=True):
-            batch.share, batch.ends_update = part.share, part.ends_update
-            yield batch
+        parts = zip(self._sampler.remaining(), self._loader, strict=True)
+        return (replace(batch, share=part.share, ends_update=part.ends_update) for part, batch in parts)
 
 
 @dataclass
@@ -317,6 +317,7 @@ def _data_loader(
         images,
         batch_sampler=batches,
         collate_fn=_identity,
+        generator=torch.Generator(),  # else each epoch would draw from, and change, the global one
         num_workers=workers,
         pin_memory=pin_memory,
         prefetch_factor=prefetch_factor if workers else None,
