@@ -10,7 +10,7 @@ Legend: B images, H W pixels, 3 channels.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,79 +20,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from resomap.data.augmentation import AugmentationSettings, Draws, draw
-from resomap.data.colour import apply_map, jitter_map, normalisation_map
+from resomap.data.batches import Batch, as_batches, to_model_input
+from resomap.data.colour import jitter_map, normalisation_map
 from resomap.data.pyramid import ImageStore
 from resomap.data.randomness import epoch_order, image_keys
 from resomap.data.warp import warp
 from resomap.data.windows import MicroBatch, plan_epoch
 
+__all__ = ["Batch", "EvalLoader", "TrainLoader", "as_batches", "to_model_input"]
+
 Rgb = Sequence[float]
-
-
-@dataclass
-class Batch:
-    """One micro-batch."""
-
-    images: Tensor
-    """uint8 (B, H, W, 3); or float32 (B, 3, H, W), already normalised, from a foreign loader."""
-    labels: Tensor
-    """int64 (B,)."""
-    indices: Tensor
-    """int64 (B,): position in the store; -1 from a foreign loader."""
-    colour: Tensor | None = None
-    """float32 (B, 3, 4), or (3, 4) diagonal for all: out_c = sum_k M[c, k] x_k / 255 + M[c, 3].
-
-    None where the images are normalised already."""
-    share: float = 1.0
-    """This micro-batch's images / images of its whole update, over all ranks."""
-    ends_update: bool = True
-    """The optimiser steps after this one."""
-
-    def pin_memory(self) -> Batch:
-        """Called by DataLoader's pinning thread."""
-        for name in ("images", "labels", "indices", "colour"):
-            tensor = getattr(self, name)
-            if tensor is not None:
-                setattr(self, name, tensor.pin_memory())
-        return self
-
-
-def to_model_input(
-    batch: Batch, device: torch.device | str, *, non_blocking: bool = False, channels_last: bool = True
-) -> tuple[Tensor, Tensor]:
-    """(images (B, 3, H, W) float32 normalised, labels (B,) int64), on the device."""
-    images = batch.images.to(device, non_blocking=non_blocking)
-    labels = batch.labels.to(device, non_blocking=non_blocking)
-    if batch.colour is not None:
-        images = apply_map(images, batch.colour.to(device, non_blocking=non_blocking))
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return images.contiguous(memory_format=memory_format), labels
-
-
-def as_batches(loader: Iterable[Any], accumulation_steps: int = 1) -> Iterator[Batch]:
-    """Batches of a plain loader of (images float32 (B, 3, H, W), labels), `accumulation_steps` to an update.
-
-    The last update of an epoch may have fewer; its shares count its own images.
-    """
-    window: list[tuple[Tensor, Tensor]] = []
-    for images, labels, *_ in loader:
-        window.append((images, torch.as_tensor(labels, dtype=torch.int64)))
-        if len(window) == accumulation_steps:
-            yield from _window_batches(window)
-            window = []
-    yield from _window_batches(window)
-
-
-def _window_batches(window: list[tuple[Tensor, Tensor]]) -> Iterator[Batch]:
-    total = sum(len(labels) for _, labels in window)
-    for i, (images, labels) in enumerate(window):
-        yield Batch(
-            images=images,
-            labels=labels,
-            indices=torch.full((len(labels),), -1),
-            share=len(labels) / total,
-            ends_update=i == len(window) - 1,
-        )
 
 
 @dataclass
