@@ -51,13 +51,14 @@ class StudyProgress:
 class TimeLeft:
     """Remaining seconds of a study, from the time per update and pixel seen so far.
 
-    An update at resolution r costs about c r^2; c is kept per model (mean of its updates), and the mean over
-    the models stands in for one that has not run yet.
+    An update at resolution r costs about c r^2. c is that of the model's latest run, since small images are dominated
+    by what every update costs; the mean over the models stands in for one that has not run yet.
     """
 
     updates_per_run: int
+    _cells: dict[str, Cell] = field(default_factory=dict)
     _seconds: dict[str, float] = field(default_factory=dict)
-    _work: dict[str, float] = field(default_factory=dict)
+    _updates: dict[str, int] = field(default_factory=dict)
     _last: float | None = None
 
     def start(self) -> None:
@@ -67,19 +68,22 @@ class TimeLeft:
     def add(self, cell: Cell, updates: int = 1) -> None:
         """`updates` more updates of `cell` were done since the last call."""
         now = time.monotonic()
+        if self._cells.get(cell.model) != cell:
+            self._cells[cell.model] = cell
+            self._seconds[cell.model], self._updates[cell.model] = 0.0, 0
         if self._last is not None:
-            self._seconds[cell.model] = self._seconds.get(cell.model, 0.0) + now - self._last
-            self._work[cell.model] = self._work.get(cell.model, 0.0) + updates * cell.resolution**2
+            self._seconds[cell.model] += now - self._last
+            self._updates[cell.model] += updates
         self._last = now
 
     def seconds(self, remaining: Sequence[tuple[Cell, int]]) -> float | None:
         """Seconds for (cell, updates still to do); None before anything was measured."""
-        if not self._work:
+        rates = {
+            model: self._seconds[model] / (self._updates[model] * cell.resolution**2)
+            for model, cell in self._cells.items()
+            if self._updates[model]
+        }
+        if not rates:
             return None
-        everywhere = sum(self._seconds.values()) / sum(self._work.values())
-        total = 0.0
-        for cell, updates in remaining:
-            work = self._work.get(cell.model)
-            rate = self._seconds[cell.model] / work if work else everywhere
-            total += rate * updates * cell.resolution**2
-        return total
+        mean = sum(rates.values()) / len(rates)
+        return sum(rates.get(cell.model, mean) * updates * cell.resolution**2 for cell, updates in remaining)

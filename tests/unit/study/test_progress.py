@@ -33,6 +33,17 @@ def test_time_left_of_an_unseen_model_uses_the_mean(monkeypatch: pytest.MonkeyPa
     assert left.seconds([(Cell("new", 32, 0), 1)]) == pytest.approx(2.0)
 
 
+def test_time_left_follows_the_latest_run_of_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    left = TimeLeft(updates_per_run=1)
+    for side, seconds in ((32, 1.0), (64, 2.0)):  # the small one is all overhead
+        left.start()
+        clock[0] += seconds
+        left.add(Cell("a", side, 0))
+    assert left.seconds([(Cell("a", 128, 0), 1)]) == pytest.approx(8.0)
+
+
 def test_time_left_ignores_time_between_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
