@@ -32,8 +32,10 @@ def predict(
     """Class probabilities of every image, in the data set's order.
 
     Args:
-        model: already on the device, or moved there; its mode is as before afterwards, also after an error.
-        loader: an EvalLoader, or batches of (images float32 B C H W, labels).
+        model: moved to the device, its weights laid out channels-last if asked for; its mode is as before
+            afterwards, also after an error.
+        loader: an EvalLoader, or batches of (images float32 B C H W, labels), whose images are numbered as they come
+            (rank after rank, and counted twice where the loader's own sharding repeats one).
         class_names: None: '0', '1', ...
         mixed_precision: 'no', 'bf16' or 'fp16' for the forward pass; the softmax is computed in float32.
         gather: with several ranks: object -> every rank's object, in rank order; each rank evaluates its shard.

@@ -9,9 +9,12 @@ Legend: N images, K classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
+
+from resomap.errors import ResoMapError
 
 _SMALLEST = float(np.finfo(np.float32).eps)
 """Probabilities are clipped here in the logarithm, as scikit-learn does for float32."""
@@ -50,7 +53,10 @@ def balanced_accuracy(confusion_KK: np.ndarray) -> float:
 
 
 def top_k_accuracy(labels_N: np.ndarray, probabilities_NK: np.ndarray, *, k: int) -> float:
-    """Share of images whose class is among the k most probable (k bounded by K); ties count against it."""
+    """Share of images whose class is among the k most probable (k bounded by K).
+
+    Among equals the lower class goes first, as in argmax, so that k = 1 is the accuracy.
+    """
     own = np.take_along_axis(probabilities_NK, labels_N[:, None], axis=1)
     earlier = np.arange(probabilities_NK.shape[1]) < labels_N[:, None]
     better = (probabilities_NK > own) | ((probabilities_NK == own) & earlier)
@@ -78,20 +84,22 @@ def expected_calibration_error(labels_N: np.ndarray, probabilities_NK: np.ndarra
 def wilson_interval(successes: int, trials: int, *, confidence: float = 0.95) -> tuple[float, float]:
     """Score interval of a proportion (Wilson 1927); inside [0, 1] and sensible for 0 or all successes.
 
-    (p + z^2/2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)
+    (p + z^2/2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n), z the normal quantile of (1 + confidence) / 2.
+
+    Raises:
+        ValueError: no trials, or more successes than trials.
     """
-    z = _normal_quantile((1 + confidence) / 2)
+    if not 0 <= successes <= trials or trials == 0:
+        raise ValueError(f"expected 0 <= successes <= trials and a trial, got {successes} of {trials}")
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
     p, n = successes / trials, trials
     centre = p + z**2 / (2 * n)
     half = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     scale = 1 + z**2 / n
-    return max(0.0, float((centre - half) / scale)), min(1.0, float((centre + half) / scale))
-
-
-def _normal_quantile(p: float) -> float:
-    from statistics import NormalDist
-
-    return NormalDist().inv_cdf(p)
+    # The ends are exact where rounding would leave the proportion itself outside.
+    low = 0.0 if successes == 0 else float((centre - half) / scale)
+    high = 1.0 if successes == trials else float((centre + half) / scale)
+    return low, high
 
 
 def classification_metrics(
@@ -117,6 +125,7 @@ def classification_metrics(
         confusion_matrix: K x K counts.
     Raises:
         ValueError: no images, or shapes that do not fit.
+        ResoMapError: the model answered NaN.
     """
     _check(labels_N, probabilities_NK, len(class_names))
     confusion = confusion_matrix(labels_N, probabilities_NK.argmax(axis=1), num_classes=len(class_names))
@@ -155,3 +164,9 @@ def _check(labels_N: np.ndarray, probabilities_NK: np.ndarray, num_classes: int)
         raise ValueError(f"probabilities: expected shape {(len(labels_N), num_classes)}, got {probabilities_NK.shape}")
     if labels_N.min() < 0 or labels_N.max() >= num_classes:
         raise ValueError(f"labels: expected 0 to {num_classes - 1}, got {labels_N.min()} to {labels_N.max()}")
+    broken = int(np.isnan(probabilities_NK).any(axis=1).sum())
+    if broken:
+        raise ResoMapError(
+            f"the model's answers are not numbers for {broken} of {len(labels_N)} images; "
+            "train again with a lower training.learning_rate, or with training.mixed_precision=no"
+        )

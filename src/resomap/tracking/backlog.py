@@ -27,7 +27,7 @@ class Backlog:
 
     What fails while the store is only away for a time is tried again until it works or the work ends; what fails for
     good is left out. An essential action gets one chance, and without it the rest is left out too. The first trouble is
-    a warning, and so is what is lost at the end after that warning promised to keep it.
+    one warning, and what is lost at the end is one.
 
     Args:
         what: the store's name in warnings.
@@ -53,7 +53,7 @@ class Backlog:
         self._pause_s, self._patience_s = pause_s, patience_s
         self._tasks: queue.Queue[_Task | None] = queue.Queue()
         self._ending = threading.Event()
-        self._off = self._warned = self._promised = False
+        self._off = self._warned = self._lost = False
         self._done = self._last_failures = 0
         self._thread = threading.Thread(target=self._work, name="resomap-tracking", daemon=True)
         self._thread.start()
@@ -72,7 +72,8 @@ class Backlog:
             seen = self._done
             self._thread.join(self._patience_s)
         if self._thread.is_alive():
-            self._give_up(f"no answer for {self._patience_s:g} s")
+            self._off = True
+            self._warn_of_loss(f"waited {self._patience_s:g} s")
         self._off = True
 
     def _work(self) -> None:
@@ -100,27 +101,30 @@ class Backlog:
             self._ending.wait(self._pause_s)
 
     def _leave_out(self, error: BaseException, *, last: bool) -> None:
-        if last and self._is_temporary(error):
-            self._last_failures += 1
-            if self._last_failures >= _LAST_FAILURES:
-                self._give_up(self._describe(error))
-                return
-        self._warn_once("%s refused an entry (%s); it is left out, the rest goes on", self._describe(error))
+        if not (last and self._is_temporary(error)):
+            self._warn_once("%s refused an entry (%s); it is left out, the rest goes on", self._describe(error))
+            return
+        self._last_failures += 1
+        if self._last_failures == _LAST_FAILURES:
+            self._off = True
+        self._warn_of_loss(self._describe(error))
 
     def _promise(self, error: BaseException) -> None:
         text = "%s does not answer (%s); training goes on, and what is logged is sent when it answers again"
-        self._promised = self._promised or self._warn_once(text, self._describe(error))
+        self._warn_once(text, self._describe(error))
 
     def _give_up(self, reason: str) -> None:
         self._off = True
-        if self._promised:
-            log.warning("%s did not answer again (%s); what was logged last is not stored there", self._what, reason)
-        else:
-            self._warn_once("%s does not work (%s); training goes on without it", reason)
+        self._warn_once("%s does not work (%s); training goes on without it", reason)
 
-    def _warn_once(self, text: str, reason: str) -> bool:
-        if self._warned:
-            return False
-        self._warned = True
-        log.warning(text, self._what, reason)
-        return True
+    def _warn_of_loss(self, reason: str) -> None:
+        if not self._lost:
+            self._lost = True
+            log.warning(
+                "%s did not answer at the end (%s); what was logged last is not stored there", self._what, reason
+            )
+
+    def _warn_once(self, text: str, reason: str) -> None:
+        if not self._warned:
+            self._warned = True
+            log.warning(text, self._what, reason)

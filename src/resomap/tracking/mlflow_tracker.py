@@ -26,8 +26,8 @@ from resomap.tracking.backlog import Backlog, Failures
 _RUN_KEY, _STUDY_KEY = "resomap.key", "resomap.study"
 _LONGEST_NAME, _LONGEST_PARAM, _PARAMS_AT_ONCE = 250, 500, 100
 _RETRIES, _TIMEOUT_S = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"
-_FIRST_CONTACT = {_RETRIES: "0", _TIMEOUT_S: "8"}
-"""MLflow's own are 7 tries of 120 s; tries again are the Backlog's."""
+_ENVIRONMENT = {_RETRIES: "0", _TIMEOUT_S: "8", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
+"""At first; MLflow's own limits are 7 tries of 120 s, and trying again is the Backlog's."""
 _LATER_TIMEOUT_S = "30"
 _LOCK_PATIENCE_S = 60.0
 _PASSING = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED"}
@@ -43,8 +43,8 @@ class MLflowTracker:
         artifact_location: of a new experiment; None: the store's default.
         log_artifacts: False keeps files out of the store.
         study_id: tells studies of one name apart on a shared server; None: the name alone.
-    Side effects: between start_study and end_study, MLflow's limits for requests are set in the environment where the
-    user has not set them. MLflow's telemetry is turned off unless the environment says otherwise.
+    Side effects: between start_study and end_study, MLflow's limits for requests (and its silence) are set in the
+    environment where the user has not set them. MLflow's telemetry is turned off unless the environment says otherwise.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class MLflowTracker:
         self._client: Any = None
         self._experiment_id = self._parent_id = ""
         self._run_id: str | None = None
-        self._limits: dict[str, str] = {}
+        self._variables: dict[str, str] = {}
         self._backlog = Backlog(
             f"MLflow at {_shown(tracking_uri)}",
             failures=_store_failures,
@@ -71,8 +71,8 @@ class MLflowTracker:
         )
 
     def start_study(self, name: str, params: Mapping[str, object]) -> None:
-        now, later = dict(params), self._start_study
-        self._backlog.do(lambda: later(printable(name), now), essential=True)
+        now = dict(params)
+        self._backlog.do(lambda: self._start_study(printable(name), now), essential=True)
 
     def start_run(self, name: str, params: Mapping[str, object], *, key: str) -> None:
         now = dict(params)
@@ -92,20 +92,20 @@ class MLflowTracker:
     def end_study(self) -> None:
         self._backlog.do(self._end_study)
         self._backlog.finish()
-        for variable in self._limits:
+        for variable in self._variables:
             os.environ.pop(variable, None)
 
     def _start_study(self, name: str, params: dict[str, object]) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        self._limits = {k: v for k, v in _FIRST_CONTACT.items() if k not in os.environ}
-        os.environ.update(self._limits)
+        self._variables = {k: v for k, v in _ENVIRONMENT.items() if k not in os.environ}
+        os.environ.update(self._variables)
         _quieten()
         with _only_process_setting_up(self._uri):
             self._client = _client(self._uri)
             self._experiment_id = self._find_or_create_experiment()
             tags = {_STUDY_KEY: digest(self._study_id or name)}
             self._parent_id = self._find_run(tags) or self._create_run(name, tags)
-        if _TIMEOUT_S in self._limits:
+        if _TIMEOUT_S in self._variables:
             os.environ[_TIMEOUT_S] = _LATER_TIMEOUT_S
         self._resume(self._parent_id, params)
 

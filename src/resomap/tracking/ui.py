@@ -8,6 +8,9 @@ from pathlib import Path
 from resomap.errors import StudyError, printable
 from resomap.layout import StudyLayout
 
+_SETTINGS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+"""Jobs are for evaluating language models: they cost eight more processes, a GiB of memory and most of the start."""
+
 
 def ui_command(study: str | Path, *, port: int = 5000) -> list[str]:
     """Arguments that start MLflow's server on the study's database, for this machine only.
@@ -22,6 +25,8 @@ def ui_command(study: str | Path, *, port: int = 5000) -> list[str]:
             "give a study's directory (one that logs to its own file, not to another tracking_uri)"
         )
     return [
+        "env",
+        *(f"{name}={value}" for name, value in _SETTINGS.items()),
         sys.executable,
         "-m",
         "mlflow",
@@ -32,4 +37,6 @@ def ui_command(study: str | Path, *, port: int = 5000) -> list[str]:
         "127.0.0.1",
         "--port",
         str(port),
+        "--workers",
+        "1",
     ]

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from resomap.data.loaders import EvalLoader
 from resomap.errors import DatasetError, StudyError
 from resomap.evaluation.predict import predict
 from resomap.evaluation.store import read_predictions, write_predictions
-from resomap.records import Cell, Condition, Predictions
+from resomap.records import Cell, Condition, ImageRecord, Predictions
 
 
 class MeanColour(nn.Module):
@@ -57,6 +58,87 @@ def test_predict_restores_each_modules_mode_also_after_an_error() -> None:
 def test_predict_without_images() -> None:
     with pytest.raises(DatasetError, match="no images to evaluate"):
         predict(MeanColour(), [], device="cpu")
+
+
+class FiveSquares:
+    """What EvalLoader asks of a store: image i is plain grey 50 * i."""
+
+    images = tuple(ImageRecord(f"c/{i}.png", Path(f"{i}.png"), i % 3) for i in range(5))
+    labels = np.array([i % 3 for i in range(5)])
+
+    def __len__(self) -> int:
+        return 5
+
+    def squares(self, resolution: int, indices: np.ndarray) -> np.ndarray:
+        return np.stack([np.full((resolution, resolution, 3), 50 * i, dtype=np.uint8) for i in indices])
+
+
+class Threshold(nn.Module):
+    """Class 1 where the image is brighter than 0.5, by twice the difference in logits."""
+
+    def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        brightness = images_BCHW.mean(dim=(1, 2, 3))
+        return torch.stack([torch.full_like(brightness, 0.5), brightness], dim=1) * 2
+
+
+def eval_loader(*, rank: int = 0, world_size: int = 1) -> EvalLoader:
+    return EvalLoader(
+        FiveSquares(),  # type: ignore[arg-type]
+        resolution=4,
+        batch_size=2,
+        mean=(0, 0, 0),
+        std=(1, 1, 1),
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+def test_predict_names_the_images_of_a_store() -> None:
+    answers = predict(Threshold(), eval_loader(), device="cpu", class_names=["dark", "light"])
+    assert answers.image_ids.tolist() == ["c/0.png", "c/1.png", "c/2.png", "c/3.png", "c/4.png"]
+    assert answers.labels.tolist() == [0, 1, 2, 0, 1]
+    # 0, 50, 100, 150, 200 of 255: brighter than a half from 150 on.
+    assert answers.predicted.tolist() == [0, 0, 0, 1, 1]
+    assert answers.probabilities[4, 1] == pytest.approx(1 / (1 + np.exp(2 * (0.5 - 200 / 255))), abs=1e-6)
+    assert answers.class_names == ("dark", "light")
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 7])
+def test_predict_of_several_ranks_equals_one(world_size: int) -> None:
+    one = predict(Threshold(), eval_loader(), device="cpu")
+    shards: list[object] = []
+    for rank in range(world_size):
+        with pytest.raises(DatasetError, match="no images"):  # gathering nothing only collects this rank's shard
+            predict(
+                Threshold(),
+                eval_loader(rank=rank, world_size=world_size),
+                device="cpu",
+                world_size=world_size,
+                gather=lambda own: shards.append(own) or [],
+            )
+    # The first rank's shard comes twice, as after a padded gather: each image counts once.
+    both = predict(
+        Threshold(),
+        eval_loader(world_size=world_size),
+        device="cpu",
+        world_size=world_size,
+        gather=lambda own: [*shards, own],
+    )
+    assert both.image_ids.tolist() == one.image_ids.tolist()
+    assert both.labels.tolist() == one.labels.tolist()
+    assert np.array_equal(both.probabilities, one.probabilities)
+
+
+@pytest.mark.parametrize("mixed_precision", ["bf16", "fp16"])
+def test_predict_in_low_precision_gives_float32_probabilities(mixed_precision: str) -> None:
+    layer = nn.Conv2d(3, 3, 4)
+    model = nn.Sequential(layer, nn.Flatten())
+    exact = predict(model, batches(), device="cpu")
+    rough = predict(model, batches(), device="cpu", mixed_precision=mixed_precision)
+    assert rough.probabilities.dtype == np.float32
+    assert rough.probabilities.sum(1) == pytest.approx(np.ones(5), abs=1e-6)
+    assert rough.probabilities == pytest.approx(exact.probabilities, abs=0.02)
+    assert layer.weight.dtype == torch.float32
 
 
 def predictions(names: tuple[str, ...] = ("a", "b")) -> Predictions:

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 import math
+import random
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resomap.errors import ResoMapError
 from resomap.metrics.classification import (
     classification_metrics,
     confusion_matrix,
@@ -50,7 +52,7 @@ def test_classification_metrics_averages_over_classes_that_have_images() -> None
     json.dumps(values, allow_nan=False)
 
 
-def test_top_k_accuracy_counts_ranks_and_ties_against() -> None:
+def test_top_k_accuracy_counts_ranks_and_puts_the_lower_class_first_among_equals() -> None:
     # Ranks of the true class: 1, 2, 1, 1, 2.
     assert top_k_accuracy(LABELS, PROBABILITIES, k=1) == pytest.approx(3 / 5)
     assert top_k_accuracy(LABELS, PROBABILITIES, k=2) == 1.0
@@ -85,6 +87,71 @@ def test_wilson_interval_holds_the_proportion(counts: tuple[int, int], confidenc
     low, high = wilson_interval(*counts, confidence=confidence)
     assert 0 <= low <= counts[0] / counts[1] + 1e-12
     assert counts[0] / counts[1] - 1e-12 <= high <= 1
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 0), (3, 2), (-1, 2)])
+def test_wilson_interval_refuses_impossible_counts(successes: int, trials: int) -> None:
+    with pytest.raises(ValueError, match=f"got {successes} of {trials}"):
+        wilson_interval(successes, trials)
+
+
+def random_answers(seed: int, *, n: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Coarse probabilities, so that equal ones are frequent."""
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(0, 4, (n, k)) + np.eye(k, dtype=int)[rng.integers(0, k, n)]
+    return rng.integers(0, k, n), counts / counts.sum(axis=1, keepdims=True)
+
+
+ANSWERS = st.builds(
+    lambda seed, n, k: random_answers(seed, n=n, k=k), st.integers(0, 2**32 - 1), st.integers(1, 60), st.integers(2, 8)
+)
+
+
+@given(ANSWERS)
+def test_metrics_agree_with_each_other(answers: tuple[np.ndarray, np.ndarray]) -> None:
+    labels, probabilities = answers
+    k = probabilities.shape[1]
+    values = classification_metrics(labels, probabilities, class_names=list("abcdefgh")[:k], top_k=1)
+    assert values["top1_accuracy"] == pytest.approx(values["accuracy"])
+    assert values["macro_recall"] == values["balanced_accuracy"]
+    assert values["accuracy_low"] <= values["accuracy"] <= values["accuracy_high"]
+    assert sum(row["support"] for row in values["per_class"]) == len(labels)
+    scalars = {name: value for name, value in values.items() if isinstance(value, float)}
+    assert all(0 <= value <= 1 for name, value in scalars.items() if name != "log_loss")
+    ranked = [top_k_accuracy(labels, probabilities, k=j) for j in range(1, k + 1)]
+    assert ranked == sorted(ranked)
+    assert ranked[-1] == 1.0
+    # Weighted by support, recall is the accuracy.
+    weighted = sum(row["support"] * row["recall"] for row in values["per_class"]) / len(labels)
+    assert weighted == pytest.approx(values["accuracy"])
+
+
+@given(ANSWERS, st.randoms(use_true_random=False))
+def test_metrics_do_not_depend_on_the_order_of_images(
+    answers: tuple[np.ndarray, np.ndarray], random: random.Random
+) -> None:
+    labels, probabilities = answers
+    order = list(range(len(labels)))
+    random.shuffle(order)
+    names = [str(i) for i in range(probabilities.shape[1])]
+    straight = classification_metrics(labels, probabilities, class_names=names)
+    shuffled = classification_metrics(labels[order], probabilities[order], class_names=names)
+    assert shuffled.pop("per_class") == straight.pop("per_class")
+    assert shuffled.pop("confusion_matrix") == straight.pop("confusion_matrix")
+    assert shuffled == pytest.approx(straight)
+
+
+def test_expected_calibration_error_of_confident_answers() -> None:
+    # Always sure and always right: 0. Always sure and right half of the time: 1/2. Confidence 1 is in the last bin.
+    sure = np.array([[1.0, 0.0]] * 4)
+    assert expected_calibration_error(np.array([0, 0, 0, 0]), sure) == 0
+    assert expected_calibration_error(np.array([0, 1, 0, 1]), sure) == pytest.approx(0.5)
+
+
+def test_classification_metrics_names_answers_that_are_not_numbers() -> None:
+    probabilities = np.array([[0.5, 0.5], [np.nan, np.nan]])
+    with pytest.raises(ResoMapError, match="not numbers for 1 of 2 images"):
+        classification_metrics(np.array([0, 1]), probabilities, class_names=["a", "b"])
 
 
 @pytest.mark.parametrize(

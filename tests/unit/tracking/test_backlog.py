@@ -129,8 +129,20 @@ def test_backlog_says_what_it_lost_when_the_store_stays_away(caplog: pytest.LogC
     assert time.monotonic() - started < 5
     assert [text.partition(" (")[0] for text in messages(caplog)] == [
         "the store does not answer",
-        "the store did not answer again",
+        "the store did not answer at the end",
     ]
+
+
+def test_backlog_warns_once_of_a_store_that_went_away_just_before_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    begin = threading.Event()
+    work = backlog()
+    work.do(begin.wait)
+    for _ in range(5):
+        work.do(stay_away)
+    threading.Timer(0.1, begin.set).start()
+    work.finish()
+    (warning,) = messages(caplog)
+    assert "did not answer at the end (AwayError); what was logged last is not stored" in warning
 
 
 def test_backlog_gives_up_on_an_action_that_hangs(caplog: pytest.LogCaptureFixture) -> None:
@@ -139,7 +151,8 @@ def test_backlog_gives_up_on_an_action_that_hangs(caplog: pytest.LogCaptureFixtu
     work.do(hold.wait)
     work.finish()
     hold.set()
-    assert "no answer for 0.1 s" in messages(caplog)[0]
+    (warning,) = messages(caplog)
+    assert "did not answer at the end (waited 0.1 s)" in warning
 
 
 def test_backlog_finish_waits_longer_than_its_patience_while_work_gets_done() -> None:

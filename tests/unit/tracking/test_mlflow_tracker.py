@@ -4,11 +4,13 @@ import contextlib
 import logging
 import math
 import os
+import signal
 import socket
 import sqlite3
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +212,37 @@ def test_ui_command_stays_on_this_machine(tmp_path: Path) -> None:
     assert command[command.index("--host") + 1] == "127.0.0.1"
     assert command[command.index("--port") + 1] == "5055"
     assert command[command.index("--backend-store-uri") + 1] == f"sqlite:///{tmp_path}/mlflow.db"
+
+
+@pytest.mark.slow
+def test_ui_command_shows_a_study(tmp_path: Path) -> None:
+    one_run(tmp_path, steps=range(1, 2))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        ui_command(tmp_path, port=port), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/api/2.0/mlflow/runs/search",
+            b'{"experiment_ids": ["1"]}',
+            {"Content-Type": "application/json"},
+        )
+        answer = answer_of(request, patience_s=90)
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait(30)
+    assert "tiny_cnn @32 seed 0" in answer
+
+
+def answer_of(request: urllib.request.Request, *, patience_s: float) -> str:
+    """What the server answers once it is up."""
+    started = time.monotonic()
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=10) as response:
+                return str(response.read())
+        except OSError:
+            if time.monotonic() - started > patience_s:
+                raise
+            time.sleep(0.2)
