@@ -79,7 +79,7 @@ class Draws:
     sigma: np.ndarray
 
     def box(self, index: int) -> CropBox:
-        return CropBox(*(float(v) for v in self.boxes[index]))
+        return CropBox(*self.boxes[index].tolist())
 
 
 def draw(settings: AugmentationSettings, sizes_B2: np.ndarray, *, keys_B: np.ndarray, seed: int, epoch: int) -> Draws:

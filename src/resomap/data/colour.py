@@ -9,6 +9,7 @@ Legend: B images, H W pixels, 3 channels last.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 
 _LUMA = np.array([0.2989, 0.587, 0.114])
 """Weights of grey, ITU-R BT.601 as torchvision rounds them."""
+_GROUP = 8
 
 
 def normalisation_map(mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -57,9 +59,8 @@ def jitter_map(
 def channel_means(images_BHWC: np.ndarray) -> np.ndarray:
     """(B, 3) float64: mean of each channel, 0..255. Rows are summed first, since that is contiguous."""
     batch, height, width, _ = images_BHWC.shape
-    rows = torch.from_numpy(images_BHWC).view(batch, height, width * 3).sum(dim=1, dtype=torch.int32)
-    totals = rows.view(batch, width, 3).sum(dim=1)
-    return totals.numpy() / (height * width)
+    rows = images_BHWC.reshape(batch, height, width * 3).sum(axis=1, dtype=np.uint32)
+    return rows.reshape(batch, width, 3).sum(axis=1, dtype=np.uint64) / (height * width)
 
 
 def apply_map(images_BHWC: Tensor, colour: Tensor) -> Tensor:
@@ -70,14 +71,24 @@ def apply_map(images_BHWC: Tensor, colour: Tensor) -> Tensor:
         colour: (B, 3, 4), one map for each image; or (3, 4), a diagonal one for all.
     """
     batch, height, width, _ = images_BHWC.shape
-    pixels = images_BHWC.to(torch.float32)
     matrix, offset = colour[..., :3] / 255, colour[..., 3]
     if colour.dim() == 2:
         # Tiled over a row, so that the innermost loop is longer than three.
         scale = matrix.diagonal().repeat(width)
-        out = pixels.view(batch, height, width * 3).mul_(scale).add_(offset.repeat(width))
+        pixels = images_BHWC.to(torch.float32).view(batch, height, width * 3)
+        out = pixels.mul_(scale).add_(offset.repeat(width))
     else:
-        flat = pixels.view(batch, height * width, 3)
+        # Several pixels to a row of the product: matrices of three columns are slow to multiply.
+        group = math.gcd(_GROUP, height * width)
+        pixels = images_BHWC.to(torch.float32).view(batch, -1, 3 * group)
         with torch.autocast(images_BHWC.device.type, enabled=False):  # it would round the pixels to bfloat16
-            out = torch.baddbmm(offset[:, None, :], flat, matrix.transpose(1, 2))
+            out = torch.baddbmm(offset.repeat(1, group)[:, None], pixels, _repeated(matrix.mT, group))
     return out.view(batch, height, width, 3).permute(0, 3, 1, 2)
+
+
+def _repeated(matrices_B33: Tensor, count: int) -> Tensor:
+    """(B, 3 count, 3 count): each matrix `count` times along the diagonal of a larger one."""
+    blocks = matrices_B33.new_zeros(len(matrices_B33), count, 3, count, 3)
+    # The diagonal's axis comes last.
+    blocks.diagonal(dim1=1, dim2=3).copy_(matrices_B33[..., None])
+    return blocks.view(-1, 3 * count, 3 * count)

@@ -74,8 +74,9 @@ def resize(pixels_hw3: np.ndarray, resolution: int, *, kernel: str) -> np.ndarra
     """(r, r, 3) uint8, antialiased: by torch where it has the kernel (within 1 of Pillow), else by Pillow."""
     if kernel not in ("bilinear", "bicubic"):
         return np.asarray(Image.fromarray(pixels_hw3).resize((resolution, resolution), KERNELS[kernel]))
-    # torch takes no read-only memory, and would copy the rows together anyway.
-    tensor = torch.from_numpy(np.array(pixels_hw3)).permute(2, 0, 1)[None]
+    # torch takes no read-only memory, and would copy the rows together anyway. The batch axis is added first, so that
+    # torch sees channels_last and answers in it.
+    tensor = torch.from_numpy(np.array(pixels_hw3))[None].permute(0, 3, 1, 2)
     side = (resolution, resolution)
     resized = interpolate(tensor, side, mode=kernel, align_corners=False, antialias=True)
     return resized[0].permute(1, 2, 0).numpy()
