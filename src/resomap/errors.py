@@ -20,6 +20,7 @@ A message says what was expected, what came, and what to do. The command line pr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -108,3 +109,9 @@ class StudyError(ResoMapError):
 def printable(text: object) -> str:
     """`text` on one line: control characters (newline, escape, ...) shown as \\n, \\x1b."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in str(text))
+
+
+def without_secrets(text: str) -> str:
+    """`text` with the user and password of its URIs replaced, and passwords given as `password=...`."""
+    text = re.sub(r"(\w+://)(?<!sqlite://)(?<!file://)\S*@", r"\1***@", text)
+    return re.sub(r"(?i)\b(password|passwd|pwd|token|secret)=[^&\s]+", r"\1=***", text)

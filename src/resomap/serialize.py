@@ -20,7 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from resomap.errors import ResoMapError, StorageError, printable
+from resomap.errors import ResoMapError, StorageError, printable, without_secrets
 
 _STORAGE_ERRNOS = {
     errno.ENOSPC: "no space left on the device; free some and run the same command again",
@@ -175,7 +175,7 @@ def provenance(**extra: object) -> dict[str, Any]:
     ]
     return {
         "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": [printable(a) for a in sys.argv],
+        "command": [without_secrets(printable(a)) for a in sys.argv],
         "git_sha": _git_sha(),
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -201,6 +201,18 @@ def test_mlflow_records_the_study(tmp_path: Path, make_images: Make, small_run: 
     assert "best_test_accuracy" in run.data.metrics
 
 
+def test_passwords_of_a_tracking_server_are_stored_nowhere(
+    tmp_path: Path, make_images: Make, small_run: Args, cli: Cli, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = ["--set", "mlflow.enabled=true", "--set", "mlflow.tracking_uri=http://me:hush-hush@127.0.0.1:9"]
+    outcome = cli(*small_run(make_images(tmp_path / "data"), *server))
+    assert outcome.status == 0, outcome.err
+    assert "training goes on without it" in caplog.text
+    assert "hush" not in outcome.err + outcome.out + caplog.text
+    holding = [p for p in (tmp_path / "study").rglob("*") if p.is_file() and b"hush" in p.read_bytes()]
+    assert holding == []
+
+
 @pytest.mark.slow
 def test_example_script_trains(tmp_path: Path, make_images: Make) -> None:
     data = make_images(tmp_path / "data")

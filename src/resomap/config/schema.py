@@ -239,7 +239,8 @@ class MlflowConfig(Section):
     enabled: bool = True
     """Log to MLflow: one experiment a study, one run a run."""
     tracking_uri: str | None = None
-    """Any MLflow tracking URI; null: a sqlite file inside the study."""
+    """Any MLflow tracking URI; null: a sqlite file inside the study. Passwords belong into the environment
+    (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD); one in the URI is left out of study.yaml."""
     log_artifacts: bool = True
     """Attach metadata and predictions of each run (weights stay in the study)."""
 

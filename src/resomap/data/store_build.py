@@ -35,6 +35,7 @@ def squares_name(resolution: int) -> str:
 
 
 def level_bytes(size_hw: tuple[int, int], level: int) -> int:
+    """Bytes of one level of an image."""
     height, width = levels.level_shape(size_hw, level)
     return height * width * 3
 

@@ -87,7 +87,9 @@ def _write_study_file(context: StudyContext) -> None:
     where = to_json(provenance(data_fingerprint=context.fingerprint, cells=grid), indent=None)
     head = "# The resolved configuration of this study; `resomap run --config` takes this file.\n"
     # JSON is YAML: the provenance needs no second serialiser.
-    write_text(context.layout.config_path, f"{head}{dump_config(context.config)}provenance: {where}\n")
+    write_text(
+        context.layout.config_path, f"{head}{dump_config(builders.storable(context.config))}provenance: {where}\n"
+    )
 
 
 def _run_cells(context: StudyContext, *, tracker: Tracker, stop: StopSignal) -> StudyResult:

@@ -19,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from resomap.errors import printable
+from resomap.errors import printable, without_secrets
 from resomap.serialize import digest
 from resomap.tracking.backlog import Backlog, Failures
 
@@ -234,12 +234,6 @@ def _name(text: str) -> str:
 
 def _pieces(values: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     return (values[start : start + size] for start in range(0, len(values), size))
-
-
-def without_secrets(text: str) -> str:
-    """`text` with the user and password of its URIs replaced, and passwords given as `password=...`."""
-    text = re.sub(r"(\w+://)(?<!sqlite://)(?<!file://)\S*@", r"\1***@", text)
-    return re.sub(r"(?i)\b(password|passwd|pwd|token|secret)=[^&\s]+", r"\1=***", text)
 
 
 def _shown(uri: str) -> str:

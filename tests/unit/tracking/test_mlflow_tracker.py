@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from resomap.errors import StudyError
-from resomap.tracking.mlflow_tracker import MLflowTracker, without_secrets
+from resomap.errors import StudyError, without_secrets
+from resomap.tracking.mlflow_tracker import MLflowTracker
 from resomap.tracking.ui import ui_command
 
 # mlflow's own dependencies warn about their future; that is theirs to mend.

@@ -24,7 +24,15 @@ from resomap.study.builders.models import (
     model_specs,
     preprocessing,
 )
-from resomap.study.builders.study import layout, metric_options, study_name, study_params, table_metric, tracker
+from resomap.study.builders.study import (
+    layout,
+    metric_options,
+    storable,
+    study_name,
+    study_params,
+    table_metric,
+    tracker,
+)
 from resomap.study.builders.training import (
     device_and_precision,
     device_name,
@@ -63,6 +71,7 @@ __all__ = [
     "model_specs",
     "preprocessing",
     "set_threads",
+    "storable",
     "stores",
     "study_name",
     "study_params",

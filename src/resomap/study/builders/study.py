@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from resomap.config.load import flatten
 from resomap.config.schema import ResoMapConfig
+from resomap.errors import without_secrets
 from resomap.layout import StudyLayout, folder_name
 from resomap.records import ImageDataset
 
@@ -52,7 +53,16 @@ def tracker(config: ResoMapConfig, study: StudyLayout, name: str) -> Tracker:
         name,
         artifact_location=None if uri else study.mlflow_artifacts_dir.resolve().as_uri(),
         log_artifacts=config.mlflow.log_artifacts,
+        study_id=str(study.root.resolve()) if uri else None,
     )
+
+
+def storable(config: ResoMapConfig) -> ResoMapConfig:
+    """The configuration as study.yaml may hold it: no password of a tracking server."""
+    uri = config.mlflow.tracking_uri
+    if uri is None:
+        return config
+    return config.model_copy(update={"mlflow": config.mlflow.model_copy(update={"tracking_uri": without_secrets(uri)})})
 
 
 def study_params(config: ResoMapConfig) -> dict[str, object]:
