@@ -21,7 +21,6 @@ _LUMA = np.array([0.2989, 0.587, 0.114])
 _TILE = 8
 """Pixels multiplied together by a block-diagonal matrix: 2.5 times as fast as one by one at 224 pixels."""
 _CACHED_VALUES = 100_000
-_GROUP = 8
 
 
 def normalisation_map(mean: Sequence[float], std: Sequence[float]) -> Tensor:

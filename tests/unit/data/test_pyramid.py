@@ -604,6 +604,22 @@ def test_two_processes_that_need_one_store_build_it_once(photographs, open_image
     assert said == [["5", total], ["0", total]]
 
 
+def test_process_that_waits_takes_over_from_a_killed_builder(photographs, open_images, tmp_path, start_build):
+    records = photographs(5)
+    first = start_build(records)
+    assert [first.stdout.readline() for _ in range(2)] == ["started\n", "building\n"]
+    second = start_build(records)
+    assert second.stdout.readline() == "started\n"
+    time.sleep(0.2)  # the second waits for the lock by now
+    os.kill(first.pid, signal.SIGKILL)
+    (tmp_path / "go-on").touch()
+    out, err = second.communicate(timeout=60)
+    assert second.returncode == 0, err
+    total = open_images(records, cache_gib=0).squares(16, np.arange(5)).astype(np.int64).sum()
+    assert out.split() == ["building", "5", str(total)]
+    assert leftovers(tmp_path) == []
+
+
 def read_square(store, index: int) -> np.ndarray:
     return store.square(index, 16)
 
