@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -69,10 +70,14 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
         monkeypatch.setattr(sys, "argv", ["resomap", *map(str, arguments)])
         capfd.readouterr()
         status: int | str | None = 0
+        library = logging.getLogger("resomap")
+        level = library.level
         try:
             main()
         except SystemExit as stop:
             status = stop.code
+        finally:
+            library.setLevel(level)  # the command line's choice must not outlive it in this process
         out, err = capfd.readouterr()
         return Outcome(int(status or 0), out, err)
 

@@ -15,44 +15,22 @@ import logging
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from resomap.data import levels
-from resomap.data.decode import MAX_PIXELS, decode_rgb, to_square
+from resomap.data.decode import decode_rgb, to_square
 from resomap.data.store_build import Progress, decode_all, header_sizes
 from resomap.data.store_files import StoredImages, find_or_build
+from resomap.data.store_settings import StoreSettings
 from resomap.errors import ConfigError, DatasetError, printable
 from resomap.records import BadFile, CropBox, ImageRecord
 
+__all__ = ["CachedStore", "ImageStore", "OnTheFlyStore", "StoreSettings", "open_store"]
+
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class StoreSettings:
-    """What a store holds.
-
-    crop: 'center' keeps only the squares; 'random_resized' also what crops of at least `min_scale` of the area and
-    an aspect down to `min_ratio` (shorter / longer side) need.
-    """
-
-    resolutions: tuple[int, ...]
-    kernel: str = "bilinear"
-    crop: str = "center"
-    min_scale: float = 1.0
-    min_ratio: float = 0.75
-    max_pixels: int = MAX_PIXELS
-
-    def levels_of(self, size_hw: tuple[int, int]) -> range:
-        """The levels to keep of an image; none for 'center'."""
-        if self.crop == "center":
-            return range(0)
-        return levels.needed_levels(
-            size_hw, resolutions=self.resolutions, min_scale=self.min_scale, min_ratio=self.min_ratio
-        )
 
 
 class ImageStore(ABC):

@@ -7,19 +7,16 @@ import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from resomap.data import levels
 from resomap.data.decode import decode_rgb, native_size, to_square
+from resomap.data.store_settings import StoreSettings
 from resomap.errors import BadImageError
 from resomap.records import ImageRecord
 from resomap.serialize import make_dirs, write_json
-
-if TYPE_CHECKING:
-    from resomap.data.pyramid import StoreSettings
 
 FORMAT = 2
 META = "meta.json"

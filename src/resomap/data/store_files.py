@@ -22,7 +22,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import PIL
@@ -44,12 +44,10 @@ from resomap.data.store_build import (
     remove,
     squares_name,
 )
+from resomap.data.store_settings import StoreSettings
 from resomap.errors import BadImageError, StorageError, printable
 from resomap.records import ImageRecord
 from resomap.serialize import digest, make_dirs, storage_errors
-
-if TYPE_CHECKING:
-    from resomap.data.pyramid import StoreSettings
 
 log = logging.getLogger(__name__)
 

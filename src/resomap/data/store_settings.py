@@ -1,0 +1,32 @@
+"""What a store of decoded images is asked to hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from resomap.data import levels
+from resomap.data.decode import MAX_PIXELS
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSettings:
+    """What a store holds.
+
+    crop: 'center' keeps only the squares; 'random_resized' also what crops of at least `min_scale` of the area and
+    an aspect down to `min_ratio` (shorter / longer side) need.
+    """
+
+    resolutions: tuple[int, ...]
+    kernel: str = "bilinear"
+    crop: str = "center"
+    min_scale: float = 1.0
+    min_ratio: float = 0.75
+    max_pixels: int = MAX_PIXELS
+
+    def levels_of(self, size_hw: tuple[int, int]) -> range:
+        """The levels to keep of an image; none for 'center'."""
+        if self.crop == "center":
+            return range(0)
+        return levels.needed_levels(
+            size_hw, resolutions=self.resolutions, min_scale=self.min_scale, min_ratio=self.min_ratio
+        )
