@@ -5,6 +5,9 @@
   checkpoints/{family}/{model}/{resolution}/seed{n}/  best_model.safetensors, last.pt, metadata.json, run.json
   model_summaries/{model}/{resolution}/summary.{txt,json}
   predictions/{model}/{resolution}/seed{n}/{condition}.parquet
+  profiles/{model}/{resolution}.json
+  explanations/{model}/{resolution}/seed{n}/{method}.npz   raw maps of the explained images
+  analysis/{explanations,profiles}.json   report/figures/
   audit.json   results.csv   results.json   mlflow.db   logs/
   .locks/                                             one lock a cell, held while it runs
 """
@@ -87,6 +90,20 @@ class StudyLayout:
 
     def predictions_dir(self, cell: Cell) -> Path:
         return self.root / "predictions" / _cell_part(cell)
+
+    def profile_path(self, model: str, resolution: int) -> Path:
+        return self.root / "profiles" / folder_name(model) / f"{resolution}.json"
+
+    def maps_path(self, cell: Cell, method: str) -> Path:
+        return self.root / "explanations" / _cell_part(cell) / f"{method}.npz"
+
+    @property
+    def analysis_dir(self) -> Path:
+        return self.root / "analysis"
+
+    @property
+    def figures_dir(self) -> Path:
+        return self.root / "report" / "figures"
 
     def predictions_path(self, cell: Cell, condition: Condition) -> Path:
         return self.predictions_dir(cell) / f"{condition.name}.parquet"

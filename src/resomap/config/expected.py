@@ -145,7 +145,7 @@ def _hint(section: Where, name: str) -> str:
     far = difflib.get_close_matches(name, elsewhere.values(), n=1, cutoff=0.8)
     if far:
         return f"nearest: {next(key for key, last in elsewhere.items() if last == far[0])}"
-    return f"known: {', '.join(here)}" if here else "there are no settings here yet"
+    return f"known: {', '.join(here)}"
 
 
 def remedy(fragment: Fragment, value: object) -> str:

@@ -111,6 +111,25 @@ class TrainingConfig(Section):
         return self
 
 
+class ProfilingConfig(Section):
+    """system.yaml, profiling: how cost is measured after training."""
+
+    enabled: bool = True
+    """Measure latency, throughput, memory and FLOPs of every model and resolution at the end of a run."""
+    blocks: Annotated[int, Field(ge=5)] = 25
+    """Timed blocks of each model and resolution, taken in turn so that drift of the machine falls on all alike."""
+    warmup: Count = 5
+    """Least number of untimed calls before; more until the times are stable."""
+    modes: Annotated[
+        list[Literal["eager", "channels_last", "autocast", "compile", "onnxruntime"]], Field(min_length=1)
+    ] = ["eager"]
+    """Ways to deploy that are measured; the first is the one that tables and figures show."""
+    max_batch: Count = 64
+    """Largest batch tried for the throughput; the search ends where throughput stops growing."""
+    end_to_end_images: Annotated[int, Field(ge=0)] = 8
+    """Image files timed from disk to answer (decode, resize, model); 0: none."""
+
+
 class SystemConfig(Section):
     """system.yaml: device, precision and speed; results agree within rounding whatever is chosen."""
 
@@ -126,6 +145,9 @@ class SystemConfig(Section):
     """Only deterministic algorithms (slower on GPUs; the CPU is deterministic anyway)."""
     threads: Count | None = None
     """CPU threads for tensor work; null: torch's choice."""
+    memory_gib: Positive | None = None
+    """Memory that a run may take, for `resomap plan`; null: what the device has free."""
+    profiling: ProfilingConfig = ProfilingConfig()
 
 
 class AugmentationConfig(Section):
@@ -230,7 +252,52 @@ class DataConfig(Section):
 
 
 class ExplainabilityConfig(Section):
-    """explainability.yaml: no settings yet; explanations arrive with their own release."""
+    """explainability.yaml: where the models look, compared across resolutions."""
+
+    enabled: bool = True
+    """Explain the finished runs at the end of a run."""
+    methods: Annotated[
+        list[
+            Literal[
+                "gradcam", "integrated_gradients", "saliency", "smoothgrad",
+                "gradient_shap", "occlusion", "kernel_shap", "lime",
+            ]
+        ],
+        Field(min_length=1),
+    ] = ["gradcam"]  # fmt: skip
+    """Explanation methods; the first is the one whose consistency the tables lead with."""
+    images: Annotated[int, Field(ge=4)] = 64
+    """Test images explained, the same ones for every run; drawn by class, from `seed`."""
+    seed: Seed = 0
+    """Seed of that draw, of the bootstrap and of methods that sample."""
+    target: Literal["label", "predicted"] = "label"
+    """Class that is explained; the image's label is the same at every resolution."""
+    target_layer: str | None = None
+    """Layer of Grad-CAM by its dotted name; null: each model's last spatial layer."""
+    batch_size: Count = 16
+    """Images explained at once."""
+    ig_steps: Count = 24
+    """Steps of Integrated Gradients at first; doubled until the completeness error is under the bound."""
+    ig_max_steps: Count = 192
+    """Steps of Integrated Gradients at most."""
+    ig_max_error: Positive = 0.1
+    """Bound of the median relative completeness error of Integrated Gradients."""
+    similarity: Literal["spearman", "pearson", "ssim"] = "spearman"
+    """Similarity of two maps that the consistency is computed from."""
+    bootstrap_draws: Annotated[int, Field(ge=200)] = 2000
+    """Draws of the bootstrap intervals."""
+    gallery: Annotated[int, Field(ge=0)] = 4
+    """Images drawn side by side at each resolution."""
+    spectral: bool = True
+    """Remove octave bands from the images and measure which detail each resolution uses."""
+    sanity: bool = True
+    """Compare with maps of the same network with random weights (one run of each model and resolution)."""
+
+    @model_validator(mode="after")
+    def _steps_ordered(self) -> ExplainabilityConfig:
+        if self.ig_steps > self.ig_max_steps:
+            raise ValueError(f"ig_steps {self.ig_steps} is above ig_max_steps {self.ig_max_steps}; raise the latter")
+        return self
 
 
 class MlflowConfig(Section):

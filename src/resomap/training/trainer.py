@@ -27,10 +27,8 @@ from resomap.training.validation import validation_metrics
 
 T = TypeVar("T")
 
+# Reading the loss makes the host wait for an accelerator, and ranks exchange a message for it: not at each update.
 _UPDATES_BETWEEN_CHECKS = 20
-
-# Reading the loss makes the host wait for an accelerator, and ranks exchange a message for it: not at each
-# update. PDATES_BETWEEN_CHECKS = 20
 
 
 class Trainer:

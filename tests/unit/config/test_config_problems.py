@@ -48,7 +48,7 @@ def problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Problems:
         ("data.yaml", "resolutions: [64]", "data.resolutions: unknown key; nearest: sweep.resolutions"),
         ("data.yaml", "acuity: {sise: 99}", "data.acuity.sise: unknown key; nearest: size"),
         ("mlflow.yaml", "xyzzy: 1", "mlflow.xyzzy: unknown key; known: enabled, tracking_uri, log_artifacts"),
-        ("explainability.yaml", "method: cam", "explainability.method: unknown key; there are no settings here yet"),
+        ("explainability.yaml", "method: cam", "explainability.method: unknown key; nearest: methods"),
         ("config.yaml", "trainng: {epochs: 3}", "trainng: unknown section; nearest: training"),
         ("config.yaml", "name: x", "name: unknown section; nearest: study.name"),
         ("training.yaml", "training: {}",

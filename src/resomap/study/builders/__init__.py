@@ -1,5 +1,13 @@
 """From the configuration to objects. Besides the command line, the only room that reads config objects."""
 
+from resomap.study.builders.cost import (
+    end_to_end_images,
+    memory_limit_mib,
+    optimizer,
+    profiles_wanted,
+    profiling_options,
+    training_length,
+)
 from resomap.study.builders.data import (
     acuity_options,
     augmentation,
@@ -11,6 +19,14 @@ from resomap.study.builders.data import (
     known_answers,
     max_pixels,
     stores,
+)
+from resomap.study.builders.explanations import (
+    agreement_options,
+    explained_images,
+    explanation_extras,
+    explanation_methods,
+    explanations_wanted,
+    method_options,
 )
 from resomap.study.builders.identity import determinants
 from resomap.study.builders.loaders import checkpoint_loader, eval_loader, micro_batch, train_loader
@@ -39,11 +55,13 @@ from resomap.study.builders.training import (
     keep_best,
     kept_checkpoints,
     set_threads,
+    timing_trainer,
     trainer,
 )
 
 __all__ = [
     "acuity_options",
+    "agreement_options",
     "allows_callables",
     "augmentation",
     "cache_dir",
@@ -56,7 +74,12 @@ __all__ = [
     "determinants",
     "device_and_precision",
     "device_name",
+    "end_to_end_images",
     "eval_loader",
+    "explained_images",
+    "explanation_extras",
+    "explanation_methods",
+    "explanations_wanted",
     "family",
     "fingerprint",
     "is_resolution_aware",
@@ -65,18 +88,25 @@ __all__ = [
     "known_answers",
     "layout",
     "max_pixels",
+    "memory_limit_mib",
+    "method_options",
     "metric_options",
     "micro_batch",
     "model",
     "model_specs",
+    "optimizer",
     "preprocessing",
+    "profiles_wanted",
+    "profiling_options",
     "set_threads",
     "storable",
     "stores",
     "study_name",
     "study_params",
     "table_metric",
+    "timing_trainer",
     "tracker",
     "train_loader",
     "trainer",
+    "training_length",
 ]

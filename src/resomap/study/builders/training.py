@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from resomap.config.schema import ResoMapConfig
 from resomap.records import Cell
@@ -12,7 +12,6 @@ from resomap.records import Cell
 if TYPE_CHECKING:
     from torch import nn
 
-    from resomap.data.loaders import EvalLoader, TrainLoader
     from resomap.training.callbacks import Callback
     from resomap.training.trainer import Trainer
 
@@ -41,14 +40,14 @@ def device_and_precision(config: ResoMapConfig) -> tuple[str, str]:
 def trainer(
     config: ResoMapConfig,
     network: nn.Module,
-    loaders: tuple[TrainLoader, EvalLoader],
+    loaders: tuple[Any, Any],
     *,
     cell: Cell,
-    state_path: Path,
-    weights: Sequence[float] | None,
-    callbacks: Sequence[Callback],
+    state_path: Path | None = None,
+    weights: Sequence[float] | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Trainer:
-    """A Trainer for one cell."""
+    """A Trainer for one cell, on (training, validation) loaders; nothing is saved without a state_path."""
     from resomap.training.trainer import Trainer
 
     training, system = config.training, config.system
@@ -82,6 +81,13 @@ def trainer(
         non_blocking=config.data.non_blocking,
         callbacks=callbacks,
     )
+
+
+def timing_trainer(config: ResoMapConfig, network: nn.Module, batches: Sequence[Any], *, cell: Cell) -> Trainer:
+    """The Trainer of a run on `batches`, without validation, so that its updates can be timed."""
+    # 'plateau' would ask for a validation loss; the schedule does not change what an update costs.
+    training = config.training.model_copy(update={"schedule": "constant"})
+    return trainer(config.model_copy(update={"training": training}), network, (batches, None), cell=cell)
 
 
 def keep_best(config: ResoMapConfig, run_dir: Path, fields: Mapping[str, object]) -> list[Callback]:

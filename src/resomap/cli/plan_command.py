@@ -1,0 +1,84 @@
+"""resomap plan: what a study will cost, before anything runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from resomap.cli.live import duration
+from resomap.cli.options import (
+    BatchOption,
+    ConfigOption,
+    DataOption,
+    DeviceOption,
+    EpochsOption,
+    ModelsOption,
+    OutputOption,
+    PretrainedOption,
+    ResolutionsOption,
+    SeedsOption,
+    SetOption,
+)
+from resomap.cli.run_commands import sweep_config
+from resomap.cli.tables import print_table
+
+if TYPE_CHECKING:
+    from resomap.study.forecast import StudyForecast
+
+
+def plan(
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    data: DataOption = None,
+    models: ModelsOption = None,
+    resolutions: ResolutionsOption = None,
+    seeds: SeedsOption = None,
+    epochs: EpochsOption = None,
+    batch_size: BatchOption = None,
+    device: DeviceOption = None,
+    pretrained: PretrainedOption = None,
+    output: OutputOption = None,
+    json: Annotated[Path | None, typer.Option(help="Also write the plan to this file.")] = None,
+) -> None:
+    """Predict memory, micro-batch, operations, time and disk of a study; takes the options of `run`."""
+    from resomap.serialize import write_json
+    from resomap.study.forecast import forecast_study
+
+    resolved = sweep_config(
+        config, overrides, data=data, models=models, resolutions=resolutions, seeds=seeds,
+        epochs=epochs, batch_size=batch_size, device=device, pretrained=pretrained, output=output,
+    )  # fmt: skip
+    forecast = forecast_study(resolved, progress=lambda model: print(f"timing {model} ...", file=sys.stderr))
+    print_forecast(forecast)
+    if json is not None:
+        write_json(json, forecast)
+
+
+def print_forecast(forecast: StudyForecast) -> None:
+    """One row for each model and resolution, then the totals."""
+    rows = [
+        [
+            cell.model,
+            str(cell.resolution),
+            f"{cell.macs / 1e9:.3f}",
+            f"{cell.parameters / 1e6:.2f}",
+            f"{cell.inference_mib:.0f}",
+            f"{cell.training_mib:.0f}",
+            str(cell.micro_batch) if cell.micro_batch else "does not fit",
+            duration(cell.seconds_per_run) if cell.seconds_per_run else "-",
+        ]
+        for cell in forecast.cells
+    ]
+    columns = ["model", "side", "GMACs", "M params", "infer MiB", "train MiB", "micro-batch", "one run"]
+    print_table(f"Plan: {forecast.device}, precision {forecast.precision}, batch {forecast.batch_size}", columns, rows)
+    for cell in forecast.too_big:
+        print(
+            f"does not fit: {cell.model} @{cell.resolution} needs {cell.training_mib:.0f} MiB for one image, "
+            f"{forecast.limit_mib:.0f} MiB may be taken"
+        )
+    runs = sum(cell.micro_batch is not None for cell in forecast.cells) * forecast.seeds
+    print(f"{runs} runs ({forecast.seeds} seeds): {duration(forecast.hours * 3600)}, {forecast.disk_mib:.0f} MiB of disk")
+    print(f"memory: peak of live tensors; not counted: {forecast.leaves_out}")

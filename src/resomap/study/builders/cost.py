@@ -1,0 +1,56 @@
+"""How cost is measured and predicted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from resomap.config.schema import ResoMapConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
+
+def profiles_wanted(config: ResoMapConfig) -> bool:
+    """Whether a run ends with the profiling stage."""
+    return config.system.profiling.enabled
+
+
+def profiling_options(config: ResoMapConfig) -> dict[str, Any]:
+    """Arguments of the profiler."""
+    chosen = config.system.profiling
+    return {
+        "warmup": chosen.warmup,
+        "runs": chosen.blocks,
+        "modes": tuple(chosen.modes),
+        "max_batch": chosen.max_batch,
+    }
+
+
+def end_to_end_images(config: ResoMapConfig) -> int:
+    """Image files timed from disk to answer."""
+    return config.system.profiling.end_to_end_images
+
+
+def memory_limit_mib(config: ResoMapConfig) -> float | None:
+    """Memory that a run may take; None: what the device has free."""
+    return None if config.system.memory_gib is None else config.system.memory_gib * 1024
+
+
+def optimizer(config: ResoMapConfig, network: nn.Module) -> Optimizer:
+    """The optimiser that training would use."""
+    from resomap.training.optimizers import build_optimizer
+
+    training = config.training
+    return build_optimizer(
+        network,
+        training.optimizer,
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+        momentum=training.momentum,
+    )
+
+
+def training_length(config: ResoMapConfig) -> tuple[int, int]:
+    """(epochs, images of an update)."""
+    return config.training.epochs, config.training.batch_size

@@ -1,0 +1,177 @@
+"""What a study will cost, before anything runs: what `resomap plan` does.
+
+Memory and operations are computed on shapes alone; only time is measured, from a few updates of each model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+from resomap.config.schema import ResoMapConfig
+from resomap.models.registry import count_parameters
+from resomap.profiling.complexity import get_model_complexity
+from resomap.profiling.memory import largest_micro_batch, predict_memory
+from resomap.records import Cell, ImageDataset
+from resomap.study import builders
+from resomap.study.calibrate import calibrate
+from resomap.study.ranks import Ranks
+
+SHARE_OF_FREE = 0.9
+"""Of the free memory that a plan counts on: the rest is the allocator's, the libraries' and other programs'."""
+EVALUATION_SHARE = 1 / 3
+"""A forward pass against a training step: the backward pass costs twice the forward pass (FLOPs)."""
+
+
+@dataclass(frozen=True, slots=True)
+class CellForecast:
+    """What one model at one resolution will take; the same for each seed."""
+
+    model: str
+    resolution: int
+    parameters: int
+    macs: int
+    """Multiply-accumulates of one image's forward pass."""
+    micro_batch: int | None
+    """Images of a forward pass in training, the same at all resolutions of the model; None: not even one fits."""
+    training_mib: float
+    """Peak of live tensor bytes in training, with that micro-batch (with one image where none fits)."""
+    inference_mib: float
+    """The same for one image without gradients."""
+    seconds_per_run: float | None
+    """Training and evaluation of one seed; None where it does not fit."""
+
+
+@dataclass(frozen=True, slots=True)
+class StudyForecast:
+    """The whole grid."""
+
+    device: str
+    precision: str
+    seeds: int
+    batch_size: int
+    images: dict[str, int]
+    """split -> images."""
+    limit_mib: float
+    """Memory that a run may take."""
+    leaves_out: str
+    """What the predicted memory does not count."""
+    cells: tuple[CellForecast, ...]
+    hours: float
+    """All runs that fit, one after the other."""
+    disk_mib: float
+    """Weights of all runs, one run's full state, and the decoded images of the evaluation splits."""
+
+    @property
+    def too_big(self) -> tuple[CellForecast, ...]:
+        """Cells that do not fit even with one image at a time."""
+        return tuple(cell for cell in self.cells if cell.micro_batch is None)
+
+
+def forecast_study(
+    config: ResoMapConfig, *, progress: Callable[[str], None] = lambda _: None, ranks: Ranks | None = None
+) -> StudyForecast:
+    """Predict memory, micro-batch, operations, time and disk of every cell; trains nothing but a few updates.
+
+    Args:
+        progress: told what is being looked at.
+    Raises:
+        ResoMapError: models, sizes, device or data that a run would refuse as well.
+    """
+    builders.check_models(config)
+    builders.set_threads(config)
+    device, precision = builders.device_and_precision(config)
+    images = builders.dataset(config)
+    counts = {split: len(records) for split, records in images.splits.items()}
+    limit = builders.memory_limit_mib(config) or free_memory_mib(device) * SHARE_OF_FREE
+    grid = builders.cells(config)
+    cells: list[CellForecast] = []
+    for model in dict.fromkeys(cell.model for cell in grid):
+        sides = sorted({cell.resolution for cell in grid if cell.model == model})
+        progress(model)
+        cells += _forecast_model(
+            config, model, sides, images=images, limit_mib=limit, wanted=builders.micro_batch(config, ranks or Ranks())
+        )
+    seeds = len({cell.seed for cell in grid})
+    return StudyForecast(
+        device=device,
+        precision=precision,
+        seeds=seeds,
+        batch_size=builders.training_length(config)[1],
+        images=counts,
+        limit_mib=limit,
+        leaves_out=_leaves_out(device),
+        cells=tuple(cells),
+        hours=sum(cell.seconds_per_run or 0.0 for cell in cells) * seeds / 3600,
+        disk_mib=_disk_mib(config, cells, seeds=seeds, counts=counts),
+    )
+
+
+def _forecast_model(
+    config: ResoMapConfig, model: str, sides: Sequence[int], *, images: ImageDataset, limit_mib: float, wanted: int
+) -> list[CellForecast]:
+    """Every resolution of a model; the largest decides the micro-batch, which is common to all."""
+    device, precision = builders.device_and_precision(config)
+    network = builders.model(config, Cell(model, sides[-1], 0), num_classes=images.num_classes)
+
+    def peak_mib(side: int, batch: int, training: bool) -> float:
+        return predict_memory(
+            network,
+            input_shape=(batch, 3, side, side),
+            precision=precision,
+            training=training,
+            optimizer=lambda placed: builders.optimizer(config, placed),
+            device=device,
+        ).peak_mib
+
+    fits = [side for side in sides if peak_mib(side, 1, True) <= limit_mib]
+    micro, time = None, None
+    if fits:
+        micro = largest_micro_batch(lambda batch: peak_mib(fits[-1], batch, True), limit_mib=limit_mib, largest=wanted)
+        time = calibrate(config, model, fits, num_classes=images.num_classes, micro_batch=micro)
+    return [
+        CellForecast(
+            model=model,
+            resolution=side,
+            parameters=count_parameters(network),
+            macs=get_model_complexity(network, (1, 3, side, side)).macs,
+            micro_batch=micro if side in fits else None,
+            training_mib=peak_mib(side, micro if micro and side in fits else 1, True),
+            inference_mib=peak_mib(side, 1, False),
+            seconds_per_run=_run_seconds(config, images, time.at(side)) if time and side in fits else None,
+        )
+        for side in sides
+    ]
+
+
+def _run_seconds(config: ResoMapConfig, images: ImageDataset, seconds_per_image: float) -> float:
+    """Every epoch trains and validates; the best weights are evaluated on val and test at the end."""
+    epochs, _ = builders.training_length(config)
+    counts = {split: len(records) for split, records in images.splits.items()}
+    evaluated = counts["val"] * (epochs + 1) + counts.get("test", 0)
+    return seconds_per_image * (counts["train"] * epochs + evaluated * EVALUATION_SHARE)
+
+
+def _disk_mib(config: ResoMapConfig, cells: Sequence[CellForecast], *, seeds: int, counts: dict[str, int]) -> float:
+    weights = sum(4 * cell.parameters for cell in cells) * seeds * builders.kept_checkpoints(config)
+    state = max(12 * cell.parameters for cell in cells)
+    sides = {cell.resolution for cell in cells}
+    squares = sum(count for split, count in counts.items() if split != "train") * sum(3 * side**2 for side in sides)
+    return (weights + state + squares) / 2**20
+
+
+def free_memory_mib(device: str) -> float:
+    """Memory that is free on a device: the machine's on CPU, the accelerator's else."""
+    if device.partition(":")[0] == "cpu":
+        return psutil.virtual_memory().available / 2**20
+    free, _ = torch.accelerator.get_memory_info(torch.device(device))
+    return free / 2**20
+
+
+def _leaves_out(device: str) -> str:
+    if device.partition(":")[0] == "cpu":
+        return "the libraries' own memory and the allocator's reserve"
+    return "the device's context (some hundred MiB), workspaces of its kernels, and the allocator's rounding"
