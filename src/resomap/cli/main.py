@@ -9,7 +9,14 @@ import warnings
 import typer
 
 from resomap import __version__
-from resomap.cli import config_command, data_commands, evaluate_command, run_commands, system_commands
+from resomap.cli import (
+    config_command,
+    data_commands,
+    evaluate_command,
+    plan_command,
+    run_commands,
+    system_commands,
+)
 from resomap.errors import ResoMapError
 
 app = typer.Typer(
@@ -21,6 +28,7 @@ app = typer.Typer(
 )
 app.command("run")(run_commands.run)
 app.command("train")(run_commands.train)
+app.command("plan")(plan_command.plan)
 app.command("evaluate")(evaluate_command.evaluate)
 app.command("audit")(data_commands.audit)
 app.command("acuity")(data_commands.acuity)

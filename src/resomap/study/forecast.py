@@ -14,7 +14,7 @@ import torch
 from resomap.config.schema import ResoMapConfig
 from resomap.models.registry import count_parameters
 from resomap.profiling.complexity import get_model_complexity
-from resomap.profiling.memory import largest_micro_batch, predict_memory
+from resomap.profiling.memory import largest_micro_batch, left_out, predict_memory
 from resomap.records import Cell, ImageDataset
 from resomap.study import builders
 from resomap.study.calibrate import calibrate
@@ -103,7 +103,7 @@ def forecast_study(
         batch_size=builders.training_length(config)[1],
         images=counts,
         limit_mib=limit,
-        leaves_out=_leaves_out(device),
+        leaves_out=left_out(torch.device(device)),
         cells=tuple(cells),
         hours=sum(cell.seconds_per_run or 0.0 for cell in cells) * seeds / 3600,
         disk_mib=_disk_mib(config, cells, seeds=seeds, counts=counts),
@@ -123,7 +123,7 @@ def _forecast_model(
             input_shape=(batch, 3, side, side),
             precision=precision,
             training=training,
-            optimizer=lambda placed: builders.optimizer(config, placed),
+            optimizer=builders.optimizer_factory(config),
             device=device,
         ).peak_mib
 
@@ -170,8 +170,3 @@ def free_memory_mib(device: str) -> float:
     free, _ = torch.accelerator.get_memory_info(torch.device(device))
     return free / 2**20
 
-
-def _leaves_out(device: str) -> str:
-    if device.partition(":")[0] == "cpu":
-        return "the libraries' own memory and the allocator's reserve"
-    return "the device's context (some hundred MiB), workspaces of its kernels, and the allocator's rounding"

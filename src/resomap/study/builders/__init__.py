@@ -3,7 +3,7 @@
 from resomap.study.builders.cost import (
     end_to_end_images,
     memory_limit_mib,
-    optimizer,
+    optimizer_factory,
     profiles_wanted,
     profiling_options,
     training_length,
@@ -94,7 +94,7 @@ __all__ = [
     "micro_batch",
     "model",
     "model_specs",
-    "optimizer",
+    "optimizer_factory",
     "preprocessing",
     "profiles_wanted",
     "profiling_options",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from resomap.config.schema import ResoMapConfig
@@ -37,18 +38,15 @@ def memory_limit_mib(config: ResoMapConfig) -> float | None:
     return None if config.system.memory_gib is None else config.system.memory_gib * 1024
 
 
-def optimizer(config: ResoMapConfig, network: nn.Module) -> Optimizer:
-    """The optimiser that training would use."""
-    from resomap.training.optimizers import build_optimizer
+def optimizer_factory(config: ResoMapConfig) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
+    """Parameters -> the kind of optimiser that training uses: what matters for memory."""
+    import torch
 
-    training = config.training
-    return build_optimizer(
-        network,
-        training.optimizer,
-        learning_rate=training.learning_rate,
-        weight_decay=training.weight_decay,
-        momentum=training.momentum,
-    )
+    kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    options: dict[str, Any] = {"lr": config.training.learning_rate, "fused": True}
+    if config.training.optimizer == "sgd":
+        options["momentum"] = config.training.momentum
+    return lambda parameters: kinds[config.training.optimizer](parameters, **options)
 
 
 def training_length(config: ResoMapConfig) -> tuple[int, int]:

@@ -1,0 +1,135 @@
+"""Operations and parameters of a model, counted on shapes alone.
+
+One multiply-accumulate (MAC) is two floating-point operations (FLOPs). Counted are convolutions, matrix products and
+attention, forward and backward, by torch.utils.flop_counter; element-wise work (normalisation, activations, pooling)
+is left out, as is usual. Counted on meta tensors: on CPU tensors the counter misses fused attention. Of grouped
+convolutions torch counts the forward pass right, but the gradient as if they were dense: that formula is ours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
+
+from resomap.errors import ResolutionError
+from resomap.models.resolutions import SIZE_ERRORS, in_eval_mode
+
+FLOPS_PER_MAC = 2
+
+
+@dataclass(frozen=True, slots=True)
+class StageCost:
+    """One direct child of the model (a stage)."""
+
+    name: str
+    macs: int
+    share: float
+    """Of the model's MACs; 0 where it has none."""
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class Complexity:
+    """Cost of one batch; the forward pass unless said otherwise."""
+
+    input_shape: tuple[int, ...]
+    """B C H W."""
+    macs: int
+    flops: int
+    """2 FLOPs a MAC."""
+    backward_flops: int
+    """Of the backward pass alone: about twice the forward pass, less the input's gradient."""
+    parameters: int
+    trainable_parameters: int
+    stages: tuple[StageCost, ...]
+
+    @property
+    def training_flops(self) -> int:
+        """Forward and backward pass."""
+        return self.flops + self.backward_flops
+
+
+def get_model_complexity(model: nn.Module, input_shape: Sequence[int] = (1, 3, 224, 224)) -> Complexity:
+    """Count a model's operations for one input shape, without touching it or needing its memory.
+
+    Args:
+        model: in any mode, on any device.
+        input_shape: (B, C, H, W), or (C, H, W) for one image.
+    Raises:
+        ResolutionError: the model cannot take that shape.
+    Side effects: none. Mode, weights, gradients and hooks are as before.
+    """
+    shape = tuple(int(side) for side in input_shape)
+    shape = (1, *shape) if len(shape) == 3 else shape
+    forward, total = _count(model, shape)
+    per_module = {name: sum(counts.values()) for name, counts in forward.items() if name != "Global"}
+    flops = sum(forward.get("Global", {}).values())
+    root = type(model).__name__
+    return Complexity(
+        input_shape=shape,
+        macs=flops // FLOPS_PER_MAC,
+        flops=flops,
+        backward_flops=total - flops,
+        parameters=sum(p.numel() for p in model.parameters()),
+        trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        stages=tuple(
+            StageCost(
+                name=name,
+                macs=(of_stage := per_module.get(f"{root}.{name}", 0)) // FLOPS_PER_MAC,
+                share=of_stage / flops if flops else 0.0,
+                parameters=sum(p.numel() for p in child.parameters()),
+            )
+            for name, child in model.named_children()
+        ),
+    )
+
+
+def _convolution_backward_flops(
+    grad_out_shape: Sequence[int],
+    x_shape: Sequence[int],
+    w_shape: Sequence[int],
+    _bias: object,
+    _stride: object,
+    _padding: object,
+    _dilation: object,
+    transposed: bool,
+    _output_padding: object,
+    _groups: int,
+    output_mask: Sequence[bool],
+    **_: Any,
+) -> int:
+    """FLOPs of a convolution's gradients: for input and for weights each as many as its forward pass.
+
+    A weight of shape (C_out, C_in / groups, k, k) is used once an output position (an input position if transposed).
+    """
+    positions = math.prod((x_shape if transposed else grad_out_shape)[2:]) * x_shape[0]
+    return FLOPS_PER_MAC * positions * math.prod(w_shape) * (bool(output_mask[0]) + bool(output_mask[1]))
+
+
+def _count(model: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, dict[object, int]], int]:
+    """(FLOPs of the forward pass by module and operator, FLOPs of forward and backward together)."""
+    state = {
+        name: torch.empty_like(tensor, device="meta").requires_grad_(tensor.requires_grad)
+        for name, tensor in model.named_parameters()
+    } | {name: torch.empty_like(tensor, device="meta") for name, tensor in model.named_buffers()}
+    images_BCHW = torch.empty(shape, device="meta")
+    own = {torch.ops.aten.convolution_backward: _convolution_backward_flops}
+    counter = FlopCounterMode(display=False, custom_mapping=own)
+    try:
+        with in_eval_mode(model), torch.enable_grad(), counter:
+            output = functional_call(model, state, (images_BCHW,))
+            forward = {name: dict(counts) for name, counts in counter.get_flop_counts().items()}
+            if output.requires_grad:
+                output.sum().backward()
+    except SIZE_ERRORS as wrong:
+        raise ResolutionError(
+            f"{type(model).__name__} cannot take an input of shape {shape} ({wrong}); give B, C, H, W that it can"
+        ) from wrong
+    return forward, counter.get_total_flops()

@@ -1,0 +1,290 @@
+"""Memory of a forward pass or a training step: measured, or predicted without running anything.
+
+Legend: B images, C channels, H W pixels.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
+
+from resomap.errors import ConfigError, DeviceError
+from resomap.profiling.live_bytes import LiveBytes
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+MEASURED = "measured live tensor bytes"
+PREDICTED = "predicted live tensor bytes"
+ALLOCATOR = "device allocator"
+_STEPS = 2
+"""The optimiser's state appears in the first step: only the second one has everything."""
+_MIB = 2**20
+_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryRecord:
+    """Where the memory of one step goes, in MiB (2^20 bytes)."""
+
+    batch: int
+    resolution: int
+    precision: str
+    training: bool
+    method: str
+    """What was counted: live tensor bytes (measured or predicted), or the device's allocator."""
+    parameters_mib: float
+    buffers_mib: float
+    gradients_mib: float
+    """0 for inference."""
+    optimizer_mib: float
+    """State of the optimiser; 0 for inference."""
+    input_mib: float
+    activations_peak_mib: float
+    """The peak without everything above: activations, their gradients and temporaries."""
+    peak_mib: float
+    allocated_mib: float | None = None
+    """Before the step, as the device's allocator counts; None on CPU, whose allocator keeps no count."""
+    reserved_mib: float | None = None
+    """Held by the allocator at the end, used or not; None on CPU."""
+    leaves_out: str = ""
+    """What the figure does not contain."""
+
+
+def measure_memory(
+    model: nn.Module,
+    *,
+    input_shape: Sequence[int],
+    precision: str = "no",
+    training: bool = False,
+    optimizer: OptimizerFactory | None = None,
+    device: str | torch.device = "cpu",
+) -> MemoryRecord:
+    """Run the step on a copy of the model and count live tensor bytes; on CPU and accelerators alike.
+
+    Args:
+        input_shape: (B, 3, H, W).
+        precision: 'no' (float32), 'bf16' or 'fp16' autocast.
+        training: two updates with cross-entropy; False: one forward pass without gradients.
+        optimizer: parameters -> optimiser; None: fused AdamW.
+    Side effects: none; the model is copied.
+    """
+    placed = copy.deepcopy(model).to(device)
+    images_BCHW = torch.randn(tuple(input_shape), device=device)
+    state = dict(placed.named_parameters()), dict(placed.named_buffers())
+    return _record(placed, state, images_BCHW, precision, training, optimizer, method=MEASURED)
+
+
+def predict_memory(
+    model: nn.Module,
+    *,
+    input_shape: Sequence[int],
+    precision: str = "no",
+    training: bool = False,
+    optimizer: OptimizerFactory | None = None,
+    device: str | torch.device = "cpu",
+) -> MemoryRecord:
+    """The same figure without running: shapes alone pass through the model, in about a second for any size.
+
+    Args: as measure_memory. An accelerator need not be there: its figure is the CPU's, and `leaves_out` says what comes
+        on top.
+    Side effects: none; the model's weights are not read.
+    """
+    # Modules whose forward reads the mode share it with the original: a shallow copy would not separate their flags.
+    with FakeTensorMode():
+        parameters = {
+            name: nn.Parameter(torch.empty(p.shape, dtype=p.dtype), requires_grad=p.requires_grad)
+            for name, p in model.named_parameters()
+        }
+        buffers = {name: torch.empty(b.shape, dtype=b.dtype) for name, b in model.named_buffers()}
+        images_BCHW = torch.empty(tuple(input_shape))
+        return _record(
+            model,
+            (parameters, buffers),
+            images_BCHW,
+            precision,
+            training,
+            optimizer,
+            method=PREDICTED,
+            leaves_out=left_out(torch.device(device)),
+        )
+
+
+def left_out(device: torch.device) -> str:
+    """What a predicted peak of live tensor bytes does not contain on this kind of device."""
+    if device.type == "cpu":
+        return "the libraries' own memory, workspaces inside kernels, and the allocator's reserve"
+    return "the device's context (some hundred MiB), workspaces inside kernels, and the allocator's rounding"
+
+
+def _record(
+    model: nn.Module,
+    state: tuple[Mapping[str, Tensor], Mapping[str, Tensor]],
+    images_BCHW: Tensor,
+    precision: str,
+    training: bool,
+    optimizer: OptimizerFactory | None,
+    *,
+    method: str,
+    leaves_out: str = "",
+) -> MemoryRecord:
+    if precision not in _DTYPES:
+        raise ConfigError(f"precision: expected one of {', '.join(_DTYPES)}, got {precision!r}")
+    parameters, buffers = state
+    labels_B = torch.zeros(len(images_BCHW), dtype=torch.int64, device=images_BCHW.device)
+    given = sum(_mib(group) for group in (parameters.values(), buffers.values(), [images_BCHW, labels_B]))
+    trainable = [p for p in parameters.values() if p.requires_grad]
+    counter = LiveBytes()
+    counter.add([*parameters.values(), *buffers.values(), images_BCHW, labels_B])
+    gradients_mib = optimizer_mib = 0.0
+    with _mode(model, training=training):
+        if training:
+            stepping = optimizer(trainable) if optimizer else torch.optim.AdamW(trainable, fused=True)
+            with counter:
+                _train(model, state, images_BCHW, labels_B, precision, stepping)
+            gradients_mib = _mib(trainable)
+            optimizer_mib = _mib([t for s in stepping.state.values() for t in s.values() if isinstance(t, Tensor)])
+        else:
+            with counter, torch.no_grad(), _autocast(images_BCHW, precision):
+                functional_call(model, dict(parameters) | dict(buffers), (images_BCHW,))
+    peak_mib = counter.peak_bytes / _MIB
+    return MemoryRecord(
+        batch=len(images_BCHW),
+        resolution=images_BCHW.shape[-1],
+        precision=precision,
+        training=training,
+        method=method,
+        parameters_mib=_mib(parameters.values()),
+        buffers_mib=_mib(buffers.values()),
+        gradients_mib=gradients_mib,
+        optimizer_mib=optimizer_mib,
+        input_mib=_mib([images_BCHW]),
+        activations_peak_mib=max(0.0, peak_mib - given - gradients_mib - optimizer_mib),
+        peak_mib=peak_mib,
+        leaves_out=leaves_out or left_out(images_BCHW.device),
+    )
+
+
+def _train(
+    model: nn.Module,
+    state: tuple[Mapping[str, Tensor], Mapping[str, Tensor]],
+    images_BCHW: Tensor,
+    labels_B: Tensor,
+    precision: str,
+    optimizer: Optimizer,
+) -> None:
+    everything = dict(state[0]) | dict(state[1])
+    for _ in range(_STEPS):
+        with _autocast(images_BCHW, precision):
+            loss = cross_entropy(functional_call(model, everything, (images_BCHW,)), labels_B)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        del loss
+
+
+def _autocast(images_BCHW: Tensor, precision: str) -> torch.autocast:
+    return torch.autocast(images_BCHW.device.type, dtype=_DTYPES[precision], enabled=precision != "no")
+
+
+class _mode:  # noqa: N801 - reads as a statement
+    """Training or evaluation mode inside; every submodule gets its own back."""
+
+    def __init__(self, model: nn.Module, *, training: bool) -> None:
+        self._model, self._training = model, training
+
+    def __enter__(self) -> None:
+        self._modes = [(module, module.training) for module in self._model.modules()]
+        self._model.train(self._training)
+
+    def __exit__(self, *_: object) -> None:
+        for module, training in self._modes:
+            module.training = training
+
+
+def _mib(tensors: Iterable[Tensor]) -> float:
+    sizes = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}
+    return sum(sizes.values()) / _MIB
+
+
+def largest_micro_batch(peak_mib: Callable[[int], float], *, limit_mib: float, largest: int) -> int | None:
+    """The largest micro-batch, of those that divide `largest` evenly, whose peak fits; None where not one image does.
+
+    Memory grows linearly with the batch, so two predictions say where to look; the answer itself is predicted too.
+
+    Args:
+        peak_mib: micro-batch -> predicted peak in MiB.
+        largest: the effective batch: its divisors keep it whole.
+    """
+    candidates = [size for size in range(1, largest + 1) if largest % size == 0]
+    if peak_mib(1) > limit_mib:
+        return None
+    if largest == 1 or peak_mib(largest) <= limit_mib:
+        return largest
+    one, all_of_them = peak_mib(1), peak_mib(largest)
+    slope = (all_of_them - one) / (largest - 1)
+    likely = [size for size in candidates if one + slope * (size - 1) <= limit_mib]
+    while likely and peak_mib(likely[-1]) > limit_mib:
+        likely.pop()
+    return likely[-1] if likely else 1
+
+
+def profile_gpu_memory(
+    model: nn.Module,
+    input_shape: Sequence[int] = (1, 3, 224, 224),
+    *,
+    device: str | torch.device = "auto",
+    precision: str = "no",
+    training: bool = False,
+    optimizer: OptimizerFactory | None = None,
+) -> MemoryRecord:
+    """Peak memory of a step on a device, as its own allocator counts it; live tensor bytes on a CPU.
+
+    Never the process's resident size passed off as it: that contains the libraries, and never shrinks.
+
+    Args: as measure_memory; device 'auto' is the accelerator where there is one.
+    Raises:
+        DeviceError: the device is not there.
+    """
+    chosen = _device(device)
+    options = {"input_shape": input_shape, "precision": precision, "training": training, "optimizer": optimizer}
+    if chosen.type == "cpu":
+        return measure_memory(model, device=chosen, **options)  # type: ignore[arg-type]
+    return _accelerator_memory(model, chosen, options)
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if str(device) == "auto":
+        there = torch.accelerator.is_available()
+        return torch.device(torch.accelerator.current_accelerator() or "cpu") if there else torch.device("cpu")
+    chosen = torch.device(device)
+    if chosen.type != "cpu" and not torch.accelerator.is_available():
+        raise DeviceError(f"device {device}: this machine has no accelerator that torch can use; give 'cpu'")
+    return chosen
+
+
+def _accelerator_memory(model: nn.Module, device: torch.device, options: Mapping[str, object]) -> MemoryRecord:
+    """Run the step and read the allocator's own peak (torch.accelerator: CUDA, XPU, ...)."""
+    torch.accelerator.empty_cache()
+    torch.accelerator.synchronize(device)
+    before = torch.accelerator.memory_allocated(device)
+    torch.accelerator.reset_peak_memory_stats(device)
+    counted = measure_memory(model, device=device, **options)  # type: ignore[arg-type]
+    torch.accelerator.synchronize(device)
+    peak_mib = (torch.accelerator.max_memory_allocated(device) - before) / _MIB
+    fields = {name: getattr(counted, name) for name in counted.__dataclass_fields__}
+    fields |= {
+        "method": ALLOCATOR,
+        "peak_mib": peak_mib,
+        "allocated_mib": before / _MIB,
+        "reserved_mib": torch.accelerator.memory_reserved(device) / _MIB,
+        "leaves_out": "the device's context and libraries, which are outside the allocator",
+    }
+    return MemoryRecord(**fields)

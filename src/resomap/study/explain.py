@@ -1,0 +1,137 @@
+"""Where the finished runs look: raw maps of the same images, then every comparison, from the stored maps."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from resomap.explainability.methods import explain
+from resomap.models.checkpoints import Checkpoint, load_checkpoint
+from resomap.records import Cell
+from resomap.serialize import digest
+from resomap.study.explained import ExplainedImages
+from resomap.study.maps import StoredMaps, read_maps, write_maps
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One trained model to be explained."""
+
+    cell: Cell
+    checkpoint: Path
+    """A run's folder or weights file."""
+    key: str
+    """Of its weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class MapRecipe:
+    """How maps are made; the same for every run."""
+
+    methods: tuple[str, ...]
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """method -> its arguments."""
+    target: str = "label"
+    """'label' or 'prediction': the class that is explained."""
+    batch_size: int = 16
+    device: str = "cpu"
+    allow_callables: bool = False
+
+
+def make_maps(
+    sources: Sequence[Source],
+    images: ExplainedImages,
+    *,
+    recipe: MapRecipe,
+    path_of: Callable[[Cell, str], Path],
+    progress: Progress = lambda _: None,
+) -> list[StoredMaps]:
+    """Maps of every run and method; those that are stored already are read.
+
+    Raises:
+        CheckpointError: a run's weights are gone or damaged.
+        TargetLayerError: a model has no layer to explain.
+    """
+    made: list[StoredMaps] = []
+    for source in sources:
+        checkpoint: Checkpoint | None = None
+        for method in recipe.methods:
+            key = _key(source, method, images, recipe)
+            stored = read_maps(path_of(source.cell, method))
+            if stored is None or stored.key != key:
+                progress(f"{method}: {source.cell}")
+                checkpoint = checkpoint or load_checkpoint(source.checkpoint, allow_callables=recipe.allow_callables)
+                stored = _explain(checkpoint, source.cell, method, images, recipe=recipe, key=key)
+                write_maps(path_of(source.cell, method), stored)
+            made.append(stored)
+    return made
+
+
+def _key(source: Source, method: str, images: ExplainedImages, recipe: MapRecipe) -> str:
+    return digest(
+        {
+            "weights": source.key,
+            "method": method,
+            "options": recipe.options.get(method, {}),
+            "target": recipe.target,
+            "images": [record.image_id for record in images.records],
+        }
+    )
+
+
+def _explain(
+    checkpoint: Checkpoint, cell: Cell, method: str, images: ExplainedImages, *, recipe: MapRecipe, key: str
+) -> StoredMaps:
+    network = checkpoint.model.to(recipe.device)
+    probabilities = predict_images(network, images, checkpoint=checkpoint, recipe=recipe)
+    predicted = probabilities.argmax(axis=1)
+    targets = images.labels if recipe.target == "label" else predicted
+    maps: list[np.ndarray] = []
+    notes: dict[str, list[Any]] = {}
+    for part, images_BCHW in images.batches(checkpoint.preprocessing, batch_size=recipe.batch_size):
+        targets_B = torch.from_numpy(targets[part])
+        of_batch = explain(
+            network,
+            images_BCHW.to(recipe.device),
+            method=method,
+            targets_B=targets_B.to(recipe.device),
+            **recipe.options.get(method, {}),
+        )
+        maps.append(of_batch.maps_Bhw.float().cpu().numpy())
+        for name, values in of_batch.notes.items():
+            notes.setdefault(name, []).extend(values)
+    return StoredMaps(
+        cell=cell,
+        method=method,
+        key=key,
+        image_ids=tuple(record.image_id for record in images.records),
+        maps=np.concatenate(maps),
+        boxes=images.boxes,
+        labels=images.labels,
+        targets=targets.astype(np.int64),
+        predicted=predicted.astype(np.int64),
+        confidence=probabilities.max(axis=1).astype(np.float32),
+        notes=notes,
+    )
+
+
+def predict_images(
+    network: nn.Module, images: ExplainedImages, *, checkpoint: Checkpoint, recipe: MapRecipe
+) -> np.ndarray:
+    """(N, K) float32 probabilities, in float32 arithmetic."""
+    rows = []
+    with torch.inference_mode():
+        for _, images_BCHW in images.batches(checkpoint.preprocessing, batch_size=recipe.batch_size):
+            rows.append(network(images_BCHW.to(recipe.device)).float().softmax(dim=1).cpu().numpy())
+    return np.concatenate(rows)

@@ -1,0 +1,146 @@
+"""Memory: hand-counted bytes, prediction beside measurement, and the micro-batch that fits."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from resomap.errors import ConfigError, DeviceError
+from resomap.models.registry import build_model
+from resomap.profiling import memory
+from resomap.profiling.live_bytes import LiveBytes
+from resomap.profiling.memory import largest_micro_batch, measure_memory, predict_memory, profile_gpu_memory
+
+MIB = 2**20
+
+
+def test_live_bytes_follow_storages() -> None:
+    with LiveBytes() as counter:
+        a = torch.zeros(256)  # 1,024 bytes
+        b = a.view(16, 16) + 1  # another 1,024; the view shares a's
+        assert counter.live_bytes == 2048
+        del a, b
+        assert counter.live_bytes == 0
+    assert counter.peak_bytes == 2048
+
+
+def test_inference_counts_what_is_alive_at_once() -> None:
+    # 1x1 convolution 3 -> 4 without bias on 2 x 3 x 8 x 8: input 1,536 B, labels 16 B, weights 48 B, output 2,048 B.
+    model = nn.Conv2d(3, 4, 1, bias=False)
+    record = measure_memory(model, input_shape=(2, 3, 8, 8))
+    assert record.peak_mib * MIB == 1536 + 16 + 48 + 2048
+    assert record.parameters_mib * MIB == 48
+    assert record.input_mib * MIB == 1536
+    assert record.activations_peak_mib * MIB == 2048
+    assert (record.gradients_mib, record.optimizer_mib) == (0, 0)
+    assert (record.batch, record.resolution, record.allocated_mib) == (2, 8, None)
+
+
+def test_training_counts_gradients_and_the_optimisers_state() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))  # 26 parameters, 104 bytes
+    record = measure_memory(model, input_shape=(1, 3, 2, 2), training=True)
+    assert record.gradients_mib * MIB == 104
+    # AdamW: two moments of the parameters' size, and one float32 step count for each of the two parameters.
+    assert record.optimizer_mib * MIB == 2 * 104 + 2 * 4
+    plain = measure_memory(model, input_shape=(1, 3, 2, 2), training=True, optimizer=lambda p: torch.optim.SGD(p, 0.1))
+    assert plain.optimizer_mib == 0
+    assert plain.peak_mib < record.peak_mib
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", ["tiny_cnn", "mobilenet_v3_small"])
+def test_prediction_equals_measurement(name: str, training: bool, precision: str) -> None:
+    model = build_model(name, num_classes=3, seed=0)
+    options = {"input_shape": (2, 3, 64, 64), "training": training, "precision": precision}
+    predicted, measured = predict_memory(model, **options), measure_memory(model, **options)
+    assert predicted.peak_mib == pytest.approx(measured.peak_mib, rel=0.01)
+    assert predicted.optimizer_mib == measured.optimizer_mib
+    assert predicted.method != measured.method
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tiny_cnn", "simple_cnn", "resnet18", "mobilenet_v2", "mobilenet_v3_small", "vgg11"])
+def test_prediction_is_within_one_percent(name: str) -> None:
+    model = build_model(name, num_classes=3, seed=0)
+    for resolution in (64, 96, 128):
+        for training in (True, False):
+            for precision in ("no", "bf16"):
+                options = {
+                    "input_shape": (2, 3, resolution, resolution), "training": training, "precision": precision,
+                }  # fmt: skip
+                measured = measure_memory(model, **options)
+                assert predict_memory(model, **options).peak_mib == pytest.approx(measured.peak_mib, rel=0.01)
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model = build_model("tiny_cnn", num_classes=2, seed=0).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for function in (predict_memory, measure_memory):
+        function(model, input_shape=(2, 3, 32, 32), training=True)
+        assert model.training
+        assert all(p.grad is None for p in model.parameters())
+        assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_prediction_says_what_an_accelerator_adds() -> None:
+    model = nn.Conv2d(3, 4, 1)
+    assert "context" in predict_memory(model, input_shape=(1, 3, 8, 8), device="cuda").leaves_out
+    assert "context" not in predict_memory(model, input_shape=(1, 3, 8, 8)).leaves_out
+
+
+def test_unknown_precision_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"precision: expected one of no, bf16, fp16, got 'int8'"):
+        predict_memory(nn.Conv2d(3, 4, 1), input_shape=(1, 3, 8, 8), precision="int8")
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    # 10 MiB and 2 more for each image: 1 image takes 12, 2: 14, 4: 18, 8: 26.
+    [(11.9, None), (12, 1), (13.9, 1), (14, 2), (17.9, 2), (18, 4), (25, 4), (26, 8), (1000, 8)],
+)
+def test_largest_micro_batch_divides_the_batch(limit: float, expected: int | None) -> None:
+    assert largest_micro_batch(lambda batch: 10 + 2 * batch, limit_mib=limit, largest=8) == expected
+
+
+def test_largest_micro_batch_checks_what_the_line_promises() -> None:
+    # Above the straight line between 1 and 8: 4 images take 25 MiB, not 18.
+    peaks = {1: 12, 2: 14, 4: 25, 8: 26}
+    assert largest_micro_batch(peaks.__getitem__, limit_mib=20, largest=8) == 2
+
+
+def test_gpu_memory_is_live_bytes_on_a_cpu() -> None:
+    record = profile_gpu_memory(nn.Conv2d(3, 4, 1, bias=False), (2, 3, 8, 8), device="cpu")
+    assert record.method == "measured live tensor bytes"
+    assert record.reserved_mib is None
+
+
+def test_gpu_memory_without_a_gpu_says_so() -> None:
+    if torch.accelerator.is_available():
+        pytest.skip("this machine has an accelerator")
+    with pytest.raises(DeviceError, match="no accelerator"):
+        profile_gpu_memory(nn.Conv2d(3, 4, 1), device="cuda")
+
+
+def test_gpu_memory_reads_the_allocators_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    # 5 MiB were allocated before, 12 MiB at the peak, 32 MiB are reserved: the step took 7.
+    fake = SimpleNamespace(
+        is_available=lambda: True,
+        empty_cache=lambda: None,
+        synchronize=lambda _device: None,
+        reset_peak_memory_stats=lambda _device: None,
+        memory_allocated=lambda _device: 5 * MIB,
+        max_memory_allocated=lambda _device: 12 * MIB,
+        memory_reserved=lambda _device: 32 * MIB,
+    )
+    measured_on_cpu = measure_memory
+    monkeypatch.setattr(memory.torch, "accelerator", fake)
+    monkeypatch.setattr(
+        memory, "measure_memory", lambda model, *, device, **options: measured_on_cpu(model, device="cpu", **options)
+    )
+    record = profile_gpu_memory(nn.Conv2d(3, 4, 1), (1, 3, 8, 8), device="cuda")
+    assert (record.peak_mib, record.allocated_mib, record.reserved_mib) == (7, 5, 32)
+    assert record.method == "device allocator"
