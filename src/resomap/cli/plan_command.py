@@ -80,5 +80,7 @@ def print_forecast(forecast: StudyForecast) -> None:
             f"{forecast.limit_mib:.0f} MiB may be taken"
         )
     runs = sum(cell.micro_batch is not None for cell in forecast.cells) * forecast.seeds
-    print(f"{runs} runs ({forecast.seeds} seeds): {duration(forecast.hours * 3600)}, {forecast.disk_mib:.0f} MiB of disk")
+    print(
+        f"{runs} runs ({forecast.seeds} seeds): {duration(forecast.hours * 3600)}, {forecast.disk_mib:.0f} MiB of disk"
+    )
     print(f"memory: peak of live tensors; not counted: {forecast.leaves_out}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -140,7 +141,7 @@ def _record(
     parameters, buffers = state
     labels_B = torch.zeros(len(images_BCHW), dtype=torch.int64, device=images_BCHW.device)
     given = sum(_mib(group) for group in (parameters.values(), buffers.values(), [images_BCHW, labels_B]))
-    trainable = [p for p in parameters.values() if p.requires_grad]
+    trainable: list[Any] = [p for p in parameters.values() if p.requires_grad]
     counter = LiveBytes()
     counter.add([*parameters.values(), *buffers.values(), images_BCHW, labels_B])
     gradients_mib = optimizer_mib = 0.0

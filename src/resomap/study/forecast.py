@@ -131,7 +131,7 @@ def _forecast_model(
     micro, time = None, None
     if fits:
         micro = largest_micro_batch(lambda batch: peak_mib(fits[-1], batch, True), limit_mib=limit_mib, largest=wanted)
-        time = calibrate(config, model, fits, num_classes=images.num_classes, micro_batch=micro)
+        time = calibrate(config, model, fits, num_classes=images.num_classes, micro_batch=micro or 1)
     return [
         CellForecast(
             model=model,
@@ -169,4 +169,3 @@ def free_memory_mib(device: str) -> float:
         return psutil.virtual_memory().available / 2**20
     free, _ = torch.accelerator.get_memory_info(torch.device(device))
     return free / 2**20
-

@@ -1,0 +1,90 @@
+"""What every method gives back, and how a model is borrowed and returned unchanged.
+
+Legend: B images, K classes, C channels, H W input pixels, h w cells of a method's own grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from resomap.errors import ConfigError
+from resomap.models.target_layers import unwrapped
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Attribution:
+    """Maps of B images; nothing is rescaled, so that they stay comparable."""
+
+    maps_Bhw: Tensor
+    """(B, h, w) float32, >= 0, on the method's own grid."""
+    targets_B: Tensor
+    """int64: the class that was explained."""
+    logits_BK: Tensor | None = None
+    """Of the same forward pass, where the method has them."""
+    signed_BCHW: Tensor | None = None
+    """Of methods that explain pixels: the attribution of every input value, with its sign."""
+    notes: Mapping[str, list[Any]] = field(default_factory=dict)
+    """What the method reports, one value an image."""
+
+
+@contextmanager
+def borrowed(model: nn.Module) -> Iterator[nn.Module]:
+    """The network itself, in evaluation mode and float32; modes and gradients are as before afterwards."""
+    network = unwrapped(model)
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    device = next(network.parameters(), torch.empty(0)).device
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield network
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def check_images(images_BCHW: Tensor, targets_B: Tensor | None) -> None:
+    """Refuse what no method can take.
+
+    Raises:
+        ConfigError: not (B, C, H, W) floating point, or not one target an image.
+    """
+    if images_BCHW.ndim != 4 or not images_BCHW.is_floating_point():
+        raise ConfigError(
+            f"images: expected (B, C, H, W) floating point, normalised; got {tuple(images_BCHW.shape)} "
+            f"{images_BCHW.dtype}"
+        )
+    if targets_B is not None and targets_B.shape != (len(images_BCHW),):
+        raise ConfigError(f"targets: expected one class id an image ({len(images_BCHW)}), got {tuple(targets_B.shape)}")
+
+
+def chosen_targets(logits_BK: Tensor, targets_B: Tensor | None) -> Tensor:
+    """The targets given, or the predicted classes.
+
+    Raises:
+        ConfigError: a target is no class of the model.
+    """
+    if targets_B is None:
+        return logits_BK.argmax(dim=1)
+    classes = logits_BK.shape[1]
+    if len(targets_B) and not (int(targets_B.min()) >= 0 and int(targets_B.max()) < classes):
+        raise ConfigError(f"targets: expected class ids from 0 to {classes - 1}, got {targets_B.tolist()}")
+    return targets_B.to(logits_BK.device)
+
+
+def input_gradients(network: nn.Module, images_BCHW: Tensor, targets_B: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """(gradients of the target logits by the images (B, C, H, W), logits (B, K), targets (B,)).
+
+    torch.autograd.grad asks for the images' gradient alone: the parameters' own stay untouched.
+    """
+    with torch.enable_grad():
+        leaf = images_BCHW.detach().clone().requires_grad_(True)
+        logits_BK = network(leaf)
+        targets = chosen_targets(logits_BK.detach(), targets_B)
+        (gradient,) = torch.autograd.grad(logits_BK.gather(1, targets[:, None]).sum(), leaf)
+    return gradient, logits_BK.detach(), targets

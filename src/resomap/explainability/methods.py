@@ -1,0 +1,43 @@
+"""Every explanation method by its name, behind one interface."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from resomap.errors import ConfigError
+from resomap.explainability.attribution import Attribution
+from resomap.explainability.gradcam import GradCAM
+from resomap.explainability.integrated_gradients import IntegratedGradients
+from resomap.explainability.saliency import Saliency
+
+OWN = ("gradcam", "integrated_gradients", "saliency")
+BY_CAPTUM = ("smoothgrad", "gradient_shap", "occlusion", "kernel_shap", "lime")
+METHODS = OWN + BY_CAPTUM
+
+
+def explain(
+    model: nn.Module, images_BCHW: Tensor, *, method: str = "gradcam", targets_B: Tensor | None = None, **options: Any
+) -> Attribution:
+    """Explain a batch by the method of that name.
+
+    Args:
+        images_BCHW: float32, normalised as the model expects.
+        method: gradcam, integrated_gradients, saliency, smoothgrad, gradient_shap, occlusion, kernel_shap or lime.
+        targets_B: int64 class ids; None: the predicted class.
+        options: of the method's class.
+    Raises:
+        ConfigError: no such method, or images or targets that do not fit.
+    """
+    if method == "gradcam":
+        return GradCAM(model, **options)(images_BCHW, targets_B)
+    if method == "integrated_gradients":
+        return IntegratedGradients(model, **options)(images_BCHW, targets_B)
+    if method == "saliency":
+        return Saliency(model, **options)(images_BCHW, targets_B)
+    if method in BY_CAPTUM:
+        from resomap.explainability.perturbation import CaptumMethod
+
+        return CaptumMethod(model, method=method, **options)(images_BCHW, targets_B)
+    raise ConfigError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
