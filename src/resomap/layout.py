@@ -91,8 +91,12 @@ class StudyLayout:
     def predictions_dir(self, cell: Cell) -> Path:
         return self.root / "predictions" / _cell_part(cell)
 
+    @property
+    def profiles_dir(self) -> Path:
+        return self.root / "profiles"
+
     def profile_path(self, model: str, resolution: int) -> Path:
-        return self.root / "profiles" / folder_name(model) / f"{resolution}.json"
+        return self.profiles_dir / folder_name(model) / f"{resolution}.json"
 
     def maps_path(self, cell: Cell, method: str) -> Path:
         return self.root / "explanations" / _cell_part(cell) / f"{method}.npz"

@@ -14,6 +14,7 @@ from resomap.cli import (
     data_commands,
     evaluate_command,
     plan_command,
+    profile_command,
     run_commands,
     system_commands,
 )
@@ -29,6 +30,7 @@ app = typer.Typer(
 app.command("run")(run_commands.run)
 app.command("train")(run_commands.train)
 app.command("plan")(plan_command.plan)
+app.command("profile")(profile_command.profile)
 app.command("evaluate")(evaluate_command.evaluate)
 app.command("audit")(data_commands.audit)
 app.command("acuity")(data_commands.acuity)

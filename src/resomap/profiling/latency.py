@@ -1,0 +1,125 @@
+"""Latency of a model: two protocols, and how they are summarised.
+
+'batch1': one image at a time, what a single request waits for. 'saturated': the largest batch before throughput stops
+growing, what a server or an offline job gets. A latency without its protocol means nothing, so every record names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+BATCH_1 = "batch1"
+SATURATED = "saturated"
+_GROWTH = 1.05
+_LONGEST_CALL_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyRecord:
+    """Latency of one model at one resolution under one protocol; milliseconds of one call (a batch)."""
+
+    protocol: str
+    """'batch1' or 'saturated'."""
+    mode: str
+    """eager, channels_last, autocast, compile or onnxruntime."""
+    batch_size: int
+    calls: int
+    median_ms: float
+    """Median of the blocks' medians."""
+    median_low_ms: float
+    """95 % bootstrap interval over blocks."""
+    median_high_ms: float
+    p50_ms: float
+    """Percentiles over all calls."""
+    p90_ms: float
+    p95_ms: float
+    p99_ms: float
+    iqr_ms: float
+    images_per_s: float
+    """batch_size / median."""
+    block_medians_ms: tuple[float, ...]
+    """In the order of the rounds: block b of every model and resolution was timed in the same round."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """A latency over another, from pairs of blocks that were timed in the same round."""
+
+    value: float
+    """Median of the paired ratios."""
+    low: float
+    high: float
+    """95 % bootstrap interval over rounds."""
+
+
+def summarise(
+    seconds: np.ndarray, *, protocol: str, mode: str, batch_size: int, draws: int = 2000, seed: int = 0
+) -> LatencyRecord:
+    """The record of one subject.
+
+    Args:
+        seconds: (blocks, calls of a block).
+    """
+    ms = np.asarray(seconds, dtype=np.float64) * 1000
+    medians = np.median(ms, axis=1)
+    low, high = _interval(medians, draws=draws, seed=seed)
+    p25, p50, p75, p90, p95, p99 = (float(p) for p in np.percentile(ms, [25, 50, 75, 90, 95, 99]))
+    middle = float(np.median(medians))
+    return LatencyRecord(
+        protocol=protocol,
+        mode=mode,
+        batch_size=batch_size,
+        calls=ms.size,
+        median_ms=middle,
+        median_low_ms=low,
+        median_high_ms=high,
+        p50_ms=p50,
+        p90_ms=p90,
+        p95_ms=p95,
+        p99_ms=p99,
+        iqr_ms=p75 - p25,
+        images_per_s=1000 * batch_size / middle,
+        block_medians_ms=tuple(float(m) for m in medians),
+    )
+
+
+def latency_ratio(a: LatencyRecord, b: LatencyRecord, *, draws: int = 2000, seed: int = 0) -> Ratio:
+    """How many times as long `a` takes as `b`, per image; both from the same rounds.
+
+    Raises:
+        ValueError: the records are not of the same rounds.
+    """
+    if len(a.block_medians_ms) != len(b.block_medians_ms):
+        raise ValueError(
+            f"expected two records of the same rounds, got {len(a.block_medians_ms)} and {len(b.block_medians_ms)} "
+            "blocks; time both in one profile"
+        )
+    pairs = (np.array(a.block_medians_ms) / a.batch_size) / (np.array(b.block_medians_ms) / b.batch_size)
+    return Ratio(float(np.median(pairs)), *_interval(pairs, draws=draws, seed=seed))
+
+
+def _interval(values: np.ndarray, *, draws: int, seed: int) -> tuple[float, float]:
+    """95 % percentile bootstrap of the median."""
+    chosen = np.random.default_rng(seed).integers(len(values), size=(draws, len(values)))
+    low, high = np.quantile(np.median(values[chosen], axis=1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def saturating_batch(seconds_of: Callable[[int], float], *, largest: int = 64) -> int:
+    """The largest of 1, 2, 4, ... before throughput stops growing by 5 % or more.
+
+    A batch that would take more than 2 s is not tried: nobody waits for it, and throughput has long levelled off.
+
+    Args:
+        seconds_of: batch size -> seconds of one call.
+    """
+    batch, seconds = 1, seconds_of(1)
+    while 2 * batch <= largest and 2 * seconds <= _LONGEST_CALL_S:
+        longer = seconds_of(2 * batch)
+        if 2 * batch / longer < _GROWTH * batch / seconds:
+            break
+        batch, seconds = 2 * batch, longer
+    return batch

@@ -1,0 +1,127 @@
+"""Ways to deploy a model, each as a function from a batch to a call that can be timed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor, nn
+
+from resomap.errors import ConfigError, DeviceError
+
+MODES = ("eager", "channels_last", "autocast", "compile", "onnxruntime")
+_SHAPES = 512
+COMPILES = ("compile", "onnxruntime")
+"""Modes that build something for every shape of input."""
+Deployed = Callable[[Tensor], Callable[[], object]]
+"""Images (B, 3, H, W) on the CPU -> a call that answers for them on the device."""
+
+
+def deploy(model: nn.Module, mode: str, *, device: torch.device) -> Deployed:
+    """The model on the device, ready to answer in that mode.
+
+    Args:
+        model: copied where the mode changes it; put into evaluation mode.
+        mode: eager (float32, NCHW), channels_last (float32, NHWC), autocast (the device's lower precision, NHWC),
+            compile (torch.compile, NHWC) or onnxruntime (its CPU or CUDA provider).
+    Raises:
+        ConfigError: no such mode.
+        DeviceError: the mode cannot run here, and why.
+    """
+    if mode not in MODES:
+        raise ConfigError(f"mode: expected one of {', '.join(MODES)}, got {mode!r}")
+    if mode == "onnxruntime":
+        return _onnxruntime(model, device)
+    placed = copy.deepcopy(model).to(device).eval()
+    if mode == "eager":
+        return _torch_call(placed, device, memory_format=torch.contiguous_format)
+    placed.to(memory_format=torch.channels_last)
+    if mode == "autocast":
+        return _torch_call(placed, device, memory_format=torch.channels_last, autocast=True)
+    if mode == "compile":
+        return _compiled(placed, device)
+    return _torch_call(placed, device, memory_format=torch.channels_last)
+
+
+def _torch_call(
+    network: nn.Module, device: torch.device, *, memory_format: torch.memory_format, autocast: bool = False
+) -> Deployed:
+    def prepared(images_BCHW: Tensor) -> Callable[[], object]:
+        placed = images_BCHW.to(device).contiguous(memory_format=memory_format)
+
+        def call() -> object:
+            with torch.inference_mode(), torch.autocast(device.type, enabled=autocast):
+                return network(placed)
+
+        return call
+
+    return prepared
+
+
+def _compiled(network: nn.Module, device: torch.device) -> Deployed:
+    """torch.compile; it compiles at the first call, so a failure shows there."""
+    # Every resolution and batch is a shape of its own, compiled once each: that is the point here, not a mistake.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _SHAPES)
+    fast: nn.Module = torch.compile(network, dynamic=False)  # type: ignore[assignment]
+    prepared = _torch_call(fast, device, memory_format=torch.channels_last)
+
+    def checked(images_BCHW: Tensor) -> Callable[[], object]:
+        call = prepared(images_BCHW)
+        try:
+            call()
+        except Exception as wrong:  # whatever its compiler raises: no compiler found, an operation unknown
+            reason = str(wrong).strip().splitlines()[0]
+            raise DeviceError(f"mode compile: torch.compile fails here ({reason}); leave it out") from wrong
+        return call
+
+    return checked
+
+
+def _onnxruntime(model: nn.Module, device: torch.device) -> Deployed:
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        if find_spec(package) is None:
+            raise DeviceError(f"mode onnxruntime: the package {package} is missing; install resomap[onnx]")
+
+    def prepared(images_BCHW: Tensor) -> Callable[[], object]:
+        session = onnx_session(model, tuple(images_BCHW.shape), device=device)
+        feed = {session.get_inputs()[0].name: images_BCHW.numpy()}
+        return lambda: session.run(None, feed)
+
+    return prepared
+
+
+def onnx_session(model: nn.Module, input_shape: tuple[int, ...], *, device: torch.device):  # type: ignore[no-untyped-def]
+    """An ONNX Runtime session of the model for that input shape, with as many threads as torch uses.
+
+    Raises:
+        DeviceError: ONNX Runtime has no provider for the device.
+    """
+    import onnxruntime
+
+    provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(device.type, "")
+    if provider not in onnxruntime.get_available_providers():
+        raise DeviceError(f"mode onnxruntime: it has no provider for {device.type}; leave it out")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(onnx_bytes(model, input_shape), options, providers=[provider])
+
+
+def onnx_bytes(model: nn.Module, input_shape: tuple[int, ...], *, dynamic_batch: bool = False) -> bytes:
+    """The model as an ONNX file; input 'images' (B, 3, H, W) float32 normalised, output 'logits' (B, K)."""
+    network = copy.deepcopy(model).cpu().eval()
+    example = torch.zeros(max(2, input_shape[0]) if dynamic_batch else input_shape[0], *input_shape[1:])
+    program = torch.onnx.export(
+        network,
+        (example,),
+        input_names=["images"],
+        output_names=["logits"],
+        dynamic_shapes=({0: torch.export.Dim("batch")},) if dynamic_batch else None,
+        dynamo=True,
+        verbose=False,
+    )
+    if program is None:
+        raise DeviceError("the model cannot be exported to ONNX")
+    return program.model_proto.SerializeToString()

@@ -1,0 +1,269 @@
+"""What a model costs at one or several resolutions: latency, throughput, memory, operations.
+
+All resolutions, models and modes of one call are timed in turn: see timing.py.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from resomap.errors import ConfigError, DeviceError
+from resomap.profiling.complexity import Complexity, get_model_complexity
+from resomap.profiling.latency import BATCH_1, SATURATED, LatencyRecord, saturating_batch, summarise
+from resomap.profiling.memory import MemoryRecord, OptimizerFactory, predict_memory, profile_gpu_memory
+from resomap.profiling.modes import COMPILES, Deployed, deploy
+from resomap.profiling.timing import Call, Clock, clock_of, time_in_turn, warm_up
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EndToEnd:
+    """From an image file to an answer, one image at a time; medians in ms."""
+
+    images: int
+    decode_ms: float
+    resize_ms: float
+    model_ms: float
+    total_ms: float
+    """Median of the sum, which need not be the sum of the medians."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileRecord:
+    """Cost of one model at one resolution on one device."""
+
+    model: str
+    resolution: int
+    device: str
+    device_name: str
+    threads: int
+    latency: tuple[LatencyRecord, ...]
+    """One for each mode and protocol."""
+    complexity: Complexity
+    """For one image."""
+    inference_memory: MemoryRecord
+    """One image; measured."""
+    training_memory: MemoryRecord
+    """One update of `training_memory.batch` images; measured."""
+    predicted_inference_mib: float
+    predicted_training_mib: float
+    unavailable: dict[str, str] = field(default_factory=dict)
+    """mode -> why it could not be measured."""
+    end_to_end: EndToEnd | None = None
+
+    def at(self, protocol: str, mode: str | None = None) -> LatencyRecord:
+        """The latency under a protocol; None: the first mode."""
+        for record in self.latency:
+            if record.protocol == protocol and mode in (None, record.mode):
+                return record
+        raise KeyError(f"no latency for {protocol}, {mode}; there are {[(r.protocol, r.mode) for r in self.latency]}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Subject:
+    """One model at one resolution, to be profiled."""
+
+    model: str
+    network: nn.Module
+    resolution: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProfilingPlan:
+    """How subjects are profiled."""
+
+    device: str = "cpu"
+    modes: tuple[str, ...] = ("eager",)
+    protocols: tuple[str, ...] = (BATCH_1, SATURATED)
+    warmup: int = 5
+    runs: int = 25
+    """Timed blocks of each subject."""
+    max_batch: int = 64
+    training_batch: int = 1
+    precision: str = "no"
+    """Of the training step whose memory is measured."""
+    optimizer: OptimizerFactory | None = None
+
+
+def profile_model(
+    model: nn.Module,
+    device: str | torch.device = "cpu",
+    loader: Iterable[Any] | None = None,
+    warmup: int = 5,
+    runs: int = 25,
+    *,
+    resolution: int | None = None,
+    modes: Sequence[str] = ("eager",),
+    max_batch: int = 64,
+    name: str | None = None,
+) -> ProfileRecord:
+    """Latency, throughput, memory and operations of one model.
+
+    Args:
+        model: any classifier of images (B, 3, H, W); copied, so it is left as it is.
+        device: 'cpu', 'cuda', ...
+        loader: batches of (images, labels) or of images, whose first one tells the resolution.
+        warmup: least number of untimed calls.
+        runs: timed blocks.
+        resolution: side in pixels where there is no loader; 224 if neither is given.
+        modes: ways to deploy, see modes.deploy; those that cannot run here are named in `unavailable`.
+        max_batch: largest batch tried for the throughput.
+    Raises:
+        ConfigError: the loader's images are not square (B, 3, H, W).
+        DeviceError: no such device.
+    """
+    side = resolution or (_side_of(loader) if loader is not None else 224)
+    plan = ProfilingPlan(str(device), tuple(modes), warmup=warmup, runs=runs, max_batch=max_batch)
+    return profile_subjects([Subject(name or type(model).__name__, model, side)], plan)[0]
+
+
+def _side_of(loader: Iterable[Any]) -> int:
+    batch = next(iter(loader), None)
+    images = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[2] != images.shape[3]:
+        shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        raise ConfigError(f"loader: expected batches of square images (B, 3, H, W), got {shape}")
+    return images.shape[-1]
+
+
+def profile_subjects(
+    subjects: Sequence[Subject], plan: ProfilingPlan, *, progress: Callable[[str], None] = lambda _: None
+) -> list[ProfileRecord]:
+    """Profile several models and resolutions; their blocks are timed in turn, protocol by protocol, mode by mode."""
+    device = torch.device(plan.device)
+    found: list[list[LatencyRecord]] = [[] for _ in subjects]
+    missing: list[dict[str, str]] = [{} for _ in subjects]
+    for mode in plan.modes:
+        progress(f"latency: {mode}")
+        deployed = _deploy_all(subjects, mode, device, missing)
+        for protocol in plan.protocols:
+            _time_protocol(subjects, deployed, protocol, mode, plan, found=found, missing=missing)
+    progress("memory and operations")
+    return [
+        _record(subject, plan, tuple(latency), unavailable)
+        for subject, latency, unavailable in zip(subjects, found, missing, strict=True)
+    ]
+
+
+def _deploy_all(
+    subjects: Sequence[Subject], mode: str, device: torch.device, missing: list[dict[str, str]]
+) -> list[Deployed | None]:
+    """One deployed network for each subject; resolutions that share a network share the deployed one."""
+    made: dict[int, Deployed | None] = {}
+    result: list[Deployed | None] = []
+    for i, subject in enumerate(subjects):
+        if id(subject.network) not in made:
+            try:
+                made[id(subject.network)] = deploy(subject.network, mode, device=device)
+            except DeviceError as wrong:
+                missing[i][mode] = str(wrong)
+                made[id(subject.network)] = None
+        result.append(made[id(subject.network)])
+        if result[-1] is None and mode not in missing[i]:
+            missing[i][mode] = next(m[mode] for m in missing if mode in m)
+    return result
+
+
+def _time_protocol(
+    subjects: Sequence[Subject],
+    deployed: Sequence[Deployed | None],
+    protocol: str,
+    mode: str,
+    plan: ProfilingPlan,
+    *,
+    found: list[list[LatencyRecord]],
+    missing: list[dict[str, str]],
+) -> None:
+    clock = clock_of(torch.device(plan.device))
+    calls: list[Call] = []
+    batches: list[int] = []
+    kept: list[int] = []
+    for i, (subject, ready) in enumerate(zip(subjects, deployed, strict=True)):
+        if ready is None or mode in missing[i]:
+            continue
+        try:
+            batch = 1
+            if protocol == SATURATED:
+                batch = saturating_batch(
+                    _seconds_of(_searchable(subject, ready, mode, plan), subject.resolution, clock),
+                    largest=plan.max_batch,
+                )
+            calls.append(ready(_images(batch, subject.resolution)))
+        except DeviceError as wrong:
+            missing[i][mode] = str(wrong)
+            continue
+        batches.append(batch)
+        kept.append(i)
+    times = time_in_turn(calls, clock=clock, blocks=plan.runs, warmup=plan.warmup)
+    for i, batch, seconds in zip(kept, batches, times, strict=True):
+        found[i].append(summarise(seconds, protocol=protocol, mode=mode, batch_size=batch))
+
+
+def _searchable(subject: Subject, ready: Deployed, mode: str, plan: ProfilingPlan) -> Deployed:
+    """What the search for the saturating batch times: modes that compile for every shape are spared it."""
+    if mode in COMPILES:
+        return deploy(subject.network, "channels_last", device=torch.device(plan.device))
+    return ready
+
+
+def _seconds_of(ready: Deployed, resolution: int, clock: Clock) -> Callable[[int], float]:
+    return lambda batch: warm_up(ready(_images(batch, resolution)), clock=clock, least=3)
+
+
+def _images(batch: int, resolution: int) -> Tensor:
+    """Noise: the time of dense operations does not depend on the values."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(batch, 3, resolution, resolution, generator=generator)
+
+
+def _record(
+    subject: Subject, plan: ProfilingPlan, latency: tuple[LatencyRecord, ...], unavailable: dict[str, str]
+) -> ProfileRecord:
+    device = torch.device(plan.device)
+    one = (1, 3, subject.resolution, subject.resolution)
+    training: dict[str, Any] = {
+        "input_shape": (plan.training_batch, *one[1:]),
+        "training": True,
+        "precision": plan.precision,
+        "optimizer": plan.optimizer,
+        "device": device,
+    }
+    return ProfileRecord(
+        model=subject.model,
+        resolution=subject.resolution,
+        device=str(device),
+        device_name=device_name(device),
+        threads=torch.get_num_threads(),
+        latency=latency,
+        complexity=get_model_complexity(subject.network, one),
+        inference_memory=profile_gpu_memory(subject.network, one, device=device),
+        training_memory=profile_gpu_memory(subject.network, **training),
+        predicted_inference_mib=predict_memory(subject.network, input_shape=one, device=device).peak_mib,
+        predicted_training_mib=predict_memory(subject.network, **training).peak_mib,
+        unavailable=unavailable,
+    )
+
+
+def device_name(device: torch.device) -> str:
+    """What the hardware calls itself."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        return _cpu_name() or platform.processor() or platform.machine()
+    return device.type
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
+            return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    except OSError:
+        return ""

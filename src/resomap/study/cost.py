@@ -1,0 +1,36 @@
+"""Stored profiles, read back, and the curves through them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from resomap.analysis.scaling import fit_cost_curve
+from resomap.errors import StudyError
+from resomap.layout import StudyLayout
+from resomap.profiling.latency import BATCH_1, SATURATED
+from resomap.profiling.profiler import ProfileRecord
+from resomap.serialize import read_json
+
+
+def stored_profiles(layout: StudyLayout) -> list[dict[str, Any]]:
+    """Every profile of the study as plain values, ordered by model and resolution."""
+    found = [read_json(path, error=StudyError) for path in layout.profiles_dir.glob("*/*.json")]
+    return sorted(found, key=lambda p: (p["model"], p["resolution"]))
+
+
+def cost_curves(records: Sequence[ProfileRecord]) -> list[dict[str, Any]]:
+    """t = t0 + k r^p of each model and protocol, in ms an image; models with fewer than three sides have none."""
+    rows = []
+    for model in dict.fromkeys(r.model for r in records):
+        of_model = sorted((r for r in records if r.model == model and r.latency), key=lambda r: r.resolution)
+        for protocol in (BATCH_1, SATURATED):
+            timed = [(r.resolution, r.at(protocol)) for r in of_model]
+            blocks = np.array([np.array(t.block_medians_ms) / t.batch_size for _, t in timed])
+            curve = fit_cost_curve([side for side, _ in timed], blocks) if timed else None
+            if curve is not None:
+                rows.append({"model": model, "protocol": protocol} | asdict(curve))
+    return rows

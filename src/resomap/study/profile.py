@@ -1,0 +1,158 @@
+"""What the models of a study cost at its resolutions: measured, and stored as profiles/{model}/{resolution}.json."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from resomap.config.schema import ResoMapConfig
+from resomap.data.decode import decode_rgb, to_square
+from resomap.errors import BadImageError
+from resomap.layout import StudyLayout
+from resomap.models.resolutions import SIZE_ERRORS, dry_forward
+from resomap.profiling.latency import BATCH_1, latency_ratio
+from resomap.profiling.profiler import EndToEnd, ProfileRecord, ProfilingPlan, Subject, profile_subjects
+from resomap.records import Cell, ImageDataset, Preprocessing
+from resomap.serialize import provenance, write_json
+from resomap.study import builders
+from resomap.study.explained import normalised
+from resomap.study.ranks import Ranks
+
+_MACS_OF_A_STEP = 2e10
+"""The training step whose memory is measured shall take seconds, not minutes: smaller batches for larger models."""
+_ROUNDS = 3
+
+
+def profile_study(
+    config: ResoMapConfig,
+    *,
+    images: ImageDataset | None = None,
+    layout: StudyLayout | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[ProfileRecord]:
+    """Profile every model and resolution of the grid, all timed in turn, and store the records.
+
+    Weights do not matter for cost: the networks are built as training would build them.
+
+    Args:
+        images: the data set, whose files are timed from disk to answer.
+        layout: where profiles are stored; None: the configuration's study.
+    """
+    builders.check_models(config)
+    builders.set_threads(config)
+    device, precision = builders.device_and_precision(config)
+    images = images or builders.dataset(config)
+    layout = layout or builders.layout(config, images)
+    subjects = list(_subjects(config, num_classes=images.num_classes))
+    plan = ProfilingPlan(
+        device=device,
+        precision=precision,
+        optimizer=builders.optimizer_factory(config),
+        training_batch=_training_batch(config, subjects),
+        **builders.profiling_options(config),
+    )
+    records = profile_subjects(subjects, plan, progress=progress)
+    paths = _files(images, count=builders.end_to_end_images(config))
+    if paths:
+        progress("file to answer")
+        ends = _end_to_end(config, subjects, paths, device=torch.device(device))
+        records = [replace(record, end_to_end=end) for record, end in zip(records, ends, strict=True)]
+    where = provenance(device=device, precision=precision)
+    for record in records:
+        write_json(layout.profile_path(record.model, record.resolution), asdict(record) | {"provenance": where})
+    return records
+
+
+def _subjects(config: ResoMapConfig, *, num_classes: int) -> Iterable[Subject]:
+    """One network a model serves all resolutions that it can take, so that 65 cells do not fill the memory."""
+    sides: dict[str, list[int]] = {}
+    for cell in builders.cells(config):
+        if cell.resolution not in sides.setdefault(cell.model, []):
+            sides[cell.model].append(cell.resolution)
+    for model, resolutions in sides.items():
+        shared: nn.Module | None = None
+        for resolution in resolutions:
+            if shared is None or not _takes(shared, resolution):
+                shared = builders.model(config, Cell(model, resolution, 0), num_classes=num_classes).eval()
+            yield Subject(model, shared, resolution)
+
+
+def _takes(network: nn.Module, resolution: int) -> bool:
+    try:
+        dry_forward(network, resolution)
+    except SIZE_ERRORS:
+        return False
+    return True
+
+
+def _training_batch(config: ResoMapConfig, subjects: Sequence[Subject]) -> int:
+    from resomap.profiling.complexity import get_model_complexity
+
+    macs = max(get_model_complexity(s.network, (1, 3, s.resolution, s.resolution)).macs for s in subjects)
+    return int(np.clip(_MACS_OF_A_STEP // max(1, macs), 1, builders.micro_batch(config, Ranks())))
+
+
+def _files(images: ImageDataset, *, count: int) -> list[Path]:
+    split = "test" if "test" in images.splits else "val"
+    records = images.splits[split]
+    chosen: list[int] = np.linspace(0, len(records) - 1, min(count, len(records))).round().astype(int).tolist()
+    return [records[i].path for i in chosen]
+
+
+def _end_to_end(
+    config: ResoMapConfig, subjects: Sequence[Subject], paths: Sequence[Path], *, device: torch.device
+) -> list[EndToEnd | None]:
+    """Every subject in turn on every file, several rounds; files that cannot be read are left out."""
+    recipes = [builders.preprocessing(config, Cell(s.model, s.resolution, 0)) for s in subjects]
+    limit = builders.max_pixels(config)
+    times: list[list[tuple[float, float, float]]] = [[] for _ in subjects]
+    networks: Mapping[int, nn.Module] = {id(s.network): s.network.to(device).eval() for s in subjects}
+    for round_ in range(_ROUNDS + 1):
+        for path in paths:
+            for i, (subject, recipe) in enumerate(zip(subjects, recipes, strict=True)):
+                try:
+                    spent = _answer(networks[id(subject.network)], path, recipe, device=device, max_pixels=limit)
+                except BadImageError:
+                    continue
+                if round_:  # the first round warms up
+                    times[i].append(spent)
+    return [_summary(np.array(of_subject), files=len(paths)) if of_subject else None for of_subject in times]
+
+
+def _answer(
+    network: nn.Module, path: Path, recipe: Preprocessing, *, device: torch.device, max_pixels: int
+) -> tuple[float, float, float]:
+    """Seconds of decoding, of resizing and normalising, and of the model (its answer read back)."""
+    started = time.perf_counter()
+    picture = decode_rgb(path, max_pixels=max_pixels)
+    decoded = time.perf_counter()
+    square = to_square(picture, recipe.resolution, kernel=recipe.kernel)
+    images_BCHW = normalised(square[None], recipe)
+    resized = time.perf_counter()
+    with torch.inference_mode():
+        network(images_BCHW.to(device)).argmax(dim=1).cpu()
+    return decoded - started, resized - decoded, time.perf_counter() - resized
+
+
+def _summary(seconds_T3: np.ndarray, *, files: int) -> EndToEnd:
+    decode, resize, model = (float(v) * 1000 for v in np.median(seconds_T3, axis=0))
+    return EndToEnd(files, decode, resize, model, float(np.median(seconds_T3.sum(axis=1))) * 1000)
+
+
+def ratios_to_smallest(records: Sequence[ProfileRecord], *, protocol: str = BATCH_1) -> list[dict[str, Any]]:
+    """Latency of each resolution over that of the model's smallest, from paired rounds."""
+    rows = []
+    for model in dict.fromkeys(r.model for r in records):
+        of_model = sorted((r for r in records if r.model == model and r.latency), key=lambda r: r.resolution)
+        for record in of_model[1:]:
+            ratio = latency_ratio(record.at(protocol), of_model[0].at(protocol))
+            rows.append({"model": model, "resolution": record.resolution, "over": of_model[0].resolution}
+                        | asdict(ratio))  # fmt: skip
+    return rows
