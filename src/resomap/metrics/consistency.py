@@ -24,7 +24,9 @@ SIMILARITIES: Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "pearson": similarities.pearson,
     "ssim": similarities.ssim,
     "top_k_iou": similarities.top_k_iou,
+    "centre_of_mass": lambda a, b: 1 - similarities.centre_of_mass_shift(a, b),
 }
+"""Higher is more alike; 'centre_of_mass' is 1 less the shift in fractions of the side."""
 NOT_REPEATABLE = "explanations are not repeatable here; the question cannot be answered"
 ONE_SEED = "one seed has no ceiling; run two or more seeds"
 LEAST_GAP = 0.05
