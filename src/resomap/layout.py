@@ -7,7 +7,7 @@
   predictions/{model}/{resolution}/seed{n}/{condition}.parquet
   profiles/{model}/{resolution}.json
   explanations/{model}/{resolution}/seed{n}/{method}.npz   raw maps of the explained images
-  analysis/{explanations,profiles}.json   report/figures/
+  analysis/explanations.json   report/figures/   summary.txt
   audit.json   results.csv   results.json   mlflow.db   logs/
   .locks/                                             one lock a cell, held while it runs
 """
@@ -104,6 +104,14 @@ class StudyLayout:
     @property
     def analysis_dir(self) -> Path:
         return self.root / "analysis"
+
+    @property
+    def explanations_path(self) -> Path:
+        return self.analysis_dir / "explanations.json"
+
+    @property
+    def summary_text_path(self) -> Path:
+        return self.root / "summary.txt"
 
     @property
     def figures_dir(self) -> Path:

@@ -119,6 +119,9 @@ class PlainProgress(StudyProgress):
         left = duration(self._left.seconds(cell, self._update))
         self._say(f"    {epoch_line(record)}  {left} left")
 
+    def stage(self, what: str) -> None:
+        self._say(f"    {what}")
+
     def run_ended(self, record: RunRecord) -> None:
         self._done += 1
         self._left.cells.pop(record.cell, None)
@@ -185,6 +188,10 @@ class BarProgress(StudyProgress):
         seconds = self._recent[-1][0] - self._recent[0][0]
         images = sum(count for _, count in list(self._recent)[1:])
         return images / seconds if seconds else 0.0
+
+    def stage(self, what: str) -> None:
+        if self._run is not None:
+            self._progress.reset(self._run, total=None, description=printable(what), info="")
 
     def run_ended(self, record: RunRecord) -> None:
         self._left.cells.pop(record.cell, None)

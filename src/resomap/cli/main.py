@@ -13,6 +13,7 @@ from resomap.cli import (
     config_command,
     data_commands,
     evaluate_command,
+    explain_command,
     plan_command,
     profile_command,
     run_commands,
@@ -31,6 +32,7 @@ app.command("run")(run_commands.run)
 app.command("train")(run_commands.train)
 app.command("plan")(plan_command.plan)
 app.command("profile")(profile_command.profile)
+app.command("explain")(explain_command.explain)
 app.command("evaluate")(evaluate_command.evaluate)
 app.command("audit")(data_commands.audit)
 app.command("acuity")(data_commands.acuity)

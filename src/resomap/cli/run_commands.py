@@ -108,11 +108,13 @@ def train(
 def run_and_print(config: ResoMapConfig, *, discard_changed: bool) -> None:
     """Run the study with progress; print its tables. Exit status 1 if a run failed, 130 if stopped."""
     from resomap.study import builders
+    from resomap.study.stages import finish_study
     from resomap.study.sweep import run_study
 
     try:
         with make_progress() as progress:
             result = run_study(config, progress=progress, discard_changed=discard_changed)
+            unfinished = finish_study(config, result, progress=progress)
     except KeyboardInterrupt:
         print("\nstopped; everything so far is saved. Run the same command again to go on.", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -122,5 +124,7 @@ def run_and_print(config: ResoMapConfig, *, discard_changed: bool) -> None:
     answers = builders.known_answers(config, result.layout, result.records)
     if answers:
         print_known_answers(answers)
-    if result.failed:
+    for reason in unfinished:
+        print(f"not done: {reason}", file=sys.stderr)
+    if result.failed or unfinished:
         raise typer.Exit(1)

@@ -78,7 +78,7 @@ def _probability(network: nn.Module, images: Tensor, targets_B: Tensor, chunk: i
 
 
 def max_sensitivity(
-    explain: Explain, images_BCHW: Tensor, targets_B: Tensor, *, radius: float = 0.02, samples: int = 10, seed: int = 0
+    explain: Explain, images_BCHW: Tensor, targets_B: Tensor, *, radius: float = 0.02, samples: int = 5, seed: int = 0
 ) -> np.ndarray:
     """(B,) largest relative change of the map when each pixel moves by at most `radius` (normalised units).
 

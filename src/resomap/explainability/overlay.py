@@ -30,11 +30,11 @@ def overlay(image_HW3: np.ndarray, map_hw: np.ndarray, *, top: float | None = No
 
     Args:
         image_HW3: uint8.
-        top: value that gets the full colour; None: the map's own maximum.
+        top: value that gets the full colour; None: the map's own 99th percentile.
         opacity: of the full colour.
     """
     height, width = image_HW3.shape[:2]
-    largest = float(np.max(map_hw)) if top is None else top
+    largest = (float(np.percentile(map_hw, 99)) or float(np.max(map_hw))) if top is None else top
     share = np.clip(resized_map(map_hw, height, width) / largest, 0, 1) if largest > 0 else np.zeros((height, width))
     grey = np.asarray(image_HW3, dtype=np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     weight = opacity * np.sqrt(share)[..., None]

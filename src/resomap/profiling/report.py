@@ -64,9 +64,8 @@ def profiling_report(records: Sequence[ProfileRecord]) -> str:
         ]
         lines += ["", *_aligned([head, *rows])]
     counted = first.training_memory
-    lines.append(
-        f"memory: {counted.method}, training with {counted.batch} image(s) in {PRECISIONS.get(counted.precision, counted.precision)}"
-    )
+    precision = PRECISIONS.get(counted.precision, counted.precision)
+    lines.append(f"memory: {counted.method}, training with {counted.batch} image(s) in {precision}")
     reasons = dict.fromkeys(reason for r in records for reason in r.unavailable.values())
     return "\n".join([*lines, *reasons])
 

@@ -14,13 +14,13 @@ from torch import nn
 
 from resomap.config.schema import ResoMapConfig
 from resomap.data.decode import decode_rgb, to_square
-from resomap.errors import BadImageError
+from resomap.errors import BadImageError, StudyError
 from resomap.layout import StudyLayout
 from resomap.models.resolutions import SIZE_ERRORS, dry_forward
 from resomap.profiling.latency import BATCH_1, latency_ratio
-from resomap.profiling.profiler import EndToEnd, ProfileRecord, ProfilingPlan, Subject, profile_subjects
+from resomap.profiling.profiler import EndToEnd, ProfileRecord, ProfilingPlan, Subject, device_name, profile_subjects
 from resomap.records import Cell, ImageDataset, Preprocessing
-from resomap.serialize import provenance, write_json
+from resomap.serialize import provenance, read_json, write_json
 from resomap.study import builders
 from resomap.study.explained import normalised
 from resomap.study.ranks import Ranks
@@ -68,6 +68,24 @@ def profile_study(
     for record in records:
         write_json(layout.profile_path(record.model, record.resolution), asdict(record) | {"provenance": where})
     return records
+
+
+def profiles_are_current(config: ResoMapConfig, layout: StudyLayout) -> bool:
+    """Whether every model and resolution of the grid has a profile of this hardware, with these settings."""
+    device, _ = builders.device_and_precision(config)
+    here = {"device": str(torch.device(device)), "device_name": device_name(torch.device(device)),
+            "threads": torch.get_num_threads()}  # fmt: skip
+    options = builders.profiling_options(config)
+    for model, resolution in {(cell.model, cell.resolution) for cell in builders.cells(config)}:
+        path = layout.profile_path(model, resolution)
+        if not path.exists():
+            return False
+        stored = read_json(path, error=StudyError)
+        modes = {timed["mode"] for timed in stored["latency"]} | set(stored["unavailable"])
+        rounds = {len(timed["block_medians_ms"]) for timed in stored["latency"]}
+        if {k: stored[k] for k in here} != here or modes != set(options["modes"]) or rounds - {options["runs"]}:
+            return False
+    return True
 
 
 def _subjects(config: ResoMapConfig, *, num_classes: int) -> Iterable[Subject]:

@@ -43,6 +43,9 @@ class StudyProgress:
     def run_ended(self, record: RunRecord) -> None:
         """A cell is finished or failed."""
 
+    def stage(self, what: str) -> None:
+        """A step after the runs begins: profiling, explaining, drawing."""
+
     def study_ended(self) -> None:
         """All cells were visited."""
 

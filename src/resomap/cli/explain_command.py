@@ -1,0 +1,89 @@
+"""resomap explain: where the models of a finished study look, and whether that depends on resolution."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from resomap.cli.options import ConfigOption, DataOption, DeviceOption, SetOption, configure
+from resomap.cli.tables import print_table
+from resomap.errors import ConfigError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from resomap.config.schema import ResoMapConfig
+
+
+def study_config(
+    study: Path, config: Path | None, overrides: list[str] | None, *, data: str | None, device: str | None
+) -> ResoMapConfig:
+    """The configuration that a study was made with, and whatever is given on top.
+
+    Raises:
+        ConfigError: the folder is no study.
+    """
+    stored = study / "study.yaml"
+    if not stored.is_file():
+        raise ConfigError(f"{printable(study)} is no study (it has no study.yaml); give the folder that `run` wrote")
+    flags: dict[str, object | None] = {"study.output": str(study), "data.source": data, "system.device": device}
+    return configure(config or stored, overrides, flags)
+
+
+def explain(
+    study: Annotated[Path, typer.Argument(help="A study's folder.")],
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    data: DataOption = None,
+    methods: Annotated[str | None, typer.Option(help="Comma-separated methods, e.g. gradcam,saliency.")] = None,
+    device: DeviceOption = None,
+) -> None:
+    """Explain every finished run of a study, compare across resolutions, and draw figures."""
+    from resomap.study.explanations import explain_study
+    from resomap.study.figures import draw_figures
+
+    chosen = list(overrides or [])
+    if methods is not None:
+        chosen.append(f"explainability.methods=[{methods}]")
+    resolved = study_config(study, config, chosen, data=data, device=device)
+    result = explain_study(resolved, progress=lambda what: print(f"{what} ...", file=sys.stderr))
+    print_explanations(result)
+    drawn = draw_figures(resolved, progress=lambda what: print(f"{what} ...", file=sys.stderr))
+    print(f"{len(drawn)} figures in {printable(drawn[0].parent)}" if drawn else "no figures")
+
+
+def print_explanations(result: Mapping[str, Any]) -> None:
+    """Consistency across resolutions with its floor and ceiling, then where the maps lie."""
+    rows = [
+        [
+            row["model"], row["method"], f"{row['low_resolution']} / {row['high_resolution']}", str(row["seeds"]),
+            _figure(row["floor"]), _figure(row["cross"]), _figure(row["ceiling"]), _figure(row["consistency"], True),
+        ]
+        for row in result["consistency"]
+        if row["similarity"] == result["similarity"] and row["subset"] == "all"
+    ]  # fmt: skip
+    columns = ["model", "method", "sides", "seeds", "floor", "across", "ceiling", "C (95 %)"]
+    title = f"Agreement of maps ({result['similarity']}) on {result['images']} {result['split']} images"
+    print_table(title, columns, rows)
+    for verdict in dict.fromkeys(f"{r['model']}, {r['method']}: {r['verdict']}" for r in result["consistency"]
+                                 if r["similarity"] == result["similarity"] and r["subset"] == "all"):  # fmt: skip
+        print(verdict)
+    energy = result["has_masks"]
+    rows = [
+        [row["model"], row["method"], str(row["resolution"]), _figure(row["entropy"]), _figure(row["gini"])]
+        + ([_figure(row["energy_in_mask"], True), _figure(row["pointing_game"])] if energy else [])
+        for row in result["spread"]
+    ]
+    columns = ["model", "method", "side", "entropy", "gini"] + (["energy in mask / area", "pointing"] if energy else [])
+    print_table("Where the maps lie", columns, rows)
+
+
+def _figure(interval: Mapping[str, Any], with_interval: bool = False) -> str:
+    if interval["value"] is None:
+        return "-"
+    if with_interval and interval["low"] is not None:
+        return f"{interval['value']:.2f} ({interval['low']:.2f}-{interval['high']:.2f})"
+    return f"{interval['value']:.2f}"

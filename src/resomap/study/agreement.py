@@ -1,0 +1,180 @@
+"""Every comparison of stored maps: across resolutions, seeds and methods, and with masks. Pure arrays, no model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from resomap.explainability.frame import coarsest_grid, support, to_common_frame
+from resomap.metrics import maps as measures
+from resomap.metrics.consistency import SIMILARITIES, Interval, consistency
+from resomap.study.maps import StoredMaps
+
+Framed = Mapping[int, Mapping[int, np.ndarray]]
+"""resolution -> seed -> (N, g, g), NaN outside of what the models see."""
+
+
+def compare_maps(
+    stored: Sequence[StoredMaps],
+    *,
+    masks: Sequence[np.ndarray] | None = None,
+    class_names: Sequence[str] = (),
+    similarity: str = "spearman",
+    draws: int = 2000,
+    seed: int = 0,
+) -> dict[str, list[dict[str, Any]]]:
+    """Tables, as rows of plain values.
+
+    Args:
+        stored: maps of the same images, of any models, resolutions, seeds and methods.
+        masks: (H, W) in 0..1 for each image, where it is known what they should show.
+        similarity: the one that is also computed for the images that are right at both resolutions.
+    Returns:
+        'consistency': each model, method, pair of resolutions and similarity; 'spread': entropy, Gini, energy in mask
+        and pointing game by model, method and resolution; 'between_methods': likeness of the
+        methods' maps; 'completeness'.
+    """
+    tables: dict[str, list[dict[str, Any]]] = {
+        "consistency": [],
+        "spread": [],
+        "between_methods": [],
+        "completeness": [],
+    }
+    for (model, method), group in _grouped(stored, lambda s: (s.cell.model, s.method)):
+        frames, grid = _framed(group)
+        named = {"model": model, "method": method, "grid": grid}
+        for low, high in combinations(sorted(frames), 2):
+            right = _right_at_both(group, low, high)
+            for measure in SIMILARITIES:
+                found = consistency(frames, low, high, similarity=measure, draws=draws, seed=seed)
+                tables["consistency"].append(named | {"subset": "all"} | _row(found, grid))
+            found = consistency(frames, low, high, similarity=similarity, draws=draws, seed=seed, keep=right)
+            tables["consistency"].append(named | {"subset": "right at both"} | _row(found, grid))
+        tables["spread"] += [named | row for row in _spread(group, masks, class_names, draws=draws, seed=seed)]
+        tables["completeness"] += _completeness(group)
+    for (model, resolution), group in _grouped(stored, lambda s: (s.cell.model, s.cell.resolution)):
+        tables["between_methods"] += [{"model": model, "resolution": resolution} | row for row in _methods(group)]
+    return tables
+
+
+def _grouped(
+    stored: Iterable[StoredMaps], key: Callable[[StoredMaps], tuple[Any, Any]]
+) -> list[tuple[tuple[Any, Any], list[StoredMaps]]]:
+    groups: dict[tuple[Any, Any], list[StoredMaps]] = {}
+    for one in stored:
+        groups.setdefault(key(one), []).append(one)
+    return list(groups.items())
+
+
+def _framed(group: Sequence[StoredMaps]) -> tuple[Framed, int]:
+    """All maps of a model on the coarsest one's grid."""
+    grid = coarsest_grid(one.maps.shape for one in group)
+    seen = support(group[0].boxes, grid=grid)
+    frames: dict[int, dict[int, np.ndarray]] = {}
+    for one in group:
+        framed = to_common_frame(one.maps, one.boxes, grid=grid)
+        frames.setdefault(one.cell.resolution, {})[one.cell.seed] = np.where(seen, framed, np.nan)
+    return frames, grid
+
+
+def _right_at_both(group: Sequence[StoredMaps], low: int, high: int) -> np.ndarray:
+    """(N,) bool: right with every seed at both resolutions."""
+    return np.all([one.correct for one in group if one.cell.resolution in (low, high)], axis=0)
+
+
+def _row(found: Any, grid: int) -> dict[str, Any]:
+    chance = measures.chance_iou(grid * grid) if found.similarity == "top_k_iou" else None
+    return asdict(found) | {"chance": chance}
+
+
+def _spread(
+    group: Sequence[StoredMaps],
+    masks: Sequence[np.ndarray] | None,
+    class_names: Sequence[str],
+    *,
+    draws: int,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """How maps are spread, by resolution: mean over seeds of an image, interval over images."""
+    rows = []
+    for resolution in sorted({one.cell.resolution for one in group}):
+        of_side = [one for one in group if one.cell.resolution == resolution]
+        figures = {
+            "entropy": np.mean([measures.entropy(one.maps) for one in of_side], axis=0),
+            "gini": np.mean([measures.gini(one.maps) for one in of_side], axis=0),
+        }
+        if masks is not None:
+            pairs = [_with_masks(one, masks) for one in of_side]
+            figures["energy_in_mask"] = np.nanmean([measures.energy_in_mask(*pair) for pair in pairs], axis=0)
+            figures["pointing_game"] = np.nanmean([measures.pointing_game(*pair) for pair in pairs], axis=0)
+        row: dict[str, Any] = {"resolution": resolution, "seeds": len(of_side)}
+        row |= {name: asdict(mean_interval(values, draws=draws, seed=seed)) for name, values in figures.items()}
+        if masks is not None:
+            labels = of_side[0].labels
+            row["energy_by_class"] = {
+                str(class_names[k] if len(class_names) > k else k): asdict(
+                    mean_interval(figures["energy_in_mask"][labels == k], draws=draws, seed=seed)
+                )
+                for k in np.unique(labels)
+            }
+        rows.append(row)
+    return rows
+
+
+def _with_masks(one: StoredMaps, masks: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """(maps, masks), both on the map's own grid over the whole image."""
+    grid = coarsest_grid([one.maps.shape])
+    whole = np.array([[0.0, 0.0, 1.0, 1.0]])
+    framed = to_common_frame(one.maps, one.boxes, grid=grid)
+    return framed, np.concatenate([to_common_frame(mask[None], whole, grid=grid) for mask in masks])
+
+
+def mean_interval(values: np.ndarray, *, draws: int = 2000, seed: int = 0) -> Interval:
+    """Mean of what is defined, with its 95 % bootstrap interval over the values."""
+    known = values[np.isfinite(values)]
+    if len(known) == 0:
+        return Interval(None)
+    chosen = np.random.default_rng(seed).integers(len(known), size=(draws, len(known)))
+    low, high = np.quantile(known[chosen].mean(axis=1), [0.025, 0.975])
+    return Interval(float(known.mean()), float(low), float(high))
+
+
+def _methods(group: Sequence[StoredMaps]) -> list[dict[str, Any]]:
+    """Mean similarity of two methods' maps of the same runs."""
+    rows = []
+    by_seed: dict[int, dict[str, StoredMaps]] = {}
+    for one in group:
+        by_seed.setdefault(one.cell.seed, {})[one.method] = one
+    for first, second in combinations(dict.fromkeys(one.method for one in group), 2):
+        found = []
+        for of_run in by_seed.values():
+            if first in of_run and second in of_run:
+                frames, _ = _framed_pair(of_run[first], of_run[second])
+                found.append(measures.spearman(*frames))
+        if found:
+            rows.append({"first": first, "second": second, "spearman": float(np.nanmean(found))})
+    return rows
+
+
+def _framed_pair(a: StoredMaps, b: StoredMaps) -> tuple[tuple[np.ndarray, np.ndarray], int]:
+    grid = coarsest_grid([a.maps.shape, b.maps.shape])
+    seen = support(a.boxes, grid=grid)
+    one, other = (np.where(seen, to_common_frame(m.maps, m.boxes, grid=grid), np.nan) for m in (a, b))
+    return (one, other), grid
+
+
+def _completeness(group: Sequence[StoredMaps]) -> list[dict[str, Any]]:
+    rows = []
+    for one in group:
+        errors = one.notes.get("completeness_error")
+        if errors:
+            rows.append(
+                asdict(one.cell)
+                | {"method": one.method, "median_relative_error": float(np.median(errors)),
+                   "worst_relative_error": float(np.max(errors)), "mean_steps": float(np.mean(one.notes["steps"]))}
+            )  # fmt: skip
+    return rows

@@ -1,0 +1,169 @@
+"""The explanation stage of a study: maps of its finished runs, every comparison, one JSON file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from resomap.config.schema import ResoMapConfig
+from resomap.errors import StudyError, printable
+from resomap.layout import StudyLayout
+from resomap.models.checkpoints import Checkpoint, load_checkpoint
+from resomap.records import ImageDataset
+from resomap.serialize import digest, plain, provenance, read_json, write_json
+from resomap.study import builders
+from resomap.study.agreement import compare_maps
+from resomap.study.explain import MapRecipe, Source, make_maps
+from resomap.study.explained import ExplainedImages, masks_of, open_explained
+from resomap.study.maps import StoredMaps
+from resomap.study.probes import occlude_bands, probe_run
+from resomap.study.runs import stored_runs
+
+Progress = Callable[[str], None]
+
+
+def explain_study(
+    config: ResoMapConfig,
+    *,
+    images: ImageDataset | None = None,
+    layout: StudyLayout | None = None,
+    progress: Progress = lambda _: None,
+) -> dict[str, Any]:
+    """Explain every finished run of the study, compare, and write analysis/explanations.json.
+
+    Maps and tables that are stored and still belong to the weights and settings are not made again.
+
+    Raises:
+        StudyError: no run is finished yet.
+    """
+    builders.set_threads(config)
+    device, _ = builders.device_and_precision(config)
+    images = images or builders.dataset(config)
+    layout = layout or builders.layout(config, images)
+    sources = [
+        Source(record.cell, layout.run_dir(record.cell, record.family), record.key)
+        for record in stored_runs(layout)
+        if record.status == "finished"
+    ]
+    if not sources:
+        raise StudyError(f"{printable(layout.root)} holds no finished run; run `resomap run` first")
+    drawn = builders.explained_images(config)
+    explained = open_explained(images, count=drawn["count"], seed=drawn["seed"], max_pixels=builders.max_pixels(config))
+    methods = builders.explanation_methods(config)
+    recipe = MapRecipe(
+        methods=methods,
+        options={method: builders.method_options(config, method) for method in methods},
+        target=drawn["target"],
+        batch_size=drawn["batch_size"],
+        device=device,
+        allow_callables=builders.allows_callables(config),
+    )
+    key = _key(sources, explained, recipe, builders.agreement_options(config), builders.explanation_extras(config))
+    if layout.explanations_path.exists():
+        stored: dict[str, Any] = read_json(layout.explanations_path, error=StudyError)
+        if stored.get("key") == key:
+            return stored
+    masks = masks_of(images, explained.records, max_pixels=builders.max_pixels(config))
+    result = analyse_sources(
+        sources,
+        explained,
+        recipe=recipe,
+        layout=layout,
+        masks=masks,
+        agreement=builders.agreement_options(config),
+        extras=builders.explanation_extras(config),
+        progress=progress,
+    )
+    write_json(layout.explanations_path, result | {"key": key})
+    return result
+
+
+def _key(
+    sources: Sequence[Source],
+    explained: ExplainedImages,
+    recipe: MapRecipe,
+    agreement: Mapping[str, Any],
+    extras: Mapping[str, Any],
+) -> str:
+    """Of everything that the tables follow from: equal keys, equal tables."""
+    return digest(
+        plain(
+            {
+                "runs": {str(source.cell): source.key for source in sources},
+                "images": [record.image_id for record in explained.records],
+                "recipe": recipe,
+                "agreement": agreement,
+                "extras": extras,
+            }
+        )
+    )
+
+
+def analyse_sources(
+    sources: Sequence[Source],
+    explained: ExplainedImages,
+    *,
+    recipe: MapRecipe,
+    layout: StudyLayout,
+    masks: Sequence[Any] | None,
+    agreement: Mapping[str, Any],
+    extras: Mapping[str, Any],
+    progress: Progress = lambda _: None,
+) -> dict[str, Any]:
+    """Make the maps, compare them, and probe the first seed of each model and resolution."""
+    stored = make_maps(sources, explained, recipe=recipe, path_of=layout.maps_path, progress=progress)
+    progress("comparing maps")
+    tables = compare_maps(stored, masks=masks, class_names=explained.class_names, **agreement)
+    firsts = _first_seeds(sources)
+    checkpoints = {s.cell: load_checkpoint(s.checkpoint, allow_callables=recipe.allow_callables) for s in firsts}
+    probes = []
+    for one in stored:
+        if one.cell in checkpoints:
+            progress(f"faithfulness of {one.method}: {one.cell}")
+            probes.append(
+                probe_run(
+                    checkpoints[one.cell], one, explained, options=recipe.options.get(one.method, {}),
+                    device=recipe.device, sanity=extras["sanity"], draws=agreement["draws"],
+                )
+            )  # fmt: skip
+    spectral = _spectral(checkpoints.values(), explained, recipe, progress) if extras["spectral"] else []
+    return {
+        "split": explained.split,
+        "images": len(explained.records),
+        "class_names": explained.class_names,
+        "target": recipe.target,
+        "methods": recipe.methods,
+        "similarity": agreement["similarity"],
+        "has_masks": masks is not None,
+        "runs": [asdict(source.cell) for source in sources],
+        **tables,
+        "faithfulness": probes,
+        "spectral": spectral,
+        "accuracy": [_accuracy(one) for one in stored if one.method == recipe.methods[0]],
+        "provenance": provenance(device=recipe.device),
+    }
+
+
+def _first_seeds(sources: Sequence[Source]) -> list[Source]:
+    first: dict[tuple[str, int], Source] = {}
+    for source in sorted(sources, key=lambda s: s.cell):
+        first.setdefault((source.cell.model, source.cell.resolution), source)
+    return list(first.values())
+
+
+def _spectral(
+    checkpoints: Any, explained: ExplainedImages, recipe: MapRecipe, progress: Progress
+) -> list[dict[str, Any]]:
+    progress("spectral occlusion")
+    of_model: dict[str, list[Checkpoint]] = {}
+    for checkpoint in checkpoints:
+        of_model.setdefault(checkpoint.metadata.model, []).append(checkpoint)
+    rows: list[dict[str, Any]] = []
+    for group in of_model.values():
+        rows += occlude_bands(group, explained, batch_size=recipe.batch_size, device=recipe.device)
+    return rows
+
+
+def _accuracy(stored: StoredMaps) -> dict[str, Any]:
+    return asdict(stored.cell) | {"accuracy": float(stored.correct.mean())}

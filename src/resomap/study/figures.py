@@ -1,0 +1,184 @@
+"""The figures of a study, from what its stages stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from resomap.config.schema import ResoMapConfig
+from resomap.errors import StudyError
+from resomap.explainability.overlay import overlay, resized_map
+from resomap.layout import StudyLayout, folder_name
+from resomap.records import Cell, ImageDataset
+from resomap.report.figures import (
+    Panel,
+    agreement_figure,
+    cost_figure,
+    gallery_figure,
+    performance_figure,
+    spectral_figure,
+    spread_figure,
+)
+from resomap.report.style import save_figure
+from resomap.serialize import read_json
+from resomap.study import builders
+from resomap.study.cost import stored_profiles
+from resomap.study.explained import ExplainedImages, open_explained
+from resomap.study.maps import StoredMaps, read_maps
+from resomap.study.runs import stored_runs
+
+Progress = Callable[[str], None]
+_PICTURE = 224
+"""Side of the pictures in galleries."""
+
+
+def draw_figures(
+    config: ResoMapConfig,
+    *,
+    images: ImageDataset | None = None,
+    layout: StudyLayout | None = None,
+    progress: Progress = lambda _: None,
+) -> list[Path]:
+    """Every figure for which the study has data, as PNG and PDF in report/figures."""
+    images = images or builders.dataset(config)
+    layout = layout or builders.layout(config, images)
+    drawn = builders.explained_images(config)
+    explained = None
+    if layout.explanations_path.exists():
+        explained = open_explained(
+            images, count=drawn["count"], seed=drawn["seed"], max_pixels=builders.max_pixels(config)
+        )
+    return draw_study(
+        layout,
+        explained=explained,
+        metric=builders.table_metric(config),
+        methods=builders.explanation_methods(config),
+        gallery=builders.explanation_extras(config)["gallery"],
+        cells=[record.cell for record in stored_runs(layout) if record.status == "finished"],
+        progress=progress,
+    )
+
+
+def draw_study(
+    layout: StudyLayout,
+    *,
+    explained: ExplainedImages | None,
+    metric: str,
+    methods: Sequence[str],
+    gallery: int,
+    cells: Sequence[Cell],
+    progress: Progress = lambda _: None,
+) -> list[Path]:
+    """The same from plain values; `cells` are those whose maps are shown."""
+    progress("figures")
+    written: list[Path] = []
+
+    def keep(name: str, figure: Any) -> None:
+        written.extend(save_figure(figure, layout.figures_dir / name))
+
+    results = _results(layout)
+    if results is not None:
+        split = "test" if (results["split"] == "test").any() else "val"
+        keep("performance", performance_figure(results, metric=metric, split=split))
+    profiles = [p for p in stored_profiles(layout) if p["latency"]]
+    if profiles:
+        keep("cost", cost_figure(profiles))
+    if explained is not None:
+        analysed = read_json(layout.explanations_path, error=StudyError)
+        for name, figure in _explanation_figures(analysed):
+            keep(name, figure)
+        if gallery:
+            for name, figure in galleries(layout, explained, cells=cells, methods=methods, count=gallery):
+                keep(name, figure)
+    return written
+
+
+def _results(layout: StudyLayout) -> pd.DataFrame | None:
+    if not layout.results_csv_path.exists():
+        return None
+    frame = pd.read_csv(layout.results_csv_path)
+    return frame if "split" in frame and (frame["status"] == "finished").any() else None
+
+
+def _explanation_figures(analysed: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    lead = analysed["methods"][0]
+    rows = [r for r in analysed["consistency"] if r["similarity"] == analysed["similarity"] and r["subset"] == "all"]
+    for model in dict.fromkeys(r["model"] for r in rows):
+        of_model = [r for r in rows if r["model"] == model and r["method"] == lead]
+        if of_model:
+            yield f"agreement-{folder_name(model)}", agreement_figure(of_model, similarity=analysed["similarity"])
+    if analysed["spectral"]:
+        yield "spectral", spectral_figure(analysed["spectral"])
+    if analysed["has_masks"]:
+        label = "energy in mask / share of area"
+        yield "energy-in-mask", spread_figure(analysed["spread"], figure_of="energy_in_mask", label=label, chance=1.0)
+
+
+def galleries(
+    layout: StudyLayout, explained: ExplainedImages, *, cells: Sequence[Cell], methods: Sequence[str], count: int
+) -> Iterable[tuple[str, Any]]:
+    """For each model: images across resolutions (first method), and methods beside each other (largest resolution)."""
+    for model in dict.fromkeys(cell.model for cell in cells):
+        first: dict[int, Cell] = {}
+        for cell in sorted(c for c in cells if c.model == model):
+            first.setdefault(cell.resolution, cell)
+        stored = {(r, m): read_maps(layout.maps_path(cell, m)) for r, cell in first.items() for m in methods}
+        across = [maps for r in first if (maps := stored[r, methods[0]]) is not None]
+        if across:
+            yield f"explanations-{folder_name(model)}", across_resolutions(explained, across, count=count)
+        beside = [maps for m in methods if (maps := stored[max(first), m]) is not None]
+        if len(beside) > 1:
+            yield f"methods-{folder_name(model)}", across_methods(explained, beside, count=count)
+
+
+def across_resolutions(explained: ExplainedImages, stored: Sequence[StoredMaps], *, count: int) -> Any:
+    """One row an image: the original, then heat map and overlay at each resolution with prediction and confidence."""
+    chosen = _spread_over(len(explained.records), count)
+    pictures = explained.squares(_PICTURE, kernel="bilinear")
+    rows = []
+    for i in chosen:
+        row = [Panel(pictures[i], _name(explained, int(stored[0].labels[i])))]
+        for maps in stored:
+            row += [
+                Panel(resized_map(maps.maps[i], _PICTURE, _PICTURE).clip(0), f"max {maps.maps[i].max():.2g}"),
+                Panel(overlay(pictures[i], maps.maps[i]), _answer(explained, maps, i)),
+            ]
+        rows.append(row)
+    titles = ["image"]
+    for maps in stored:
+        titles += [f"{maps.cell.resolution} px", "overlay"]
+    first = stored[0]
+    note = f"{first.method} of {first.cell.model}, seed {first.cell.seed}; each map from 0 to its own 99th percentile"
+    return gallery_figure(rows, titles=titles, note=note)
+
+
+def across_methods(explained: ExplainedImages, stored: Sequence[StoredMaps], *, count: int) -> Any:
+    """One row an image: the original, then the overlay of each method."""
+    chosen = _spread_over(len(explained.records), count)
+    pictures = explained.squares(_PICTURE, kernel="bilinear")
+    rows = [
+        [Panel(pictures[i], _name(explained, int(stored[0].labels[i])))]
+        + [Panel(overlay(pictures[i], maps.maps[i]), _answer(explained, maps, i)) for maps in stored]
+        for i in chosen
+    ]
+    cell = stored[0].cell
+    note = f"{cell.model} at {cell.resolution} px, seed {cell.seed}; each map from 0 to its own 99th percentile"
+    return gallery_figure(rows, titles=["image", *[m.method.replace("_", " ") for m in stored]], note=note)
+
+
+def _spread_over(images: int, count: int) -> list[int]:
+    return sorted(set(np.linspace(0, images - 1, min(images, count)).round().astype(int).tolist()))
+
+
+def _name(explained: ExplainedImages, label: int) -> str:
+    name = explained.class_names[label]
+    return name if len(name) <= 18 else f"{name[:17]}…"
+
+
+def _answer(explained: ExplainedImages, maps: StoredMaps, position: int) -> str:
+    mark = "" if maps.correct[position] else "wrong: "
+    return f"{mark}{_name(explained, int(maps.predicted[position]))} {maps.confidence[position]:.2f}"

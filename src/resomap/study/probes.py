@@ -1,0 +1,132 @@
+"""What needs the model again: faithfulness of its maps, random weights, receptive field, spectral occlusion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from resomap.errors import TargetLayerError
+from resomap.explainability.faithfulness import insertion_deletion, max_sensitivity, with_random_weights
+from resomap.explainability.methods import explain
+from resomap.explainability.receptive_field import effective_receptive_field
+from resomap.explainability.spectral import octave_bands, without_band
+from resomap.metrics import maps as measures
+from resomap.models.checkpoints import Checkpoint
+from resomap.study.agreement import mean_interval
+from resomap.study.explained import ExplainedImages, normalised
+from resomap.study.maps import StoredMaps
+
+FAITHFUL_IMAGES = 16
+SENSITIVE_IMAGES = 4
+_LARGEST_REFERENCE = 512
+
+
+def probe_run(
+    checkpoint: Checkpoint,
+    stored: StoredMaps,
+    images: ExplainedImages,
+    *,
+    options: Mapping[str, Any],
+    device: str,
+    sanity: bool,
+    draws: int = 2000,
+) -> dict[str, Any]:
+    """One run's maps of one method against its own network; on the first images, since each costs many passes.
+
+    Returns:
+        Plain values: insertion and deletion area, max-sensitivity, likeness to maps of random weights, receptive field.
+    """
+    network = checkpoint.model.to(device)
+    first, images_BCHW = next(iter(images.batches(checkpoint.preprocessing, batch_size=FAITHFUL_IMAGES)))
+    images_BCHW = images_BCHW.to(device)
+    targets_B = torch.from_numpy(stored.targets[first]).to(device)
+    maps_Bhw = torch.from_numpy(stored.maps[first]).to(device)
+    curves = insertion_deletion(network, images_BCHW, maps_Bhw, targets_B)
+    few = slice(0, SENSITIVE_IMAGES)
+    row: dict[str, Any] = asdict(stored.cell) | {
+        "method": stored.method,
+        "images": len(images_BCHW),
+        "deletion_auc": asdict(mean_interval(curves.deletion_auc, draws=draws)),
+        "insertion_auc": asdict(mean_interval(curves.insertion_auc, draws=draws)),
+        "max_sensitivity": float(
+            np.nanmean(
+                max_sensitivity(
+                    lambda x, t: explain(network, x, method=stored.method, targets_B=t, **options),
+                    images_BCHW[few],
+                    targets_B[few],
+                )
+            )
+        ),
+    }
+    if sanity:
+        random = _random_maps(network, stored.method, images_BCHW, targets_B, options)
+        row["random_weights_spearman"] = asdict(
+            mean_interval(measures.spearman(maps_Bhw.cpu().numpy(), random), draws=draws)
+        )
+    try:
+        field = effective_receptive_field(network, stored.cell.resolution)
+        row |= {"receptive_field_px": field.side_px, "receptive_field_share": field.share_of_input}
+    except TargetLayerError:
+        row |= {"receptive_field_px": None, "receptive_field_share": None}
+    return row
+
+
+def _random_maps(
+    network: nn.Module, method: str, images_BCHW: Tensor, targets_B: Tensor, options: Mapping[str, Any]
+) -> np.ndarray:
+    fresh = with_random_weights(network)
+    found = explain(fresh, images_BCHW, method=method, targets_B=targets_B, **options)
+    return found.maps_Bhw.float().cpu().numpy()
+
+
+def occlude_bands(
+    checkpoints: Sequence[Checkpoint], images: ExplainedImages, *, batch_size: int, device: str
+) -> list[dict[str, Any]]:
+    """Accuracy and target logit of each network with each octave band taken out of the images.
+
+    The bands are taken out of one common picture of each image, at the largest resolution; every network then gets that
+    picture at its own size. So a band is the same detail for all of them, and a network that was given fewer pixels
+    than the band needs cannot change.
+    """
+    if not checkpoints:
+        return []
+    reference = min(_LARGEST_REFERENCE, max(c.preprocessing.resolution for c in checkpoints))
+    squares = images.squares(reference, kernel=checkpoints[0].preprocessing.kernel).astype(np.float32)
+    rows: list[dict[str, Any]] = []
+    for band in (None, *octave_bands(reference)):
+        altered = squares if band is None else without_band(squares, *band)
+        for position, checkpoint in enumerate(checkpoints):
+            logits_NK = _logits(checkpoint, altered, batch_size=batch_size, device=device)
+            right = logits_NK.argmax(axis=1) == images.labels
+            target = logits_NK[np.arange(len(right)), images.labels] - logits_NK.mean(axis=1)
+            metadata = checkpoint.metadata
+            row: dict[str, Any] = {
+                "model": metadata.model, "resolution": metadata.resolution, "seed": metadata.seed,
+                "low_cycles": band[0] if band else None, "high_cycles": band[1] if band else None,
+                "accuracy": float(right.mean()), "target_logit": float(target.mean()),
+            }  # fmt: skip
+            whole = rows[position] if band else row
+            row["accuracy_drop"] = whole["accuracy"] - row["accuracy"]
+            row["logit_drop"] = whole["target_logit"] - row["target_logit"]
+            rows.append(row)
+    return [row for row in rows if row["low_cycles"] is not None]
+
+
+def _logits(checkpoint: Checkpoint, squares_NHW3: np.ndarray, *, batch_size: int, device: str) -> np.ndarray:
+    """(N, K) of pictures brought to the network's own resolution by area."""
+    side = checkpoint.preprocessing.resolution
+    rows = []
+    with torch.inference_mode():
+        for start in range(0, len(squares_NHW3), batch_size):
+            images_BCHW = normalised(squares_NHW3[start : start + batch_size], checkpoint.preprocessing)
+            if images_BCHW.shape[-1] != side:
+                images_BCHW = nn.functional.interpolate(
+                    images_BCHW, size=(side, side), mode="bilinear", antialias=True, align_corners=False
+                )
+            rows.append(checkpoint.model.to(device).eval()(images_BCHW.to(device)).float().cpu().numpy())
+    return np.concatenate(rows)

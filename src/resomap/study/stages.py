@@ -1,0 +1,48 @@
+"""What a study does after its last run: cost, explanations, figures."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from resomap.config.schema import ResoMapConfig
+from resomap.errors import ResoMapError, StorageError
+from resomap.study import builders
+from resomap.study.explanations import explain_study
+from resomap.study.figures import draw_figures
+from resomap.study.profile import profile_study, profiles_are_current
+from resomap.study.progress import StudyProgress
+from resomap.study.sweep import StudyResult
+
+log = logging.getLogger(__name__)
+
+
+def finish_study(config: ResoMapConfig, result: StudyResult, *, progress: StudyProgress) -> list[str]:
+    """Profile, explain and draw, as configured; nothing where other processes still train, or no run finished.
+
+    Returns:
+        One line for each stage that could not be done; the others are done all the same.
+    Raises:
+        StorageError: no room left, no permission.
+    """
+    if not result.is_main or result.elsewhere or not any(r.status == "finished" for r in result.records):
+        return []
+    images = builders.dataset(config)
+    layout = result.layout
+    undone: list[str] = []
+
+    def attempt(stage: str, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except StorageError:
+            raise
+        except ResoMapError as error:
+            undone.append(f"{stage}: {error}")
+
+    if builders.profiles_wanted(config) and not profiles_are_current(config, layout):
+        attempt("profiling", lambda: profile_study(config, images=images, layout=layout, progress=progress.stage))
+    if builders.explanations_wanted(config):
+        attempt("explanations", lambda: explain_study(config, images=images, layout=layout, progress=progress.stage))
+    if builders.profiles_wanted(config) or builders.explanations_wanted(config):
+        attempt("figures", lambda: draw_figures(config, images=images, layout=layout, progress=progress.stage))
+    return undone
