@@ -1,0 +1,168 @@
+"""Similarity and spread of maps, against SciPy, loops, and cases worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from resomap.metrics import maps as measures
+from resomap.metrics.consistency import LEAST_GAP, NOT_REPEATABLE, ONE_SEED, consistency
+
+
+@pytest.fixture
+def pair() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    a = rng.random((6, 5, 5)).round(1)  # with ties
+    return a, (a + rng.random((6, 5, 5))).round(1)
+
+
+def test_correlations_equal_scipy(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    a, b = pair
+    expected = [stats.spearmanr(x.ravel(), y.ravel()).statistic for x, y in zip(a, b, strict=True)]
+    np.testing.assert_allclose(measures.spearman(a, b), expected)
+    expected = [stats.pearsonr(x.ravel(), y.ravel()).statistic for x, y in zip(a, b, strict=True)]
+    np.testing.assert_allclose(measures.pearson(a, b), expected)
+
+
+def test_cells_outside_the_support_are_left_out(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    a, b = pair
+    cut = a.copy()
+    cut[:, :, 0] = np.nan
+    np.testing.assert_allclose(measures.spearman(cut, b), measures.spearman(a[:, :, 1:], b[:, :, 1:]))
+    np.testing.assert_allclose(measures.pearson(cut, b), measures.pearson(a[:, :, 1:], b[:, :, 1:]))
+
+
+def test_a_constant_map_has_no_correlation() -> None:
+    flat, other = np.full((1, 3, 3), 0.1), np.arange(9.0).reshape(1, 3, 3)
+    for measure in (measures.spearman, measures.pearson, measures.top_k_iou):
+        assert np.isnan(measure(flat, other)).all()
+    assert np.isnan(measures.entropy(np.zeros((1, 3, 3)))).all()
+
+
+def test_ssim_equals_a_loop_over_windows(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    a, b = pair
+    expected = []
+    for x, y in zip(a, b, strict=True):
+        span = max(x.max(), y.max()) - min(x.min(), y.min())
+        c1, c2 = (0.01 * span) ** 2, (0.03 * span) ** 2
+        local = []
+        for i in range(3):
+            for j in range(3):
+                p, q = x[i : i + 3, j : j + 3].ravel(), y[i : i + 3, j : j + 3].ravel()
+                covariance = ((p - p.mean()) * (q - q.mean())).mean()
+                local.append(
+                    (2 * p.mean() * q.mean() + c1) * (2 * covariance + c2)
+                    / ((p.mean() ** 2 + q.mean() ** 2 + c1) * (p.var() + q.var() + c2))
+                )  # fmt: skip
+        expected.append(np.mean(local))
+    np.testing.assert_allclose(measures.ssim(a, b), expected)
+    np.testing.assert_allclose(measures.ssim(a, a), 1)
+
+
+def test_top_k_by_hand_and_its_chance_level() -> None:
+    a = np.arange(10.0).reshape(1, 2, 5)  # the highest fifth: cells 8 and 9
+    b = np.array([[[0, 0, 0, 0, 0], [0, 0, 0, 5, 9.0]]])  # 8 and 9 too
+    c = np.array([[[0, 0, 0, 0, 9], [0, 0, 0, 0, 8.0]]])  # 4 and 9
+    assert measures.top_k_iou(a, b).tolist() == [1]
+    np.testing.assert_allclose(measures.top_k_iou(a, c), [1 / 3])
+    rng = np.random.default_rng(1)
+    drawn = measures.top_k_iou(rng.random((4000, 5, 5)), rng.random((4000, 5, 5)))
+    assert abs(drawn.mean() - measures.chance_iou(25)) < 4 * drawn.std() / np.sqrt(4000)
+
+
+def test_centre_of_mass_by_hand() -> None:
+    a = np.array([[[1.0, 0], [0, 0]]])
+    b = np.array([[[0.0, 0], [0, 3]]])
+    np.testing.assert_allclose(measures.centre_of_mass(a), [[0.25, 0.25]])
+    np.testing.assert_allclose(measures.centre_of_mass_shift(a, b), [np.sqrt(0.5)])
+    assert np.isnan(measures.centre_of_mass_shift(a, np.zeros((1, 2, 2)))).all()
+
+
+def test_spread_by_hand() -> None:
+    even, lone = np.ones((1, 4, 4)), np.zeros((1, 4, 4))
+    lone[0, 1, 2] = 7
+    np.testing.assert_allclose(measures.entropy(even), 1)
+    np.testing.assert_allclose(measures.entropy(lone), 0, atol=1e-12)
+    np.testing.assert_allclose(measures.gini(even), 0, atol=1e-12)
+    np.testing.assert_allclose(measures.gini(lone), 15 / 16)  # 1 - 1/n
+    # 0, 1, 2, 3: sum of |x_i - x_j| over all ordered pairs is 20; 20 / (2 n^2 mean) = 20 / 48.
+    np.testing.assert_allclose(measures.gini(np.array([[[0.0, 1], [2, 3]]])), 5 / 12)
+
+
+def test_energy_in_mask_by_hand() -> None:
+    maps = np.array([[[6.0, 2], [1, 1]]])
+    masks = np.array([[[1.0, 0], [0, 0]]])
+    np.testing.assert_allclose(measures.energy_in_mask(maps, masks), 0.6 / 0.25)
+    np.testing.assert_allclose(measures.energy_in_mask(np.ones((1, 2, 2)), masks), 1)
+    assert measures.pointing_game(maps, masks).tolist() == [1]
+    assert measures.pointing_game(maps, 1 - masks).tolist() == [0]
+
+
+def test_figures_recorded_from_quantus() -> None:
+    """Quantus 0.6.0 Sparseness, Complexity, PointingGame and RelevanceMassAccuracy on the same map.
+
+    It gives the Gini index, the entropy in nats, whether the highest cell lies in the mask, and the share of mass in
+    the mask. Recorded by calling its metric classes with the attribution below; it is LGPL and not a dependency.
+    """
+    a = np.random.default_rng(7).random((1, 8, 8))
+    mask = np.zeros((1, 8, 8))
+    mask[0, 2:6, 1:5] = 1
+    recorded = {"sparseness": 0.332128177, "complexity": 3.961003057, "mass": 0.301392111, "pointing": 0.0}
+    np.testing.assert_allclose(measures.gini(a), recorded["sparseness"], atol=2e-6)
+    np.testing.assert_allclose(measures.entropy(a) * np.log(64), recorded["complexity"], atol=2e-6)
+    np.testing.assert_allclose(measures.energy_in_mask(a, mask) * mask.mean(), recorded["mass"], atol=2e-6)
+    assert measures.pointing_game(a, mask).tolist() == [recorded["pointing"]]
+
+
+def _maps(rng: np.random.Generator, shared: float, seeds: int, images: int = 60) -> dict[int, dict[int, np.ndarray]]:
+    """Maps whose image-specific part is `shared` of the variance, the same at both resolutions."""
+    common = rng.normal(size=(images, 7, 7))
+    return {
+        side: {s: np.sqrt(shared) * common + np.sqrt(1 - shared) * rng.normal(size=common.shape) for s in range(seeds)}
+        for side in (224, 384)
+    }
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_consistency_is_one_where_resolution_does_no_more_than_a_seed(seeds: int) -> None:
+    found = [
+        consistency(_maps(np.random.default_rng([seeds, i]), 0.5, seeds), 224, 384, draws=300).consistency
+        for i in range(12)
+    ]
+    assert abs(np.mean([c.value for c in found]) - 1) < 0.03
+    assert sum(c.low <= 1 <= c.high for c in found) >= 9  # nominally 95 %
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_consistency_is_zero_for_unrelated_maps(seeds: int) -> None:
+    values, covered = [], 0
+    for i in range(12):
+        rng = np.random.default_rng([seeds, i, 9])
+        maps = {224: _maps(rng, 0.5, seeds)[224], 384: _maps(rng, 0.5, seeds)[384]}
+        found = consistency(maps, 224, 384, draws=300)
+        values.append(found.consistency.value)
+        covered += found.consistency.low <= 0 <= found.consistency.high
+        assert found.verdict == "changing the resolution changes the explanation more than reseeding does"
+    assert abs(np.mean(values)) < 0.03
+    assert covered >= 9
+
+
+def test_maps_that_seeds_do_not_repeat_have_no_answer() -> None:
+    found = consistency(_maps(np.random.default_rng(0), 0.0, 3), 224, 384, draws=300)
+    assert found.verdict == NOT_REPEATABLE
+    assert found.consistency.value is None
+    assert found.ceiling.value - found.floor.value < LEAST_GAP
+
+
+def test_one_seed_has_no_ceiling() -> None:
+    found = consistency(_maps(np.random.default_rng(0), 0.5, 1), 224, 384)
+    assert (found.verdict, found.consistency.value, found.seeds) == (ONE_SEED, None, 1)
+    assert 0.2 < found.cross.value < 0.8
+
+
+def test_only_the_images_asked_for_are_compared() -> None:
+    maps = _maps(np.random.default_rng(0), 0.5, 2)
+    keep = np.arange(60) < 20
+    cut = {side: {s: m[:20] for s, m in of.items()} for side, of in maps.items()}
+    assert consistency(maps, 224, 384, draws=200, keep=keep) == consistency(cut, 224, 384, draws=200)

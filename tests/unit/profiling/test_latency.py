@@ -1,0 +1,175 @@
+"""Timing with a clock of our own: percentiles by hand, rounds, ratios, and the saturating batch."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from resomap.errors import ConfigError, DeviceError
+from resomap.models.registry import build_model
+from resomap.profiling import modes, timing
+from resomap.profiling.latency import BATCH_1, SATURATED, latency_ratio, saturating_batch, summarise
+from resomap.profiling.modes import deploy, onnx_session
+from resomap.profiling.profiler import ProfilingPlan, Subject, profile_model, profile_subjects
+from resomap.profiling.report import print_profiling_report
+from resomap.profiling.timing import clock_of, time_in_turn, warm_up
+
+CPU = torch.device("cpu")
+
+
+def test_percentiles_by_hand() -> None:
+    # Blocks of five calls: 1..5 ms, 11..15 ms, 21..25 ms.
+    seconds = (np.arange(5)[None] + np.array([[1], [11], [21]])) / 1000
+    found = summarise(seconds, protocol=BATCH_1, mode="eager", batch_size=2)
+    assert found.block_medians_ms == pytest.approx((3, 13, 23))
+    assert found.median_ms == pytest.approx(13)
+    assert found.p50_ms == pytest.approx(13)
+    assert found.p99_ms == pytest.approx(np.percentile(seconds * 1000, 99))
+    assert found.iqr_ms == pytest.approx(21.5 - 4.5)
+    assert found.images_per_s == pytest.approx(2000 / 13)
+    assert found.median_low_ms <= 13 <= found.median_high_ms
+    assert found.calls == 15
+
+
+def test_ratio_is_paired_by_round_and_per_image() -> None:
+    drift = np.array([[1.0], [2.0], [5.0], [1.5]])
+    slow = summarise(drift * 0.04, protocol=SATURATED, mode="eager", batch_size=4)
+    fast = summarise(drift * 0.005, protocol=SATURATED, mode="eager", batch_size=1)
+    ratio = latency_ratio(slow, fast)
+    # 40 ms / 4 images over 5 ms: 2 in every round, whatever the machine did.
+    assert (ratio.value, ratio.low, ratio.high) == pytest.approx((2, 2, 2))
+    with pytest.raises(ValueError, match="same rounds"):
+        latency_ratio(slow, summarise(drift[:2], protocol=SATURATED, mode="eager", batch_size=1))
+
+
+def test_every_round_has_every_subject_and_starts_with_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "BLOCK_S", 0.02)
+    said: list[str] = []
+    calls = [lambda: said.append("a"), lambda: said.append("b")]
+    costs = {"a": 0.01, "b": 0.004}
+
+    def clock(call) -> float:
+        call()
+        return costs[said[-1]]
+
+    times = time_in_turn(calls, clock=clock, blocks=3, warmup=2)
+    assert [t.shape for t in times] == [(3, 2), (3, 5)]  # 20 ms a block
+    rounds = said[-(3 * (1 + 2 + 1 + 5)) :]
+    assert "".join(rounds) == "aaa" + "b" * 6 + "b" * 6 + "aaa" + "aaa" + "b" * 6
+
+
+def test_warm_up_goes_on_until_the_times_are_stable() -> None:
+    falling = iter([0.1, 0.08, 0.06, 0.04, 0.02, *[0.002] * 50])
+    count = 0
+
+    def clock(_call) -> float:
+        nonlocal count
+        count += 1
+        return next(falling)
+
+    assert warm_up(lambda: None, clock=clock, least=3) == pytest.approx(0.002)
+    assert count > 10
+
+
+def test_the_saturating_batch_is_the_largest_before_throughput_stops_growing() -> None:
+    # Up to 8 images cost the same, from there on each costs 1/8: throughput doubles until 8.
+    assert saturating_batch(lambda batch: 0.01 * max(1, batch / 8), largest=64) == 8
+    assert saturating_batch(lambda batch: 0.01, largest=16) == 16
+    assert saturating_batch(lambda batch: 0.01 * batch) == 1
+    tried = []
+    assert saturating_batch(lambda batch: tried.append(batch) or 1.5, largest=64) == 1  # two would take over 2 s
+    assert tried == [1]
+
+
+def test_cuda_is_timed_by_events_and_others_by_synchronised_wall_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+
+    class Event:
+        def __init__(self, _device: torch.device, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            said.append("record")
+
+        def elapsed_time(self, _end: Event) -> float:
+            return 12.5
+
+    monkeypatch.setattr(torch, "Event", Event)
+    monkeypatch.setattr(torch, "accelerator", SimpleNamespace(synchronize=lambda _device: said.append("wait")))
+    assert clock_of(torch.device("cuda"))(lambda: said.append("call")) == 0.0125
+    assert said == ["wait", "record", "call", "record", "wait"]
+    said.clear()
+    assert clock_of(torch.device("xpu"))(lambda: said.append("call")) > 0
+    assert said == ["wait", "call", "wait"]
+
+
+@pytest.mark.parametrize("mode", ["eager", "channels_last", "onnxruntime"])
+def test_every_mode_gives_the_model_s_answer(mode: str) -> None:
+    model = build_model("tiny_cnn", num_classes=3).eval()
+    images = torch.randn(2, 3, 32, 32)
+    answer = deploy(model, mode, device=CPU)(images)()
+    logits = torch.from_numpy(answer[0]) if isinstance(answer, list) else answer
+    torch.testing.assert_close(logits, model(images).detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_autocast_answers_in_lower_precision() -> None:
+    answer = deploy(build_model("tiny_cnn", num_classes=3), "autocast", device=CPU)(torch.randn(1, 3, 32, 32))()
+    assert answer.dtype == torch.bfloat16
+
+
+def test_compile_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compiled(_network: nn.Module, **_options: object):
+        def fail(_images: torch.Tensor) -> None:
+            raise RuntimeError("no compiler found\nlong trace")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    found = profile_model(build_model("tiny_cnn", num_classes=3), resolution=32, modes=("compile", "eager"), runs=2)
+    assert found.unavailable == {"compile": "mode compile: torch.compile fails here (no compiler found); leave it out"}
+    assert {timed.mode for timed in found.latency} == {"eager"}
+
+
+def test_missing_packages_and_providers_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build_model("tiny_cnn", num_classes=3)
+    with pytest.raises(DeviceError, match="no provider for xpu"):
+        onnx_session(model, (1, 3, 32, 32), device=torch.device("xpu"))
+    monkeypatch.setattr(modes, "find_spec", lambda name: None)
+    with pytest.raises(DeviceError, match=r"package onnx is missing; install resomap\[onnx\]"):
+        deploy(model, "onnxruntime", device=CPU)
+    with pytest.raises(ConfigError, match="expected one of eager"):
+        deploy(model, "fast", device=CPU)
+
+
+def test_profile_of_a_model(capsys: pytest.CaptureFixture[str]) -> None:
+    model = build_model("tiny_cnn", num_classes=3).train()
+    loader = [(torch.zeros(4, 3, 32, 32), torch.zeros(4))]
+    found = profile_model(model, "cpu", loader, warmup=2, runs=3, max_batch=4)
+    assert (found.resolution, found.device, model.training) == (32, "cpu", True)
+    assert [(timed.protocol, len(timed.block_medians_ms)) for timed in found.latency] == [(BATCH_1, 3), (SATURATED, 3)]
+    assert found.at(BATCH_1).batch_size == 1
+    assert found.predicted_inference_mib == pytest.approx(found.inference_memory.peak_mib, rel=0.01)
+    assert found.predicted_training_mib == pytest.approx(found.training_memory.peak_mib, rel=0.01)
+    print_profiling_report(found)
+    printed = capsys.readouterr().out
+    for word in ("batch1", "saturated", "median ms", "images/s", "GMACs", "infer MiB", "measured live tensor bytes"):
+        assert word in printed
+    with pytest.raises(ConfigError, match="square images"):
+        profile_model(model, "cpu", [torch.zeros(1, 3, 32, 16)])
+
+
+def test_resolutions_share_one_deployed_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(
+        "resomap.profiling.profiler.deploy",
+        lambda network, mode, device: made.append(mode) or deploy(network, mode, device=device),
+    )
+    network = build_model("tiny_cnn", num_classes=3)
+    subjects = [Subject("tiny_cnn", network, side) for side in (32, 64)]
+    records = profile_subjects(subjects, ProfilingPlan(runs=2, warmup=1, protocols=(BATCH_1,)))
+    assert made == ["eager"]
+    assert [record.resolution for record in records] == [32, 64]
