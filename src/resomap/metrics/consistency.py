@@ -30,7 +30,7 @@ SIMILARITIES: Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 NOT_REPEATABLE = "explanations are not repeatable here; the question cannot be answered"
 ONE_SEED = "one seed has no ceiling; run two or more seeds"
 LEAST_GAP = 0.05
-"""A ceiling less than this above the floor leaves nothing to be measured."""
+"""Seeds that agree less than this above the floor, at either resolution, leave nothing to be measured."""
 _PARTNERS = 8
 """Other images that each image is compared with for the floor."""
 
@@ -97,9 +97,8 @@ def consistency(
         )  # fmt: skip
     point = parts.figures(np.ones((1, len(chosen))), np.ones((1, len(seeds))))
     drawn = parts.figures(*_draws(rng, len(chosen), len(seeds), draws))
-    cross, floor, ceiling, ratio = (_interval(p[0], d) for p, d in zip(point, drawn, strict=True))
-    gap = drawn[2] - drawn[1]
-    repeatable = point[2][0] - point[1][0] >= LEAST_GAP and np.nanquantile(gap, 0.025) > 0
+    cross, floor, ceiling, ratio, *gaps = (_interval(p[0], d) for p, d in zip(point, drawn, strict=True))
+    repeatable = all(_above(gap) for gap in gaps)
     return Consistency(
         low_resolution=low_resolution,
         high_resolution=high_resolution,
@@ -116,6 +115,10 @@ def consistency(
 
 def _images(maps: Mapping[int, Mapping[int, np.ndarray]]) -> int:
     return len(next(iter(next(iter(maps.values())).values())))
+
+
+def _above(gap: Interval) -> bool:
+    return gap.value is not None and gap.low is not None and gap.value >= LEAST_GAP and gap.low > 0
 
 
 def _verdict(ratio: Interval) -> str:
@@ -140,6 +143,9 @@ class _Parts:
     seed_low: np.ndarray
     seed_high: np.ndarray
     same_seed: np.ndarray
+    null_low: np.ndarray
+    """Other images' maps between two seeds at r: what agreement of seeds must exceed."""
+    null_high: np.ndarray
 
     @classmethod
     def of(
@@ -174,6 +180,8 @@ class _Parts:
             seed_low=table([alike(low[seeds[i]], low[seeds[j]]) for i, j in pairs]),
             seed_high=table([alike(high[seeds[i]], high[seeds[j]]) for i, j in pairs]),
             same_seed=table([alike(low[s], high[s]) for s in seeds]),
+            null_low=table([others(low[seeds[i]], low[seeds[j]]) for i, j in pairs]),
+            null_high=table([others(high[seeds[i]], high[seeds[j]]) for i, j in pairs]),
         )
 
     def single_seed(self) -> float | None:
@@ -181,16 +189,23 @@ class _Parts:
         return value if np.isfinite(value) else None
 
     def figures(self, images_DN: np.ndarray, seeds_DS: np.ndarray) -> tuple[np.ndarray, ...]:
-        """(cross, floor, ceiling, C), each (D,), for D draws given as multiplicities of images and seeds."""
+        """(cross, floor, ceiling, C, S_seed less its own floor at r, at r'), each (D,).
+
+        Args:
+            images_DN, seeds_DS: D draws given as multiplicities of images and of seeds.
+        """
         ordered = np.stack([seeds_DS[:, i] * seeds_DS[:, j] for i, j in self.pairs_ordered], axis=1)
         unordered = np.stack([seeds_DS[:, i] * seeds_DS[:, j] for i, j in self.pairs], axis=1)
         cross = _weighted(self.cross, ordered, images_DN)
         floor = _weighted(self.floor, ordered, images_DN)
-        product = _weighted(self.seed_low, unordered, images_DN) * _weighted(self.seed_high, unordered, images_DN)
-        ceiling = np.sqrt(np.clip(product, 0, None))
+        low = _weighted(self.seed_low, unordered, images_DN)
+        high = _weighted(self.seed_high, unordered, images_DN)
+        ceiling = np.sqrt(np.clip(low, 0, None) * np.clip(high, 0, None))
+        gap_low = low - _weighted(self.null_low, unordered, images_DN)
+        gap_high = high - _weighted(self.null_high, unordered, images_DN)
         gap = ceiling - floor
         ratio = np.where(np.abs(gap) > 1e-12, (cross - floor) / np.where(np.abs(gap) > 1e-12, gap, 1), np.nan)
-        return cross, floor, ceiling, ratio
+        return cross, floor, ceiling, ratio, gap_low, gap_high
 
 
 def _mean(values: np.ndarray, *, axis: int) -> np.ndarray:

@@ -155,6 +155,16 @@ def test_maps_that_seeds_do_not_repeat_have_no_answer() -> None:
     assert found.ceiling.value - found.floor.value < LEAST_GAP
 
 
+def test_seeds_must_repeat_at_both_resolutions() -> None:
+    """Maps that lean to a border give other images a similarity below 0, and so a ceiling of 0 some height."""
+    rng = np.random.default_rng(3)
+    slope = np.linspace(-1, 1, 49).reshape(7, 7)
+    high = _maps(rng, 0.7, 2)[384]
+    low = {s: rng.normal(size=(60, 7, 7)) + (-1) ** s * slope for s in range(2)}  # seeds lean to opposite borders
+    found = consistency({224: low, 384: {s: m - slope for s, m in high.items()}}, 224, 384, draws=300)
+    assert (found.verdict, found.consistency.value) == (NOT_REPEATABLE, None)
+
+
 def test_one_seed_has_no_ceiling() -> None:
     found = consistency(_maps(np.random.default_rng(0), 0.5, 1), 224, 384)
     assert (found.verdict, found.consistency.value, found.seeds) == (ONE_SEED, None, 1)
