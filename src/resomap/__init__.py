@@ -41,6 +41,7 @@ _EXPORTS = {
     "get_model_complexity": "resomap.profiling.complexity",
     "ResolutionExplainabilityAnalyzer": "resomap.study.resolution",
     "load_config": "resomap.config.load",
+    "load_study": "resomap.study.load",
     "run_study": "resomap.study.sweep",
     "study_status": "resomap.study.status",
     "ResoMapError": "resomap.errors",

@@ -7,7 +7,7 @@
   predictions/{model}/{resolution}/seed{n}/{condition}.parquet
   profiles/{model}/{resolution}.json
   explanations/{model}/{resolution}/seed{n}/{method}.npz   raw maps of the explained images
-  analysis/explanations.json   report/figures/   summary.txt
+  analysis/{explanations,verdict}.json   report/index.html   report/figures/   summary.txt
   audit.json   results.csv   results.json   mlflow.db   logs/
   .locks/                                             one lock a cell, held while it runs
 """
@@ -108,6 +108,14 @@ class StudyLayout:
     @property
     def explanations_path(self) -> Path:
         return self.analysis_dir / "explanations.json"
+
+    @property
+    def verdict_path(self) -> Path:
+        return self.analysis_dir / "verdict.json"
+
+    @property
+    def report_path(self) -> Path:
+        return self.root / "report" / "index.html"
 
     @property
     def summary_text_path(self) -> Path:

@@ -53,7 +53,7 @@ def test_gradcam_equals_captum_and_pytorch_grad_cam(name: str) -> None:
         difference = float((ours - expected).abs().max())
         assert difference < 1e-5
         # At random weights some networks' maps are that small themselves.
-        assert difference < 1e-3 * float(expected.max())
+        assert difference <= 1e-3 * float(expected.max())
 
 
 @pytest.mark.parametrize("name", ["tiny_cnn", "mobilenet_v3_small", "resnet18"])

@@ -16,6 +16,7 @@ from resomap.cli import (
     explain_command,
     plan_command,
     profile_command,
+    recommend_command,
     run_commands,
     system_commands,
 )
@@ -33,6 +34,7 @@ app.command("train")(run_commands.train)
 app.command("plan")(plan_command.plan)
 app.command("profile")(profile_command.profile)
 app.command("explain")(explain_command.explain)
+app.command("recommend")(recommend_command.recommend)
 app.command("evaluate")(evaluate_command.evaluate)
 app.command("audit")(data_commands.audit)
 app.command("acuity")(data_commands.acuity)

@@ -1,0 +1,81 @@
+"""Which resolution each class, and each image, needs.
+
+Legend: R resolutions, S seeds, N images, K classes, D draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class ClassNeed:
+    """The smallest resolution at which a class is recognised as well as anywhere."""
+
+    name: str
+    images: int
+    recall: tuple[float, ...]
+    """By resolution, mean over seeds."""
+    critical_resolution: int
+    low: int
+    high: int
+    """95 % bootstrap interval."""
+    gain: float
+    """Recall at the critical resolution less recall at the smallest."""
+
+
+def critical_resolutions(
+    right_RSN: np.ndarray,
+    labels_N: np.ndarray,
+    resolutions: Sequence[int],
+    class_names: Sequence[str],
+    *,
+    margin: float = 0.05,
+    draws: int = 1000,
+    seed: int = 0,
+) -> list[ClassNeed]:
+    """For each class with images: the smallest resolution from which on recall stays within `margin` of its best.
+
+    Args:
+        right_RSN: bool; resolutions ascending.
+    """
+    rng = np.random.default_rng(seed)
+    result = []
+    for k in np.unique(labels_N):
+        of_class_RSn = np.asarray(right_RSN, dtype=np.float64)[:, :, labels_N == k]
+        recall_R = of_class_RSn.mean(axis=(1, 2))
+        count = of_class_RSn.shape[2]
+        weights_Dn = rng.multinomial(count, np.full(count, 1 / count), size=draws) / count
+        drawn_DR = weights_Dn @ of_class_RSn.mean(axis=1).T
+        at = _first_sufficient(recall_R[None], margin)[0]
+        low, high = np.quantile(_first_sufficient(drawn_DR, margin), [0.025, 0.975], method="inverted_cdf")
+        result.append(
+            ClassNeed(
+                name=str(class_names[k]),
+                images=count,
+                recall=tuple(float(v) for v in recall_R),
+                critical_resolution=int(resolutions[at]),
+                low=int(resolutions[int(low)]),
+                high=int(resolutions[int(high)]),
+                gain=float(recall_R[at] - recall_R[0]),
+            )
+        )
+    return result
+
+
+def _first_sufficient(recall_DR: np.ndarray, margin: float) -> np.ndarray:
+    """(D,) position from which on all recalls are within the margin of the best."""
+    enough_DR = recall_DR >= recall_DR.max(axis=1, keepdims=True) - margin
+    # The best itself may lie below the largest resolution: what follows it need not stay up.
+    after_DR = np.logical_and.accumulate(enough_DR[:, ::-1], axis=1)[:, ::-1]
+    return np.where(after_DR.any(axis=1), after_DR.argmax(axis=1), enough_DR.argmax(axis=1))
+
+
+def image_needs(right_RSN: np.ndarray) -> np.ndarray:
+    """(N,) position of the smallest resolution from which on most seeds are right; R where none is."""
+    mostly_RN = np.asarray(right_RSN, dtype=np.float64).mean(axis=1) > 0.5
+    stays_RN = np.logical_and.accumulate(mostly_RN[::-1], axis=0)[::-1]
+    return np.where(stays_RN.any(axis=0), stays_RN.argmax(axis=0), len(stays_RN)).astype(np.int64)

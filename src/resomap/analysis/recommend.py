@@ -1,0 +1,352 @@
+"""Which option to ship: the cheapest that is shown not to be worse than the best by more than a margin.
+
+An option is a model at a resolution. The choice is made on one split (val), evidence is given from another (test) that
+was not looked at before. Non-inferiority is tested down each model's resolutions from its most expensive one, and stops
+at the first that fails: a fixed sequence, which errs at most as often as one test (Maurer, Hothorn and Lehmacher 1995;
+margin and one-sided bound as in Piaggio et al. 2012, doi:10.1001/jama.2012.87802); several models share the level
+(Bonferroni).
+
+Legend: S seeds, N images, C options.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from resomap.analysis.intervals import Estimate, SeedPrior, difference_estimate, mean_estimate, seed_prior
+from resomap.analysis.resampling import crossed_bootstrap
+from resomap.analysis.tradeoff import front_probability, regret
+
+RECOMMEND, NONE_FITS, CANNOT_TELL = "recommend", "none fits", "cannot tell"
+ALPHA = 0.05
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Option:
+    """A model at a resolution with what it achieves and costs."""
+
+    model: str
+    resolution: int
+    select_SN: np.ndarray
+    """Metric values by seed and image of the split that decides."""
+    report_SN: np.ndarray
+    """The same of the split that is reported."""
+    latency_ms: float
+    """Median at batch 1."""
+    latency_blocks_ms: tuple[float, ...]
+    """Medians of the rounds, for its uncertainty."""
+    memory_mib: float
+    """Peak of inference, one image."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.model} at {self.resolution} px"
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What may be spent and must be reached; None: no limit."""
+
+    max_latency_ms: float | None = None
+    max_memory_mib: float | None = None
+    min_metric: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Assessed:
+    """One option beside the reference."""
+
+    model: str
+    resolution: int
+    latency_ms: float
+    memory_mib: float
+    within_budget: bool
+    metric: Estimate
+    """On the reporting split."""
+    difference: Estimate
+    """Option less reference, on the deciding split."""
+    reported_difference: Estimate
+    """The same on the reporting split."""
+    lower_bound: float
+    """One-sided, of the difference on the deciding split."""
+    not_inferior: bool
+    front_probability: float
+    """Of lying on the Pareto front of metric and latency."""
+    over_budget_probability: float
+    """Of the median latency exceeding the budget; 0 without one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """The answer with its evidence."""
+
+    status: str
+    """'recommend', 'none fits' or 'cannot tell'."""
+    sentence: str
+    model: str | None
+    resolution: int | None
+    reference: str | None
+    metric: str
+    delta: float
+    select_split: str
+    report_split: str
+    images: int
+    """Of the reporting split."""
+    seeds: int
+    options: tuple[Assessed, ...]
+    expected_regret: float | None = None
+    regret_95: float | None = None
+    would_change: tuple[str, ...] = ()
+    """What would change the answer."""
+    assumed: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    budget: Mapping[str, float | None] = field(default_factory=dict)
+
+
+def recommend(
+    options: Sequence[Option],
+    *,
+    budget: Budget | None = None,
+    delta: float = 0.01,
+    metric: str = "accuracy",
+    splits: tuple[str, str] = ("val", "test"),
+    labels_N: np.ndarray | None = None,
+    warnings: Sequence[str] = (),
+    draws: int = 2000,
+    seed: int = 0,
+) -> Recommendation:
+    """Choose; every option has the same images and number of seeds.
+
+    Args:
+        delta: largest loss of the metric that is accepted.
+        splits: names of the deciding and the reporting split.
+        labels_N: of the reporting split, to draw by class.
+    """
+    budget = budget or Budget()
+    fits = np.array([_fits(option, budget) for option in options])
+    priors = {
+        which: {m: seed_prior([getattr(o, which) for o in options if o.model == m]) for m in {o.model for o in options}}
+        for which in ("select_SN", "report_SN")
+    }
+    reached = np.array([_reaches(option, budget, priors["select_SN"][option.model]) for option in options])
+    candidates = fits & (reached == "yes")
+    affordable = fits if fits.any() else np.ones(len(options), bool)
+    reference = _best(options, candidates if candidates.any() else affordable)
+    quality_DC = crossed_bootstrap(np.stack([o.report_SN for o in options]), draws=draws, seed=seed, strata_N=labels_N)
+    latency_DC = _latency_draws(options, draws=draws, seed=seed)
+    on_front = front_probability(quality_DC, latency_DC)
+    level = 1 - ALPHA / len({option.model for option in options})
+    compared = [
+        _difference(o, options[reference], "select_SN", priors["select_SN"]) for o in options
+    ]  # fmt: skip
+    bounds = [d.one_sided_low(level) if i != reference else 0.0 for i, d in enumerate(compared)]
+    passed = _fixed_sequence(options, bounds, reference, delta)
+    assessed = tuple(
+        Assessed(
+            model=option.model,
+            resolution=option.resolution,
+            latency_ms=option.latency_ms,
+            memory_mib=option.memory_mib,
+            within_budget=bool(fits[i]),
+            metric=mean_estimate(option.report_SN, prior=priors["report_SN"][option.model]),
+            difference=compared[i],
+            reported_difference=_difference(option, options[reference], "report_SN", priors["report_SN"]),
+            lower_bound=bounds[i],
+            not_inferior=bool(passed[i]),
+            front_probability=float(on_front[i]),
+            over_budget_probability=_over(latency_DC[:, i], budget.max_latency_ms),
+        )
+        for i, option in enumerate(options)
+    )
+    common: dict[str, Any] = {
+        "metric": metric,
+        "delta": delta,
+        "select_split": splits[0],
+        "report_split": splits[1],
+        "images": options[0].report_SN.shape[1],
+        "seeds": options[0].report_SN.shape[0],
+        "options": assessed,
+        "warnings": tuple(warnings),
+        "assumed": _assumed(options, delta, splits),
+        "budget": {"max_latency_ms": budget.max_latency_ms, "max_memory_mib": budget.max_memory_mib,
+                   "min_metric": budget.min_metric},
+    }  # fmt: skip
+    if not candidates.any():
+        return _nothing(options, fits, reached, reference, budget, common)
+    usable = np.flatnonzero(candidates & passed).tolist()
+    chosen = min(usable, key=lambda i: options[i].latency_ms)
+    open_ones = [
+        i for i in np.flatnonzero(candidates & ~passed).tolist()
+        if options[i].latency_ms < options[chosen].latency_ms and compared[i].high >= -delta
+    ]  # fmt: skip
+    lost = regret(quality_DC, chosen, candidates)
+    promising = [i for i in open_ones if compared[i].value >= -delta]
+    status = CANNOT_TELL if promising and chosen == reference else RECOMMEND
+    return Recommendation(
+        status=status,
+        sentence=_sentence(status, assessed, chosen, reference, promising, delta, metric, splits),
+        model=options[chosen].model,
+        resolution=options[chosen].resolution,
+        reference=options[reference].name,
+        expected_regret=lost[0],
+        regret_95=lost[1],
+        would_change=tuple(_would_change(options[i], compared[i], delta, level) for i in open_ones),
+        **common,
+    )
+
+
+def _fits(option: Option, budget: Budget) -> bool:
+    slow = budget.max_latency_ms is not None and option.latency_ms > budget.max_latency_ms
+    large = budget.max_memory_mib is not None and option.memory_mib > budget.max_memory_mib
+    return not slow and not large
+
+
+def _reaches(option: Option, budget: Budget, prior: SeedPrior | None) -> str:
+    """Whether the least metric is reached: 'yes' where its one-sided bound is, 'maybe' where only its mean is."""
+    if budget.min_metric is None:
+        return "yes"
+    found = mean_estimate(option.select_SN, level=1 - 2 * ALPHA, prior=prior)
+    return "yes" if found.low >= budget.min_metric else ("maybe" if found.high >= budget.min_metric else "no")
+
+
+def _best(options: Sequence[Option], allowed: np.ndarray) -> int:
+    """The highest mean on the deciding split; the cheaper one among equals."""
+    positions = [int(i) for i in np.flatnonzero(allowed)]
+    return min(positions, key=lambda i: (-options[i].select_SN.mean(), options[i].latency_ms))
+
+
+def _difference(option: Option, reference: Option, which: str, priors: Mapping[str, SeedPrior | None]) -> Estimate:
+    prior = priors[option.model]
+    other = priors[reference.model]
+    if prior is not None and other is not None:
+        prior = SeedPrior((prior.share + other.share) / 2, min(prior.df, other.df))
+    return difference_estimate(getattr(option, which), getattr(reference, which), prior=prior)
+
+
+def _fixed_sequence(options: Sequence[Option], bounds: Sequence[float], reference: int, delta: float) -> np.ndarray:
+    """(C,) bool: shown not to be inferior. Down each model's resolutions, up to the first that fails."""
+    passed = np.zeros(len(options), bool)
+    for model in {option.model for option in options}:
+        order = sorted((i for i, o in enumerate(options) if o.model == model), key=lambda i: -options[i].resolution)
+        if model == options[reference].model:
+            # Larger ones than the reference cost more and are no better: nothing is asked of them.
+            order = [i for i in order if options[i].resolution <= options[reference].resolution]
+        for i in order:
+            if i != reference and not bounds[i] > -delta:
+                break
+            passed[i] = True
+    return passed
+
+
+def _latency_draws(options: Sequence[Option], *, draws: int, seed: int) -> np.ndarray:
+    """(D, C) median latencies, the same rounds drawn for all."""
+    blocks = np.array([option.latency_blocks_ms for option in options])
+    chosen = np.random.default_rng(seed).integers(blocks.shape[1], size=(draws, blocks.shape[1]))
+    return np.median(blocks[:, chosen], axis=2).T
+
+
+def _over(latency_D: np.ndarray, limit: float | None) -> float:
+    return 0.0 if limit is None else float((latency_D > limit).mean())
+
+
+def _nothing(
+    options: Sequence[Option],
+    fits: np.ndarray,
+    reached: np.ndarray,
+    reference: int,
+    budget: Budget,
+    common: dict[str, Any],
+) -> Recommendation:
+    """No option is within the budget and known to reach the least metric."""
+    if not fits.any():
+        cheapest = min(options, key=lambda o: o.latency_ms)
+        smallest = min(options, key=lambda o: o.memory_mib)
+        sentence = (
+            f"No option fits the budget: the fastest is {cheapest.name} with {cheapest.latency_ms:.2f} ms, "
+            f"the smallest {smallest.name} with {smallest.memory_mib:.1f} MiB."
+        )
+        return Recommendation(NONE_FITS, sentence, None, None, None, **common)
+    best = options[reference]
+    value = best.select_SN.mean()
+    least = budget.min_metric
+    if (reached[fits] == "maybe").any():
+        sentence = (
+            f"Cannot tell: {best.name} has {value:.3f}, and its interval contains the {least} that is asked for; "
+            "more images or seeds would tell."
+        )
+        return Recommendation(CANNOT_TELL, sentence, None, None, best.name, **common)
+    sentence = f"No option fits: the best within the budget, {best.name}, has {value:.3f}, below the {least} asked for."
+    return Recommendation(NONE_FITS, sentence, None, None, best.name, **common)
+
+
+def _sentence(
+    status: str,
+    assessed: Sequence[Assessed],
+    chosen: int,
+    reference: int,
+    promising: Sequence[int],
+    delta: float,
+    metric: str,
+    splits: tuple[str, str],
+) -> str:
+    one, best = assessed[chosen], assessed[reference]
+    name = metric.replace("_", " ")
+    has = f"{name} {one.metric.value:.3f} ({one.metric.low:.3f} to {one.metric.high:.3f}) on {splits[1]}"
+    if status == CANNOT_TELL:
+        others = ", ".join(f"{assessed[i].model} at {assessed[i].resolution} px" for i in promising)
+        return (
+            f"Cannot tell whether {others} would do: too few images or seeds to rule out a loss of more "
+            f"than {delta:g}. The safe choice until then is {one.model} at {one.resolution} px: {has}, "
+            f"{one.latency_ms:.2f} ms."
+        )
+    if chosen == reference:
+        return (
+            f"Ship {one.model} at {one.resolution} px: {has}, {one.latency_ms:.2f} ms an image; nothing cheaper is "
+            f"shown to stay within {delta:g} of it."
+        )
+    faster = best.latency_ms / one.latency_ms
+    return (
+        f"Ship {one.model} at {one.resolution} px: {has}, {one.latency_ms:.2f} ms an image, {faster:.1f} times as "
+        f"fast as the best ({best.model} at {best.resolution} px), and not worse than it by more than {delta:g}."
+    )
+
+
+def _would_change(option: Option, difference: Estimate, delta: float, level: float) -> str:
+    """How many images or seeds would settle an option that is neither shown to suffice nor shown to fall short."""
+    room = difference.value + delta
+    if room <= 0:
+        needed = f"it looks {-difference.value:.3f} worse; more data would more likely rule it out than in"
+        return f"{option.name} is cheaper and not ruled out: {needed}."
+    quantile = float(stats.norm.ppf(level))
+    target = (room / quantile) ** 2
+    by_seeds = difference.seed_variance / difference.seeds
+    by_images = max(0.0, difference.se**2 - by_seeds)
+    answers = []
+    if target > by_seeds:
+        images = math.ceil(difference.images * by_images / (target - by_seeds))
+        answers.append(f"about {max(1, images - difference.images)} more {'images' if images else ''}".strip())
+    if difference.seed_variance > 0 and target > by_images:
+        seeds = math.ceil(difference.seed_variance / (target - by_images))
+        if seeds > difference.seeds:
+            answers.append(f"about {seeds - difference.seeds} more seeds")
+    if not answers:
+        answers.append("more images and more seeds together")
+    return f"{option.name} is cheaper and looks as good: {' or '.join(answers)} would show it."
+
+
+def _assumed(options: Sequence[Option], delta: float, splits: tuple[str, str]) -> tuple[str, ...]:
+    return (
+        f"a loss of up to {delta:g} is acceptable",
+        f"chosen on {splits[0]} ({options[0].select_SN.shape[1]} images), reported on {splits[1]}"
+        if splits[0] != splits[1]
+        else f"chosen and reported on {splits[0]}: there is no other split, so the reported figure is optimistic",
+        "latency of one image at a time on the machine that was profiled",
+        "new images come from where these came from",
+    )

@@ -1,0 +1,75 @@
+"""resomap recommend: which model and resolution to ship, how sure that is, and what would change it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from resomap.cli.tables import print_table
+from resomap.errors import ConfigError
+
+if TYPE_CHECKING:
+    from resomap.analysis.recommend import Recommendation
+
+
+def recommend(
+    study: Annotated[Path, typer.Argument(help="A study's folder.")],
+    max_latency_ms: Annotated[float | None, typer.Option(help="Median latency of one image at most.")] = None,
+    max_memory_mib: Annotated[float | None, typer.Option(help="Peak memory of inference at most.")] = None,
+    min_accuracy: Annotated[float | None, typer.Option(help="Least value of the metric.")] = None,
+    delta: Annotated[float, typer.Option(help="Largest loss against the best that is accepted.")] = 0.01,
+    metric: Annotated[
+        Literal["accuracy", "balanced_accuracy", "macro_f1"], typer.Option(help="What is to be kept high.")
+    ] = "accuracy",
+    mode: Annotated[str | None, typer.Option(help="Way to deploy whose latency counts; default: the first.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Also write the answer with all figures here.")] = None,
+) -> None:
+    """One sentence, the evidence, the risk, what was assumed, and what would change it."""
+    from resomap.analysis.recommend import Budget
+    from resomap.serialize import write_json
+    from resomap.study.load import load_study
+    from resomap.study.verdict import judge
+
+    if not 0 < delta < 1:
+        raise ConfigError(f"--delta: expected a share between 0 and 1 (0.01 is one point), got {delta:g}")
+    for name, limit in (("--max-latency-ms", max_latency_ms), ("--max-memory-mib", max_memory_mib)):
+        if limit is not None and not limit > 0:
+            raise ConfigError(f"{name}: expected a number above 0, got {limit:g}")
+    if min_accuracy is not None and not 0 <= min_accuracy <= 1:
+        raise ConfigError(f"--min-accuracy: expected a share from 0 to 1 (0.9 is 90 %), got {min_accuracy:g}")
+    budget = Budget(max_latency_ms, max_memory_mib, min_accuracy)
+    found = judge(load_study(study), metric=metric, delta=delta, budget=budget, mode=mode)
+    print_recommendation(found)
+    if json is not None:
+        write_json(json, found)
+
+
+def print_recommendation(found: Recommendation) -> None:
+    """The sentence first, then what it rests on."""
+    print(found.sentence)
+    rows = [
+        [
+            o.model, str(o.resolution), f"{o.metric.value:.3f} ({o.metric.low:.3f}-{o.metric.high:.3f})",
+            f"{o.latency_ms:.2f}", f"{o.memory_mib:.1f}",
+            "best" if f"{o.model} at {o.resolution} px" == found.reference
+            else f"{o.difference.value:+.3f} (> {o.lower_bound:+.3f})",
+            "yes" if o.not_inferior else "no", f"{o.front_probability:.2f}",
+            ("yes" if o.within_budget else "no")
+            + (f" (over: {o.over_budget_probability:.0%})" if 0.01 < o.over_budget_probability < 0.99 else ""),
+        ]
+        for o in found.options
+    ]  # fmt: skip
+    name = found.metric.replace("_", " ")
+    columns = ["model", "side", f"{name}, 95 %", "ms", "MiB", "against best", "enough", "P(front)", "fits"]
+    title = f"{name} on {found.report_split} ({found.images} images, {found.seeds} seed(s))"
+    print_table(f"{title}; differences on {found.select_split}", columns, rows)
+    if found.expected_regret is not None:
+        print(f"risk: expected loss against the best {found.expected_regret:.4f}, 95 % of the time below "
+              f"{found.regret_95:.4f}")  # fmt: skip
+    for line in found.would_change:
+        print(f"would change it: {line}")
+    print(f"assumed: {'; '.join(found.assumed)}")
+    for line in found.warnings:
+        print(f"warning: {line}")

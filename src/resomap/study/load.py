@@ -1,0 +1,142 @@
+"""A finished study as tables: what notebooks, the verdict and the report read. Nothing is computed again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from resomap.errors import StudyError, printable
+from resomap.evaluation.store import read_predictions
+from resomap.layout import StudyLayout
+from resomap.records import Cell, Condition, Predictions, RunRecord
+from resomap.serialize import read_json
+from resomap.study.cost import stored_profiles
+from resomap.study.runs import stored_runs
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study's directory."""
+
+    layout: StudyLayout
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """What results.json says about the study as a whole: data, classes, image counts, notes."""
+        stored: dict[str, Any] = read_json(self.layout.results_json_path, error=StudyError)["study"]
+        return stored
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """In the order of the labels."""
+        return tuple(self.about["class_names"])
+
+    @cached_property
+    def runs(self) -> tuple[RunRecord, ...]:
+        """Finished runs."""
+        return tuple(record for record in stored_runs(self.layout) if record.status == "finished")
+
+    @cached_property
+    def results(self) -> pd.DataFrame:
+        """results.csv: one row for each run and condition."""
+        return pd.read_csv(self.layout.results_csv_path)
+
+    @cached_property
+    def profiles(self) -> list[dict[str, Any]]:
+        """profiles/*.json."""
+        return stored_profiles(self.layout)
+
+    @cached_property
+    def latency(self) -> pd.DataFrame:
+        """One row for each model, resolution, mode and protocol; milliseconds and images per second."""
+        rows = [
+            {"model": p["model"], "resolution": p["resolution"], "device": p["device_name"]}
+            | {k: v for k, v in timed.items() if k != "block_medians_ms"}
+            for p in self.profiles
+            for timed in p["latency"]
+        ]
+        return pd.DataFrame(rows)
+
+    @cached_property
+    def explanations(self) -> dict[str, Any] | None:
+        """analysis/explanations.json; None where nothing was explained."""
+        if not self.layout.explanations_path.exists():
+            return None
+        stored: dict[str, Any] = read_json(self.layout.explanations_path, error=StudyError)
+        return stored
+
+    @property
+    def splits(self) -> tuple[str, str]:
+        """(split that decides, split that is reported)."""
+        images = self.about["images"]
+        return ("val", "test") if "test" in images else ("val", "val")
+
+    def predictions(self, model: str, resolution: int, seed: int, split: str = "test") -> pd.DataFrame:
+        """One row an image: image_id, label, prediction, and a probability for each class."""
+        stored = self.read(Cell(model, resolution, seed), split)
+        frame = pd.DataFrame({"image_id": stored.image_ids, "label": stored.labels, "prediction": stored.predicted})
+        return frame.join(pd.DataFrame(stored.probabilities, columns=[f"p_{name}" for name in stored.class_names]))
+
+    def read(self, cell: Cell, split: str) -> Predictions:
+        """The stored predictions of a run at its own resolution."""
+        condition = Condition(split, cell.resolution, cell.resolution)
+        return read_predictions(self.layout.predictions_path(cell, condition))
+
+    @cached_property
+    def grid(self) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+        """model -> (resolutions, seeds) of the largest complete grid: seeds that every resolution has."""
+        grid: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+        for model in dict.fromkeys(record.cell.model for record in self.runs):
+            sides: dict[int, set[int]] = {}
+            for record in self.runs:
+                if record.cell.model == model:
+                    sides.setdefault(record.cell.resolution, set()).add(record.cell.seed)
+            shared = set.intersection(*sides.values())
+            if shared:
+                grid[model] = tuple(sorted(sides)), tuple(sorted(shared))
+        return grid
+
+    def stack(self, model: str, split: str, *, seeds: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """(labels (N,), predictions (R, S, N)) of a model, the same images throughout.
+
+        Raises:
+            StudyError: runs were evaluated on different images.
+        """
+        resolutions, shared = self.grid[model]
+        chosen = shared if seeds is None else tuple(seeds)
+        first: Predictions | None = None
+        rows = []
+        for side in resolutions:
+            of_side = []
+            for seed in chosen:
+                stored = self.read(Cell(model, side, seed), split)
+                first = first or stored
+                if not np.array_equal(stored.image_ids, first.image_ids):
+                    raise StudyError(
+                        f"{model} @{side} seed {seed} was evaluated on other images than the rest; run the study again"
+                    )
+                of_side.append(stored.predicted)
+            rows.append(of_side)
+        assert first is not None
+        return first.labels, np.array(rows)
+
+
+def load_study(path: str | Path) -> Study:
+    """Open a study's directory.
+
+    Raises:
+        StudyError: it is none, or no run is finished.
+    """
+    layout = StudyLayout(Path(path))
+    if not layout.results_json_path.exists():
+        raise StudyError(f"{printable(path)} is no study (it has no results.json); give the folder that `run` wrote")
+    study = Study(layout)
+    if not study.runs:
+        raise StudyError(f"{printable(path)} has no finished run; run `resomap run` again")
+    return study
