@@ -17,6 +17,7 @@ from resomap.cli import (
     plan_command,
     profile_command,
     recommend_command,
+    report_command,
     run_commands,
     system_commands,
 )
@@ -35,6 +36,7 @@ app.command("plan")(plan_command.plan)
 app.command("profile")(profile_command.profile)
 app.command("explain")(explain_command.explain)
 app.command("recommend")(recommend_command.recommend)
+app.command("report")(report_command.report)
 app.command("evaluate")(evaluate_command.evaluate)
 app.command("audit")(data_commands.audit)
 app.command("acuity")(data_commands.acuity)

@@ -51,23 +51,30 @@ def print_recommendation(found: Recommendation) -> None:
     print(found.sentence)
     rows = [
         [
-            o.model, str(o.resolution), f"{o.metric.value:.3f} ({o.metric.low:.3f}-{o.metric.high:.3f})",
-            f"{o.latency_ms:.2f}", f"{o.memory_mib:.1f}",
-            "best" if f"{o.model} at {o.resolution} px" == found.reference
+            o.model,
+            str(o.resolution),
+            f"{o.metric.value:.3f} ({o.metric.low:.3f}-{o.metric.high:.3f})",
+            f"{o.latency_ms:.2f}",
+            f"{o.memory_mib:.1f}",
+            "best"
+            if f"{o.model} at {o.resolution} px" == found.reference
             else f"{o.difference.value:+.3f} (> {o.lower_bound:+.3f})",
-            "yes" if o.not_inferior else "no", f"{o.front_probability:.2f}",
+            "yes" if o.not_inferior else "no",
+            f"{o.front_probability:.2f}",
             ("yes" if o.within_budget else "no")
             + (f" (over: {o.over_budget_probability:.0%})" if 0.01 < o.over_budget_probability < 0.99 else ""),
         ]
         for o in found.options
-    ]  # fmt: skip
+    ]
     name = found.metric.replace("_", " ")
     columns = ["model", "side", f"{name}, 95 %", "ms", "MiB", "against best", "enough", "P(front)", "fits"]
     title = f"{name} on {found.report_split} ({found.images} images, {found.seeds} seed(s))"
     print_table(f"{title}; differences on {found.select_split}", columns, rows)
     if found.expected_regret is not None:
-        print(f"risk: expected loss against the best {found.expected_regret:.4f}, 95 % of the time below "
-              f"{found.regret_95:.4f}")  # fmt: skip
+        print(
+            f"risk: expected loss against the best {found.expected_regret:.4f}, 95 % of the time below "
+            f"{found.regret_95:.4f}"
+        )
     for line in found.would_change:
         print(f"would change it: {line}")
     print(f"assumed: {'; '.join(found.assumed)}")

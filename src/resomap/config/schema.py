@@ -345,7 +345,11 @@ class AnalysisConfig(Section):
     """analysis.yaml: what the tables show."""
 
     metric: Literal["accuracy", "balanced_accuracy", "macro_f1"] = "macro_f1"
-    """Metric of the closing table."""
+    """Metric of the closing table and of the verdict."""
+    delta: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.01
+    """Loss of the metric against the best option that is acceptable for a cheaper one."""
+    report: bool = True
+    """Write the verdict and report/index.html at the end of a run; needs system.profiling."""
     top_k: Annotated[int, Field(ge=2)] = 5
     """k of top-k accuracy (bounded by the number of classes)."""
     calibration_bins: Annotated[int, Field(ge=2, le=1000)] = 15

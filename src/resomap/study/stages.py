@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 from resomap.config.schema import ResoMapConfig
 from resomap.errors import ResoMapError, StorageError
+from resomap.layout import StudyLayout
+from resomap.records import ImageDataset
 from resomap.study import builders
+from resomap.study.explained import open_explained
 from resomap.study.explanations import explain_study
 from resomap.study.figures import draw_figures
+from resomap.study.load import load_study
 from resomap.study.profile import profile_study, profiles_are_current
 from resomap.study.progress import StudyProgress
+from resomap.study.report import write_report
 from resomap.study.sweep import StudyResult
+from resomap.study.verdict import store_verdict
 
 log = logging.getLogger(__name__)
 
@@ -45,4 +52,36 @@ def finish_study(config: ResoMapConfig, result: StudyResult, *, progress: StudyP
         attempt("explanations", lambda: explain_study(config, images=images, layout=layout, progress=progress.stage))
     if builders.profiles_wanted(config) or builders.explanations_wanted(config):
         attempt("figures", lambda: draw_figures(config, images=images, layout=layout, progress=progress.stage))
+    if builders.report_wanted(config):
+        attempt("report", lambda: report_study(config, images=images, layout=layout, progress=progress.stage))
     return undone
+
+
+def report_study(
+    config: ResoMapConfig,
+    *,
+    images: ImageDataset | None = None,
+    layout: StudyLayout | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """The verdict (analysis/verdict.json) and report/index.html from what is stored.
+
+    Raises:
+        StudyError: runs or profiles are missing.
+    """
+    progress("report")
+    if layout is None:
+        images = images or builders.dataset(config)
+        layout = builders.layout(config, images)
+    study = load_study(layout.root)
+    metric = builders.table_metric(config)
+    verdict = store_verdict(study, metric=metric, delta=builders.accepted_loss(config))
+    gallery = builders.explanation_extras(config)["gallery"]
+    explained = None
+    if study.explanations is not None and gallery:
+        images = images or builders.dataset(config)
+        drawn = builders.explained_images(config)
+        limit = builders.max_pixels(config)
+        explained = open_explained(images, count=drawn["count"], seed=drawn["seed"], max_pixels=limit)
+    write_report(study, verdict, metric=metric, explained=explained, gallery=gallery)
+    return verdict

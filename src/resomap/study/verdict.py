@@ -83,9 +83,14 @@ def judge(
     decide, report = study.splits
     labels, _ = study.stack(options[0].model, report, seeds=[study.grid[options[0].model][1][0]])
     return recommend(
-        options, budget=budget, delta=delta, metric=metric, splits=(decide, report), labels_N=labels,
+        options,
+        budget=budget,
+        delta=delta,
+        metric=metric,
+        splits=(decide, report),
+        labels_N=labels,
         warnings=tuple(_warnings(study, options, delta)),
-    )  # fmt: skip
+    )
 
 
 def _warnings(study: Study, options: list[Option], delta: float) -> Iterator[str]:
@@ -157,9 +162,14 @@ def _comparisons(study: Study, metric: str) -> Iterator[dict[str, Any]]:
         q, p_all = cochran_q((predicted[:, 0] == labels).T)
         for (i, j), one, p in zip(pairs, found, holm([two_sided_p(f) for f in found]), strict=True):
             yield {
-                "model": model, "low_resolution": resolutions[i], "high_resolution": resolutions[j],
-                "difference": plain(one), "p_holm": p, "cochran_q": q, "cochran_p": p_all,
-            }  # fmt: skip
+                "model": model,
+                "low_resolution": resolutions[i],
+                "high_resolution": resolutions[j],
+                "difference": plain(one),
+                "p_holm": p,
+                "cochran_q": q,
+                "cochran_p": p_all,
+            }
 
 
 def metric_table(study: Study, metric: str) -> list[dict[str, Any]]:
@@ -192,9 +202,11 @@ def _images(study: Study) -> Iterator[dict[str, Any]]:
         for position, side in enumerate([*resolutions, None]):
             of_side = np.flatnonzero(needs == position)
             yield {
-                "model": model, "resolution": side, "images": len(of_side),
+                "model": model,
+                "resolution": side,
+                "images": len(of_side),
                 "examples": [str(ids[i]) for i in of_side[:5]],
-            }  # fmt: skip
+            }
 
 
 def _cascades(study: Study, options: list[Option]) -> Iterator[dict[str, Any]]:
@@ -210,10 +222,14 @@ def _cascades(study: Study, options: list[Option]) -> Iterator[dict[str, Any]]:
             ]
             val, test = ((a.labels, a.probabilities, b.probabilities) for a, b in answers)
             found = best_cascade(
-                val, test, latency_ms=(latency[model, small], latency[model, large]),
+                val,
+                test,
+                latency_ms=(latency[model, small], latency[model, large]),
                 names=(f"{model} at {small} px", f"{model} at {large} px"),
-            )  # fmt: skip
-            alone = {"small_accuracy": float((answers[1][0].predicted == answers[1][0].labels).mean()),
-                     "large_accuracy": float((answers[1][1].predicted == answers[1][1].labels).mean()),
-                     "large_latency_ms": latency[model, large]}  # fmt: skip
+            )
+            alone = {
+                "small_accuracy": float((answers[1][0].predicted == answers[1][0].labels).mean()),
+                "large_accuracy": float((answers[1][1].predicted == answers[1][1].labels).mean()),
+                "large_latency_ms": latency[model, large],
+            }
             yield {"model": model} | plain(found) | alone

@@ -41,8 +41,10 @@ from resomap.study.builders.models import (
     preprocessing,
 )
 from resomap.study.builders.study import (
+    accepted_loss,
     layout,
     metric_options,
+    report_wanted,
     storable,
     study_name,
     study_params,
@@ -60,6 +62,7 @@ from resomap.study.builders.training import (
 )
 
 __all__ = [
+    "accepted_loss",
     "acuity_options",
     "agreement_options",
     "allows_callables",
@@ -98,6 +101,7 @@ __all__ = [
     "preprocessing",
     "profiles_wanted",
     "profiling_options",
+    "report_wanted",
     "set_threads",
     "storable",
     "stores",

@@ -35,6 +35,16 @@ def metric_options(config: ResoMapConfig) -> dict[str, Any]:
     }
 
 
+def report_wanted(config: ResoMapConfig) -> bool:
+    """Whether a run ends with the verdict and the report; both need measured cost."""
+    return config.analysis.report and config.system.profiling.enabled
+
+
+def accepted_loss(config: ResoMapConfig) -> float:
+    """Loss of the metric that is acceptable for a cheaper option."""
+    return config.analysis.delta
+
+
 def table_metric(config: ResoMapConfig) -> str:
     """The metric of the closing table."""
     return config.analysis.metric

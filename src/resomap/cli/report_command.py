@@ -1,0 +1,30 @@
+"""resomap report: the verdict and everything it rests on, as one page."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from resomap.cli.explain_command import study_config
+from resomap.cli.options import ConfigOption, DataOption, SetOption
+from resomap.errors import printable
+
+
+def report(
+    study: Annotated[Path, typer.Argument(help="A study's folder.")],
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    data: DataOption = None,
+) -> None:
+    """Write report/index.html, summary.txt, figures and a LaTeX table; trains and computes nothing anew."""
+    from resomap.study.figures import draw_figures
+    from resomap.study.stages import report_study
+
+    resolved = study_config(study, config, overrides, data=data, device="cpu")
+    draw_figures(resolved, progress=lambda what: print(f"{what} ...", file=sys.stderr))
+    verdict = report_study(resolved, progress=lambda what: print(f"{what} ...", file=sys.stderr))
+    print(verdict["recommendation"]["sentence"])
+    print(f"report: {printable(study / 'report' / 'index.html')}")

@@ -1,0 +1,162 @@
+"""report/index.html: one file that needs nothing else, from plain tables.
+
+Everything that comes from outside (class names, file names, settings) is escaped by jinja2, or serialised so that it
+cannot end the script element it stands in.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from resomap.report.style import COLOURS, MARKERS
+
+_SYMBOLS = {
+    "o": "circle",
+    "s": "square",
+    "^": "triangle-up",
+    "D": "diamond",
+    "v": "triangle-down",
+    "P": "cross",
+    "X": "x",
+    "<": "triangle-left",
+    ">": "triangle-right",
+    "*": "star",
+}
+_DASHES = ("solid", "dash", "dot", "dashdot")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table that the reader can sort. A cell is text, or {'text': shown, 'value': sorted by}."""
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+
+def cell(text: str, value: float | None) -> dict[str, Any]:
+    """A cell whose text is not what it is sorted by."""
+    return {"text": text, "value": "" if value is None else value}
+
+
+def interval_cell(found: Mapping[str, Any] | None, *, digits: int = 3) -> dict[str, Any]:
+    """'0.95 (0.93-0.97)', sorted by the value; a dash where there is none."""
+    if found is None or found["value"] is None:
+        return cell("–", None)
+    value, low, high = found["value"], found.get("low"), found.get("high")
+    shown = f"{value:.{digits}f}"
+    return cell(shown if low is None else f"{shown} ({low:.{digits}f} to {high:.{digits}f})", value)
+
+
+def render(context: Mapping[str, Any], plots: Mapping[str, Any]) -> str:
+    """The page.
+
+    Args:
+        context: what the template names; see templates/report.html.j2.
+        plots: element id -> {'data': traces, 'layout': layout} as plotly takes them.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("resomap.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    template = environment.get_template("report.html.j2")
+    return template.render(**context, plotly_js=_plotly_js(), plots_json=script_json(plots))
+
+
+def script_json(value: object) -> str:
+    """JSON that can stand inside a script element: no '<', no line separators."""
+    text = json.dumps(value, allow_nan=False, ensure_ascii=True)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+@cache
+def _plotly_js() -> str:
+    from plotly.offline import get_plotlyjs
+
+    # A script element ends at the first '</script', wherever it stands.
+    return str(get_plotlyjs()).replace("</script", "<\\/script")
+
+
+def data_uri(picture_HW3: np.ndarray, *, quality: int = 80) -> str:
+    """A JPEG as text."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture_HW3).save(buffer, format="jpeg", quality=quality)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def line_trace(position: int, name: str, x: Sequence[float], found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Points joined by a line, with their intervals; any two lines differ without colour too."""
+    values = [f["value"] for f in found]
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": _plain(name),
+        "x": list(x),
+        "y": values,
+        "error_y": {
+            "type": "data",
+            "symmetric": False,
+            "thickness": 1,
+            "array": [f["high"] - f["value"] for f in found],
+            "arrayminus": [f["value"] - f["low"] for f in found],
+        },
+        "line": {"color": _colour(position), "dash": _DASHES[position // len(COLOURS) % len(_DASHES)]},
+        "marker": {"symbol": _SYMBOLS[MARKERS[position % len(MARKERS)]], "size": 8, "color": _colour(position)},
+    }
+
+
+def _colour(position: int) -> str:
+    colour = COLOURS[position % len(COLOURS)]
+    return "#7f7f7f" if colour == "#000000" else colour  # black would vanish on a dark page
+
+
+def sides_axis(resolutions: Sequence[int]) -> dict[str, Any]:
+    """A logarithmic axis that names the resolutions themselves."""
+    return {
+        "type": "log",
+        "title": {"text": "input resolution (px)"},
+        "tickvals": list(resolutions),
+        "ticktext": [str(r) for r in resolutions],
+    }
+
+
+def heat_map(
+    rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float | None]], *, x: str, y: str, label: str
+) -> dict[str, Any]:
+    """A matrix whose cells show their values."""
+    return {
+        "data": [
+            {
+                "type": "heatmap",
+                "x": list(columns),
+                "y": list(rows),
+                "z": [list(r) for r in values],
+                "colorscale": "Cividis",
+                "texttemplate": "%{z:.3f}",
+                "colorbar": {"title": {"text": label}},
+            }
+        ],
+        "layout": {
+            "xaxis": {"title": {"text": x}, "type": "category"},
+            "yaxis": {"title": {"text": y}, "type": "category"},
+        },
+    }
+
+
+def _plain(text: str) -> str:
+    """Text as plotly shows it: it takes some tags and formulas for its own."""
+    return text.replace("<", "‹").replace(">", "›").replace("$", "＄")

@@ -1,0 +1,41 @@
+"""What the report says about its methods, and where they come from."""
+
+from __future__ import annotations
+
+METHODS = (
+    "Only the input resolution differs between the runs of a model: the same images, splits, crops, batch, number "
+    "of updates and seeds. The epoch with the best validation metric is kept; the choice of resolution is made on "
+    "validation, and test is opened once to report.",
+    "Images and seeds are both samples. The variance of a metric is that of a two-way layout (images x seeds), "
+    "with degrees of freedom by Satterthwaite, seeds in the place of readers [1, 2]; seeds are never pooled as "
+    "extra images. The variance between seeds is moderated over a model's resolutions [3]. Single figures get "
+    "Wilson's interval [4] with the number of images that gives this variance; differences are paired by image "
+    "and seed. Macro averages enter by their influence functions [5].",
+    "An option is recommended if it is the cheapest that is shown not to be worse than the best by more than "
+    "delta (one-sided 95 % bound), tested down each model's resolutions in a fixed sequence [6, 7] and at a level "
+    "shared by the models. Differences between resolutions carry p values adjusted by Holm [8]. Probabilities of "
+    "lying on the Pareto front and the expected regret come from a crossed bootstrap of images and seeds [9], "
+    "latencies drawn by round.",
+    "Latency is the median over blocks that were timed in turn over all models and resolutions. Memory counts the "
+    "bytes of live tensors, predicted on shapes alone and measured.",
+    "Heat maps are compared unscaled, in normalised image coordinates on the coarsest map's grid, for the same "
+    "class at every resolution. Similarity stands beside that of other images' maps (floor) and of another seed "
+    "at the same resolution (ceiling).",
+)
+REFERENCES = (
+    "Obuchowski, Rockette. Hypothesis testing of diagnostic accuracy for multiple readers and multiple tests. "
+    "Comm. Stat. Simul. 24, 1995.",
+    "Hillis. A comparison of denominator degrees of freedom methods for multiple observer ROC analysis. Stat. "
+    "Med. 26, 2007. doi:10.1002/sim.2532",
+    "Smyth. Linear models and empirical Bayes methods. Stat. Appl. Genet. Mol. Biol. 3, 2004. "
+    "doi:10.2202/1544-6115.1027",
+    "Wilson. Probable inference, the law of succession, and statistical inference. JASA 22, 1927.",
+    "Efron. The Jackknife, the Bootstrap and Other Resampling Plans. SIAM, 1982.",
+    "Maurer, Hothorn, Lehmacher. Multiple comparisons in drug clinical trials and preclinical assays: a-priori "
+    "ordered hypotheses. Biometrie in der chemisch-pharmazeutischen Industrie 6, 1995.",
+    "Piaggio et al. Reporting of noninferiority and equivalence randomized trials. JAMA 308, 2012. "
+    "doi:10.1001/jama.2012.87802",
+    "Holm. A simple sequentially rejective multiple test procedure. Scand. J. Stat. 6, 1979.",
+    "Owen. The pigeonhole bootstrap. Ann. Appl. Stat. 1, 2007. doi:10.1214/07-AOAS122",
+    "Selvaraju et al. Grad-CAM. ICCV 2017. arXiv:1610.02391",
+)
