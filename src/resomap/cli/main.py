@@ -10,6 +10,7 @@ import typer
 
 from resomap import __version__
 from resomap.cli import (
+    conditions_commands,
     config_command,
     data_commands,
     evaluate_command,
@@ -37,6 +38,8 @@ app.command("profile")(profile_command.profile)
 app.command("explain")(explain_command.explain)
 app.command("recommend")(recommend_command.recommend)
 app.command("report")(report_command.report)
+app.command("matrix")(conditions_commands.matrix)
+app.command("probe")(conditions_commands.probe)
 app.command("evaluate")(evaluate_command.evaluate)
 app.command("audit")(data_commands.audit)
 app.command("acuity")(data_commands.acuity)

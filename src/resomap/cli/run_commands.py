@@ -27,6 +27,7 @@ from resomap.cli.options import (
 )
 from resomap.cli.tables import print_known_answers, print_results
 from resomap.config.schema import ResoMapConfig
+from resomap.errors import printable
 
 
 def sweep_config(
@@ -108,7 +109,7 @@ def train(
 def run_and_print(config: ResoMapConfig, *, discard_changed: bool) -> None:
     """Run the study with progress; print its tables. Exit status 1 if a run failed, 130 if stopped."""
     from resomap.study import builders
-    from resomap.study.stages import finish_study
+    from resomap.study.stages import finish_study, stored_sentence
     from resomap.study.sweep import run_study
 
     try:
@@ -124,6 +125,9 @@ def run_and_print(config: ResoMapConfig, *, discard_changed: bool) -> None:
     answers = builders.known_answers(config, result.layout, result.records)
     if answers:
         print_known_answers(answers)
+    verdict = stored_sentence(result.layout) if builders.report_wanted(config) else None
+    if verdict is not None:
+        print(f"\n{verdict}\nreport: {printable(result.layout.report_path)}")
     for reason in unfinished:
         print(f"not done: {reason}", file=sys.stderr)
     if result.failed or unfinished:

@@ -350,6 +350,8 @@ class AnalysisConfig(Section):
     """Loss of the metric against the best option that is acceptable for a cheaper one."""
     report: bool = True
     """Write the verdict and report/index.html at the end of a run; needs system.profiling."""
+    matrix: bool = False
+    """Evaluate every run at every resolution and on less detail at the end of a run (also `resomap matrix`)."""
     top_k: Annotated[int, Field(ge=2)] = 5
     """k of top-k accuracy (bounded by the number of classes)."""
     calibration_bins: Annotated[int, Field(ge=2, le=1000)] = 15

@@ -52,7 +52,7 @@ def write_report(
         "knee": verdict["knee"],
         "options_table": _options(answer, name),
         "matrix_plots": matrix,
-        "detail_table": _detail(verdict),
+        "detail_table": _detail(verdict, name),
         "class_table": _classes(verdict),
         "image_table": _images(verdict),
         "comparison_table": _comparisons(verdict, name),
@@ -175,7 +175,7 @@ def _options(answer: Mapping[str, Any], name: str) -> Table:
     return Table(f"Every option beside the best; {answer['images']} images, {answer['seeds']} seeds", columns, rows)
 
 
-def _detail(verdict: Mapping[str, Any]) -> Table | None:
+def _detail(verdict: Mapping[str, Any], name: str) -> Table | None:
     rows = [
         [
             f"{r['model']}: {r['low_resolution']} to {r['high_resolution']} px",
@@ -186,7 +186,7 @@ def _detail(verdict: Mapping[str, Any]) -> Table | None:
         for r in verdict.get("detail", [])
     ]
     columns = ["step", "whole gain", "larger maps", "more detail"]
-    return Table("Gain of accuracy and its two parts, first run of each resolution", columns, rows) if rows else None
+    return Table(f"Gain of {name} and its two parts, with 95 % intervals", columns, rows) if rows else None
 
 
 def _classes(verdict: Mapping[str, Any]) -> Table:

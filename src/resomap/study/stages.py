@@ -7,10 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 from resomap.config.schema import ResoMapConfig
-from resomap.errors import ResoMapError, StorageError
+from resomap.errors import ResoMapError, StorageError, StudyError
 from resomap.layout import StudyLayout
 from resomap.records import ImageDataset
+from resomap.serialize import read_json
 from resomap.study import builders
+from resomap.study.conditions import run_conditions
 from resomap.study.explained import open_explained
 from resomap.study.explanations import explain_study
 from resomap.study.figures import draw_figures
@@ -52,9 +54,19 @@ def finish_study(config: ResoMapConfig, result: StudyResult, *, progress: StudyP
         attempt("explanations", lambda: explain_study(config, images=images, layout=layout, progress=progress.stage))
     if builders.profiles_wanted(config) or builders.explanations_wanted(config):
         attempt("figures", lambda: draw_figures(config, images=images, layout=layout, progress=progress.stage))
+    if builders.matrix_wanted(config):
+        study = load_study(layout.root)
+        attempt("matrix", lambda: run_conditions(config, study, images, progress=progress.stage))
     if builders.report_wanted(config):
         attempt("report", lambda: report_study(config, images=images, layout=layout, progress=progress.stage))
     return undone
+
+
+def stored_sentence(layout: StudyLayout) -> str | None:
+    """The verdict in one sentence; None where there is none."""
+    if not layout.verdict_path.exists():
+        return None
+    return str(read_json(layout.verdict_path, error=StudyError)["recommendation"]["sentence"])
 
 
 def report_study(

@@ -18,6 +18,7 @@ from resomap.analysis.tradeoff import hypervolume, knee, pareto_front
 from resomap.errors import StudyError
 from resomap.records import Cell
 from resomap.serialize import plain, write_json
+from resomap.study.conditions import detail_rows, matrix_tables
 from resomap.study.load import Study
 
 
@@ -140,6 +141,8 @@ def analyse_study(study: Study, *, metric: str, delta: float) -> dict[str, Any]:
         "classes": list(_classes(study)),
         "images": list(_images(study)),
         "cascades": list(_cascades(study, options)),
+        "matrix": matrix_tables(study, metric=metric),
+        "detail": detail_rows(study, metric=metric),
     }
 
 

@@ -43,6 +43,7 @@ from resomap.study.builders.models import (
 from resomap.study.builders.study import (
     accepted_loss,
     layout,
+    matrix_wanted,
     metric_options,
     report_wanted,
     storable,
@@ -90,6 +91,7 @@ __all__ = [
     "kept_checkpoints",
     "known_answers",
     "layout",
+    "matrix_wanted",
     "max_pixels",
     "memory_limit_mib",
     "method_options",

@@ -40,6 +40,11 @@ def report_wanted(config: ResoMapConfig) -> bool:
     return config.analysis.report and config.system.profiling.enabled
 
 
+def matrix_wanted(config: ResoMapConfig) -> bool:
+    """Whether a run evaluates every network at every resolution."""
+    return config.analysis.matrix
+
+
 def accepted_loss(config: ResoMapConfig) -> float:
     """Loss of the metric that is acceptable for a cheaper option."""
     return config.analysis.delta

@@ -1,0 +1,103 @@
+"""resomap matrix and resomap probe: trained networks at other input sizes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from resomap.cli.explain_command import study_config
+from resomap.cli.options import ConfigOption, DataOption, DeviceOption, SetOption, configure
+from resomap.cli.recommend_command import print_recommendation
+from resomap.cli.tables import print_table
+from resomap.errors import ConfigError
+
+
+def matrix(
+    study: Annotated[Path, typer.Argument(help="A study's folder.")],
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    data: DataOption = None,
+    device: DeviceOption = None,
+    weights: Annotated[
+        str, typer.Option(help="Comma-separated: as_trained, bn_reestimated, head_finetuned.")
+    ] = "as_trained,bn_reestimated",
+) -> None:
+    """Evaluate every run at every resolution, and on images of less detail."""
+    from resomap.study import builders
+    from resomap.study.conditions import WEIGHTS, detail_rows, matrix_tables, run_conditions
+    from resomap.study.load import load_study
+
+    kinds = [kind.strip() for kind in weights.split(",")]
+    unknown = [kind for kind in kinds if kind not in WEIGHTS]
+    if unknown:
+        raise ConfigError(f"--weights: expected some of {', '.join(WEIGHTS)}, got {', '.join(unknown)}")
+    resolved = study_config(study, config, overrides, data=data, device=device)
+    opened = load_study(study)
+    builders.set_threads(resolved)
+    run_conditions(
+        resolved, opened, builders.dataset(resolved), weights=kinds,
+        progress=lambda what: print(f"{what} ...", file=sys.stderr),
+    )  # fmt: skip
+    metric = builders.table_metric(resolved)
+    for kind in kinds:
+        for model, table in matrix_tables(opened, metric=metric, weights=kind).items():
+            rows = [
+                [str(side), *("-" if v is None else f"{v:.3f}" for v in values)]
+                for side, values in zip(table["trained"], table["values"], strict=True)
+            ]
+            title = f"{model}, {kind}: {metric} on {opened.splits[1]}; rows trained at, columns tested at"
+            print_table(title, ["px", *(str(side) for side in table["tested"])], rows)
+    rows = [
+        [row["model"], f"{row['low_resolution']} to {row['high_resolution']}"]
+        + [
+            f"{row[k]['value']:+.3f} ({row[k]['low']:+.3f} to {row[k]['high']:+.3f})"
+            for k in ("total", "size", "detail")
+        ]
+        for row in detail_rows(opened, metric=metric)
+    ]
+    if rows:
+        print_table("Gain = larger maps + more detail", ["model", "step", "gain", "larger maps", "more detail"], rows)
+
+
+def probe(
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    data: DataOption = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="A run's folder.")] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Model name, with --weights.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights file whose classes are the data's.")] = None,
+    resolutions: Annotated[
+        str, typer.Option(help="Comma-separated sides in pixels.")
+    ] = "128,160,192,224,256,288,320,384",
+    metric: Annotated[Literal["accuracy", "balanced_accuracy", "macro_f1"], typer.Option()] = "accuracy",
+    delta: Annotated[float, typer.Option(help="Largest loss against the best that is accepted.")] = 0.01,
+    max_latency_ms: Annotated[float | None, typer.Option(help="Median latency of one image at most.")] = None,
+    device: DeviceOption = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for predictions and verdict.")] = None,
+) -> None:
+    """Evaluate and time one trained network at many sizes, and say which to use; trains nothing."""
+    from resomap.analysis.recommend import Budget
+    from resomap.evaluation.store import write_predictions
+    from resomap.records import Cell, Condition
+    from resomap.serialize import write_json
+    from resomap.study.probe import probe as run_probe
+
+    try:
+        sides = sorted({int(side) for side in resolutions.split(",")})
+    except ValueError:
+        raise ConfigError(f"--resolutions: expected comma-separated sides in pixels, got {resolutions!r}") from None
+    resolved = configure(config, overrides, {"data.source": data, "system.device": device})
+    found, answers, _ = run_probe(
+        resolved, checkpoint=checkpoint, model=model, weights=weights, resolutions=sides, metric=metric, delta=delta,
+        budget=Budget(max_latency_ms=max_latency_ms), progress=lambda what: print(f"{what} ...", file=sys.stderr),
+    )  # fmt: skip
+    print_recommendation(found)
+    if output is not None:
+        for side, stored in answers.items():
+            condition = Condition(found.report_split, side, side)
+            cell = Cell(found.options[0].model, side, 0)
+            write_predictions(output / f"{condition.name}.parquet", stored, cell=cell, condition=condition)
+        write_json(output / "verdict.json", found)

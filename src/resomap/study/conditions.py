@@ -1,0 +1,261 @@
+"""Trained networks under other conditions than their own: other input sizes, less information, repaired statistics.
+
+The train x test matrix evaluates every run at every resolution of its model: as trained, and with the statistics of
+BatchNorm estimated anew on training images of the test resolution, and with the classifier trained on besides (FixRes,
+Touvron et al. 2019, arXiv:1906.06423). The information x input table gives a run images that were first reduced to a
+smaller resolution, so that larger maps and more detail can be told apart.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, interpolate
+
+from resomap.analysis.intervals import difference_estimate, seed_prior
+from resomap.analysis.pseudo import pseudo_values
+from resomap.config.schema import ResoMapConfig
+from resomap.data.loaders import EvalLoader, to_model_input
+from resomap.errors import StudyError
+from resomap.evaluation.predict import predict
+from resomap.evaluation.store import read_predictions, write_predictions
+from resomap.models.checkpoints import Checkpoint, load_checkpoint
+from resomap.models.resolutions import SIZE_ERRORS, dry_forward
+from resomap.records import Cell, Condition, ImageDataset, Predictions
+from resomap.serialize import plain
+from resomap.study import builders
+from resomap.study.load import Study
+
+AS_TRAINED, BATCH_NORM, HEAD = "as_trained", "bn_reestimated", "head_finetuned"
+WEIGHTS = (AS_TRAINED, BATCH_NORM, HEAD)
+_BN_IMAGES = 1024
+_HEAD_EPOCHS = 1
+_HEAD_RATE = 1e-3
+
+Progress = Callable[[str], None]
+
+
+def run_conditions(
+    config: ResoMapConfig,
+    study: Study,
+    images: ImageDataset,
+    *,
+    weights: Iterable[str] = (AS_TRAINED,),
+    detail: bool = True,
+    progress: Progress = lambda _: None,
+) -> None:
+    """Evaluate every run at every resolution of its model, and on less information; what is stored is left alone.
+
+    Predictions go to predictions/{model}/{resolution}/seed{n}/{condition}.parquet.
+    """
+    device, precision = builders.device_and_precision(config)
+    _, split = study.splits
+    for record in study.runs:
+        cell = record.cell
+        if cell.model not in study.grid:
+            continue
+        resolutions, _ = study.grid[cell.model]
+        wanted = [Condition(split, side, side, kind) for kind in weights for side in resolutions]
+        if detail:
+            wanted += [Condition(split, cell.resolution, side) for side in resolutions if side < cell.resolution]
+        missing = [c for c in wanted if not study.layout.predictions_path(cell, c).exists()]
+        if not missing:
+            continue
+        progress(f"conditions: {cell}")
+        folder = study.layout.run_dir(cell, record.family)
+        checkpoint = load_checkpoint(folder, allow_callables=builders.allows_callables(config))
+        for condition in missing:
+            answers = evaluate_condition(config, checkpoint, images, condition, device=device, precision=precision)
+            if answers is not None:
+                path = study.layout.predictions_path(cell, condition)
+                write_predictions(path, answers, cell=cell, condition=condition)
+
+
+def evaluate_condition(
+    config: ResoMapConfig,
+    checkpoint: Checkpoint,
+    images: ImageDataset,
+    condition: Condition,
+    *,
+    device: str,
+    precision: str,
+) -> Predictions | None:
+    """Predictions of a network under a condition; None where it does not take that size."""
+    side, info = condition.input_resolution, condition.information_resolution
+    if not _takes(checkpoint.model, side):
+        return None
+    network = repaired(config, checkpoint, images, side, condition.weights, device=device)
+    recipe = replace(checkpoint.preprocessing, resolution=info)
+    loader = builders.checkpoint_loader(config, images, condition.split, preprocessing=recipe, device=device)
+    options: dict[str, Any] = {"device": device, "class_names": images.class_names, "mixed_precision": precision}
+    if info == side:
+        return predict(network, loader, **options)
+    answers = predict(network, _Enlarged(loader, side, recipe.kernel, torch.device(device)), **options)
+    ids = np.array([image.image_id for image in loader.store.images])
+    return replace(answers, image_ids=ids)
+
+
+def _takes(network: nn.Module, side: int) -> bool:
+    try:
+        dry_forward(network, side)
+    except SIZE_ERRORS:
+        return False
+    return True
+
+
+class _Enlarged:
+    """Batches of a smaller resolution, enlarged: the input's size without its detail."""
+
+    def __init__(self, loader: EvalLoader, side: int, kernel: str, device: torch.device) -> None:
+        self.loader, self.side, self.device = loader, side, device
+        self.mode = "bilinear" if kernel in ("bilinear", "box") else "bicubic"
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in self.loader:
+            small_BCHW, labels_B = to_model_input(batch, self.device, non_blocking=True, channels_last=True)
+            size = (self.side, self.side)
+            yield interpolate(small_BCHW, size=size, mode=self.mode, align_corners=False), labels_B
+
+
+def repaired(
+    config: ResoMapConfig, checkpoint: Checkpoint, images: ImageDataset, side: int, weights: str, *, device: str
+) -> nn.Module:
+    """The network as trained, or a copy with BatchNorm estimated anew, or with its classifier trained on besides."""
+    if weights == AS_TRAINED:
+        return checkpoint.model
+    if weights not in WEIGHTS:
+        raise StudyError(f"weights: expected one of {', '.join(WEIGHTS)}, got {weights!r}")
+    network = copy.deepcopy(checkpoint.model).to(device)
+    recipe = replace(checkpoint.preprocessing, resolution=side)
+    loader = builders.checkpoint_loader(config, images, "train", preprocessing=recipe, device=device)
+    reestimate_batch_norm(network, loader, device=device)
+    if weights == HEAD:
+        finetune_head(network, loader, device=device)
+    return network.eval()
+
+
+def reestimate_batch_norm(network: nn.Module, loader: EvalLoader, *, device: str, images: int = _BN_IMAGES) -> None:
+    """Mean and variance of every BatchNorm as plain averages over training batches; nothing for other networks."""
+    layers = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if not layers:
+        return
+    momenta = [layer.momentum for layer in layers]
+    network.eval()
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # a cumulative average
+        layer.train()
+    seen = 0
+    with torch.no_grad():
+        for batch in loader:
+            inputs, labels = to_model_input(batch, torch.device(device), non_blocking=True, channels_last=True)
+            if len(labels) > 1 or seen == 0:
+                network(inputs)
+            seen += len(labels)
+            if seen >= images:
+                break
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    network.eval()
+
+
+def finetune_head(network: nn.Module, loader: EvalLoader, *, device: str) -> None:
+    """One epoch of the last linear layer on training images of the test resolution; all else stays."""
+    linear = [m for m in network.modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1]
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    for parameter in linear.parameters():
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.AdamW(linear.parameters(), lr=_HEAD_RATE, weight_decay=0.0)
+    network.eval()
+    for _ in range(_HEAD_EPOCHS):
+        for batch in loader:
+            inputs, labels = to_model_input(batch, torch.device(device), non_blocking=True, channels_last=True)
+            loss = cross_entropy(network(inputs).float(), labels)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+
+
+def matrix_tables(study: Study, *, metric: str, weights: str = AS_TRAINED) -> dict[str, dict[str, Any]]:
+    """model -> rows trained at, columns tested at, mean metric over seeds; models without the predictions are left out."""
+    tables = {}
+    for model, (resolutions, seeds) in study.grid.items():
+        values = [
+            [_mean(study, model, trained, tested, tested, seeds, metric, weights) for tested in resolutions]
+            for trained in resolutions
+        ]
+        own = sum(v is not None for row in values for v in row)
+        if own > len(resolutions):  # more than every run at its own size
+            tables[model] = {"trained": list(resolutions), "tested": list(resolutions), "values": values}
+    return tables
+
+
+def _read(study: Study, cell: Cell, side: int, info: int, weights: str = AS_TRAINED) -> Predictions | None:
+    path = study.layout.predictions_path(cell, Condition(study.splits[1], side, info, weights))
+    return read_predictions(path) if path.exists() else None
+
+
+def _mean(
+    study: Study, model: str, trained: int, side: int, info: int, seeds: tuple[int, ...], metric: str, weights: str
+) -> float | None:
+    values = _values(study, model, trained, side, info, seeds, metric, weights)
+    return None if values is None else float(values.mean())
+
+
+def _values(
+    study: Study,
+    model: str,
+    trained: int,
+    side: int,
+    info: int,
+    seeds: tuple[int, ...],
+    metric: str,
+    weights: str = AS_TRAINED,
+) -> np.ndarray | None:
+    """(S, N) values of a metric under a condition; None where a seed has none."""
+    rows = []
+    for seed in seeds:
+        stored = _read(study, Cell(model, trained, seed), side, info, weights)
+        if stored is None:
+            return None
+        classes = len(study.class_names)
+        rows.append(pseudo_values(stored.labels, stored.predicted, metric=metric, num_classes=classes))
+    return np.array(rows)
+
+
+def detail_rows(study: Study, *, metric: str) -> list[dict[str, Any]]:
+    """The gain of each step up in resolution, split into larger maps and more detail; both with intervals.
+
+    A(high, high) - A(low, low) = [A(high, low) - A(low, low)] + [A(high, high) - A(high, low)], where A(input,
+    information) is the metric: the first part is what larger feature maps bring, the second what the detail does.
+    """
+    rows = []
+    for model, (resolutions, seeds) in study.grid.items():
+        steps = list(zip(resolutions, resolutions[1:], strict=False))
+        if len(resolutions) > 2:
+            steps.append((resolutions[0], resolutions[-1]))
+        for low, high in steps:
+            small = _values(study, model, low, low, low, seeds, metric)
+            blurred = _values(study, model, high, high, low, seeds, metric)
+            sharp = _values(study, model, high, high, high, seeds, metric)
+            if small is None or blurred is None or sharp is None:
+                continue
+            prior = seed_prior([small, blurred, sharp])
+            rows.append(
+                {
+                    "model": model,
+                    "low_resolution": low,
+                    "high_resolution": high,
+                    "total": plain(difference_estimate(sharp, small, prior=prior)),
+                    "size": plain(difference_estimate(blurred, small, prior=prior)),
+                    "detail": plain(difference_estimate(sharp, blurred, prior=prior)),
+                }
+            )
+    return rows

@@ -1,0 +1,136 @@
+"""One trained network at many input sizes, without training: the answer for somebody who already has a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from resomap.analysis.pseudo import pseudo_values
+from resomap.analysis.recommend import Budget, Option, Recommendation, recommend
+from resomap.config.schema import ResoMapConfig
+from resomap.errors import CheckpointError, ConfigError, ResolutionError
+from resomap.evaluation.predict import predict
+from resomap.models.checkpoints import load_checkpoint
+from resomap.models.registry import build_model, normalisation_of
+from resomap.models.resolutions import SIZE_ERRORS, dry_forward
+from resomap.profiling.latency import BATCH_1
+from resomap.profiling.profiler import ProfileRecord, ProfilingPlan, Subject, profile_subjects
+from resomap.records import ImageDataset, Predictions, Preprocessing
+from resomap.study import builders
+
+Progress = Callable[[str], None]
+
+
+def probe(
+    config: ResoMapConfig,
+    *,
+    checkpoint: Path | None = None,
+    model: str | None = None,
+    weights: Path | None = None,
+    resolutions: Sequence[int],
+    metric: str,
+    delta: float,
+    budget: Budget | None = None,
+    progress: Progress = lambda _: None,
+) -> tuple[Recommendation, dict[int, Predictions], list[ProfileRecord]]:
+    """Evaluate, time and judge a network at each resolution.
+
+    Args:
+        checkpoint: a run's folder; or
+        model, weights: a model's name and its weights file, whose classes are the data's in the order of their names.
+    Returns:
+        (recommendation, predictions on the reporting split by resolution, profiles).
+    Raises:
+        CheckpointError, ResolutionError: weights that do not fit the data, or a size that the network does not take.
+    """
+    builders.set_threads(config)
+    device, precision = builders.device_and_precision(config)
+    images = builders.dataset(config)
+    network, recipe, name = _network(config, images, checkpoint, model, weights, side=max(resolutions))
+    for side in resolutions:
+        try:
+            dry_forward(network, side)
+        except SIZE_ERRORS as wrong:
+            raise ResolutionError(f"{name} does not take {side} px ({wrong}); leave it out of --resolutions") from wrong
+    splits = ("val", "test") if "test" in images.splits else ("val", "val")
+    answers: dict[tuple[str, int], Predictions] = {}
+    for side in resolutions:
+        for split in dict.fromkeys(splits):
+            progress(f"{side} px, {split}")
+            loader = builders.checkpoint_loader(
+                config, images, split, preprocessing=replace(recipe, resolution=side), device=device
+            )
+            answers[split, side] = predict(
+                network, loader, device=device, class_names=images.class_names, mixed_precision=precision
+            )
+    options: dict[str, Any] = builders.profiling_options(config)
+    plan = ProfilingPlan(device=device, protocols=(BATCH_1,), **options)
+    profiles = profile_subjects([Subject(name, network, side) for side in resolutions], plan, progress=progress)
+    found = recommend(
+        [
+            _option(name, side, answers, splits, metric, profile)
+            for side, profile in zip(resolutions, profiles, strict=True)
+        ],
+        budget=budget,
+        delta=delta,
+        metric=metric,
+        splits=splits,
+        labels_N=answers[splits[1], resolutions[0]].labels,
+        warnings=("one network trained at one size: a network trained at each size may do better there (resomap run)",),
+    )
+    return found, {side: answers[splits[1], side] for side in resolutions}, profiles
+
+
+def _network(
+    config: ResoMapConfig,
+    images: ImageDataset,
+    checkpoint: Path | None,
+    model: str | None,
+    weights: Path | None,
+    *,
+    side: int,
+) -> tuple[nn.Module, Preprocessing, str]:
+    if (checkpoint is None) == (model is None or weights is None):
+        raise ConfigError("probe: expected either --checkpoint, or --model with --weights")
+    if checkpoint is not None:
+        stored = load_checkpoint(checkpoint, allow_callables=builders.allows_callables(config))
+        if tuple(stored.metadata.class_names) != images.class_names:
+            raise CheckpointError(
+                f"the checkpoint tells apart {', '.join(stored.metadata.class_names[:5])}; the data has "
+                f"{', '.join(images.class_names[:5])}: give the data that it was trained for"
+            )
+        return stored.model, stored.preprocessing, stored.metadata.model
+    assert model is not None
+    network = build_model(model, num_classes=images.num_classes, pretrained=weights or False, resolution=side).eval()
+    mean, std = normalisation_of(model)
+    return network, Preprocessing(side, config.data.kernel, mean, std), model
+
+
+def _option(
+    name: str,
+    side: int,
+    answers: dict[tuple[str, int], Predictions],
+    splits: tuple[str, str],
+    metric: str,
+    profile: ProfileRecord,
+) -> Option:
+    def values(split: str) -> np.ndarray:
+        stored = answers[split, side]
+        classes = stored.probabilities.shape[1]
+        return pseudo_values(stored.labels, stored.predicted, metric=metric, num_classes=classes)[None]
+
+    timed = profile.at(BATCH_1)
+    return Option(
+        model=name,
+        resolution=side,
+        select_SN=values(splits[0]),
+        report_SN=values(splits[1]),
+        latency_ms=timed.median_ms,
+        latency_blocks_ms=timed.block_medians_ms,
+        memory_mib=profile.inference_memory.peak_mib,
+    )
