@@ -156,9 +156,11 @@ def _variance(values_SN: np.ndarray, expected: float | None, prior_df: float) ->
     between = max(0.0, between)
     # MS_seeds as it follows from the (moderated) variance between seeds; never below what the rest alone gives.
     ms_seeds = ms_rest + images * between
-    total = max(ms_images + ms_seeds - ms_rest, ms_images, 1e-300)
+    total = max(ms_images + ms_seeds - ms_rest, ms_images)
+    if total == 0:
+        return value, 0.0, float(max(1, images - 1)), between
     # As Hillis has it: MS_seeds enters whole, so that a variance between seeds that came out as 0 by chance costs too.
-    df = total**2 / (ms_images**2 / max(1, images - 1) + ms_seeds**2 / seed_df + 1e-300)
+    df = total**2 / (ms_images**2 / max(1, images - 1) + ms_seeds**2 / seed_df)
     return value, total / (seeds * images), float(max(1.0, df)), between
 
 

@@ -236,7 +236,9 @@ def _fixed_sequence(options: Sequence[Option], bounds: Sequence[float], referenc
     for model in {option.model for option in options}:
         order = sorted((i for i, o in enumerate(options) if o.model == model), key=lambda i: -options[i].resolution)
         if model == options[reference].model:
-            # Larger ones than the reference cost more and are no better: nothing is asked of them.
+            # Larger ones than the reference cost more and are no better: they are no step of the sequence.
+            for i in order:
+                passed[i] = options[i].resolution > options[reference].resolution and bounds[i] > -delta
             order = [i for i in order if options[i].resolution <= options[reference].resolution]
         for i in order:
             if i != reference and not bounds[i] > -delta:

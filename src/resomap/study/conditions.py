@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -184,7 +185,7 @@ def finetune_head(network: nn.Module, loader: EvalLoader, *, device: str) -> Non
 
 
 def matrix_tables(study: Study, *, metric: str, weights: str = AS_TRAINED) -> dict[str, dict[str, Any]]:
-    """model -> rows trained at, columns tested at, mean metric over seeds; models without the predictions are left out."""
+    """model -> rows trained at, columns tested at, mean metric over seeds; models never evaluated so are left out."""
     tables = {}
     for model, (resolutions, seeds) in study.grid.items():
         values = [
@@ -238,7 +239,7 @@ def detail_rows(study: Study, *, metric: str) -> list[dict[str, Any]]:
     """
     rows = []
     for model, (resolutions, seeds) in study.grid.items():
-        steps = list(zip(resolutions, resolutions[1:], strict=False))
+        steps = list(pairwise(resolutions))
         if len(resolutions) > 2:
             steps.append((resolutions[0], resolutions[-1]))
         for low, high in steps:

@@ -1,0 +1,200 @@
+"""The recommendation on simulated studies whose answer is known, and its parts by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import balanced_accuracy_score, f1_score
+
+from resomap.analysis.cascade import best_cascade, margins
+from resomap.analysis.per_class import critical_resolutions, image_needs
+from resomap.analysis.power import detectable, images_needed, seeds_needed
+from resomap.analysis.pseudo import pseudo_values
+from resomap.analysis.recommend import CANNOT_TELL, NONE_FITS, RECOMMEND, Budget, Option, recommend
+from resomap.analysis.resampling import crossed_bootstrap
+from resomap.analysis.tradeoff import front_probability, hypervolume, knee, pareto_front, regret
+
+SIDES = (64, 96, 128, 192)
+COSTS = (1.0, 2.0, 4.0, 8.0)
+
+
+def _options(accuracy: tuple[float, ...], *, images: int = 2000, seeds: int = 3, seed: int = 0) -> list[Option]:
+    """Runs that are right on the same easiest images, and each on some others by luck."""
+    rng = np.random.default_rng(seed)
+    splits = []
+    for _ in range(2):
+        ease = rng.random(images)
+        splits.append(
+            [(ease + rng.normal(0, 0.02, (seeds, images)) < a).astype(float) for a in accuracy]
+        )  # fmt: skip
+    blocks = rng.normal(1, 0.02, 25)
+    return [
+        Option("m", side, select, report, cost, tuple(cost * blocks), 10.0 * cost)
+        for side, select, report, cost in zip(SIDES, *splits, COSTS, strict=True)
+    ]
+
+
+def test_the_cheapest_sufficient_option_is_found() -> None:
+    found = recommend(_options((0.7, 0.95, 0.95, 0.95)), delta=0.02, draws=300)
+    assert (found.status, found.resolution) == (RECOMMEND, 96)
+    assert found.sentence.startswith("Ship m at 96 px: accuracy 0.9")
+    assert [o.not_inferior for o in found.options] == [False, True, True, True]
+    assert found.expected_regret < 0.01
+    assert found.options[0].front_probability == 1  # the cheapest is always on the front
+
+
+def test_where_all_are_equal_the_cheapest_wins() -> None:
+    assert recommend(_options((0.9, 0.9, 0.9, 0.9)), delta=0.02, draws=200).resolution == 64
+
+
+def test_where_more_is_better_the_largest_wins() -> None:
+    found = recommend(_options((0.6, 0.7, 0.8, 0.9)), delta=0.02, draws=200)
+    assert (found.status, found.resolution) == (RECOMMEND, 192)
+    assert "nothing cheaper" in found.sentence
+
+
+def test_a_budget_below_everything_fits_nothing() -> None:
+    found = recommend(_options((0.7, 0.9, 0.9, 0.9)), budget=Budget(max_latency_ms=0.5), draws=200)
+    assert (found.status, found.model) == (NONE_FITS, None)
+    assert found.sentence.startswith("No option fits the budget: the fastest is m at 64 px with 1.00 ms")
+    found = recommend(_options((0.7, 0.9, 0.9, 0.9)), budget=Budget(max_memory_mib=5), draws=200)
+    assert found.status == NONE_FITS
+
+
+def test_a_budget_between_takes_the_best_that_fits() -> None:
+    found = recommend(_options((0.6, 0.7, 0.8, 0.9)), budget=Budget(max_latency_ms=4.5), delta=0.02, draws=200)
+    assert found.resolution == 128
+    assert [o.within_budget for o in found.options] == [True, True, True, False]
+    near = recommend(_options((0.6, 0.7, 0.8, 0.9)), budget=Budget(max_latency_ms=4.0), draws=300)
+    assert 0.1 < near.options[2].over_budget_probability < 0.9
+
+
+def test_a_least_metric_is_reached_is_not_or_cannot_be_told() -> None:
+    options = _options((0.6, 0.7, 0.8, 0.9))
+    assert recommend(options, budget=Budget(min_metric=0.85), draws=200).resolution == 192
+    assert recommend(options, budget=Budget(min_metric=0.97), draws=200).status == NONE_FITS
+    found = recommend(options, budget=Budget(min_metric=0.9), draws=200)
+    assert found.status == CANNOT_TELL
+    assert "0.9" in found.sentence
+
+
+def test_too_few_images_cannot_tell_and_says_how_many_would() -> None:
+    # 40 images: equal in truth, but a loss of a point cannot be ruled out.
+    found = recommend(_options((0.5, 0.9, 0.9, 0.9), images=40, seed=3), delta=0.01, draws=200)
+    assert found.status == CANNOT_TELL
+    assert found.sentence.startswith("Cannot tell whether ")
+    assert any("more images" in line or "more seeds" in line for line in found.would_change)
+
+
+def test_calibrated_on_many_studies() -> None:
+    """60 studies: the smallest sufficient resolution is recommended or nothing smaller is; no step too small."""
+    right = too_small = 0
+    for i in range(60):
+        found = recommend(_options((0.7, 0.8, 0.95, 0.95), images=800, seed=i), delta=0.02, draws=50)
+        right += found.resolution == 128
+        too_small += found.resolution < 128
+    assert right >= 54
+    assert too_small <= 1
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "macro_f1"])
+def test_pseudo_values_average_to_the_metric_and_show_its_variance(metric: str) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.choice(4, 600, p=[0.5, 0.3, 0.15, 0.05])
+    predicted = np.where(rng.random(600) < 0.7, labels, rng.choice(4, 600))
+    values = pseudo_values(labels, predicted, metric=metric, num_classes=4)
+    reference = {
+        "accuracy": lambda a, b: float((a == b).mean()),
+        "balanced_accuracy": balanced_accuracy_score,
+        "macro_f1": lambda a, b: f1_score(a, b, average="macro"),
+    }[metric]
+    assert values.mean() == pytest.approx(reference(labels, predicted))
+    drawn = []
+    for _ in range(400):
+        chosen = rng.integers(600, size=600)
+        drawn.append(reference(labels[chosen], predicted[chosen]))
+    assert values.std() / np.sqrt(600) == pytest.approx(np.std(drawn), rel=0.15)
+
+
+def test_pseudo_values_with_a_class_that_has_no_images() -> None:
+    labels, predicted = np.array([0, 0, 1, 1]), np.array([0, 2, 1, 1])
+    for metric in ("balanced_accuracy", "macro_f1"):
+        values = pseudo_values(labels, predicted, metric=metric, num_classes=3)
+        assert np.isfinite(values).all()
+    # F1: class 0 2/3, class 1 1; class 2 has no images and is left out.
+    assert pseudo_values(labels, predicted, metric="macro_f1", num_classes=3).mean() == pytest.approx(5 / 6)
+
+
+def test_the_crossed_bootstrap_has_the_variance_of_images_and_seeds() -> None:
+    rng = np.random.default_rng(0)
+    seeds_effect = rng.normal(0, 0.1, (1, 6, 1))
+    values = 0.5 + seeds_effect + rng.normal(0, 0.4, (1, 1, 500)) + np.zeros((1, 6, 500))
+    drawn = crossed_bootstrap(values, draws=4000)[:, 0]
+    expected = seeds_effect.var(ddof=1) / 6 + values.mean(axis=(0, 1)).var() / 500
+    assert drawn.var() == pytest.approx(expected, rel=0.15)
+    assert drawn.mean() == pytest.approx(values.mean(), abs=0.005)
+
+
+def test_the_crossed_bootstrap_draws_the_same_for_all_options_and_keeps_strata() -> None:
+    values = np.repeat(np.random.default_rng(1).random((1, 3, 90)), 2, axis=0)
+    drawn = crossed_bootstrap(values, draws=200)
+    np.testing.assert_array_equal(drawn[:, 0], drawn[:, 1])
+    labels = np.repeat([0, 1, 2], 30)
+    constant = np.repeat([0.0, 1.0, 5.0], 30)[None, None]  # only strata differ: no variance within
+    np.testing.assert_allclose(crossed_bootstrap(constant, draws=50, strata_N=labels), 2)
+
+
+def test_front_knee_hypervolume_and_regret_by_hand() -> None:
+    quality, cost = np.array([0.5, 0.8, 0.7, 0.9]), np.array([1.0, 2.0, 3.0, 10.0])
+    assert pareto_front(quality, cost).tolist() == [True, True, False, True]
+    assert knee(quality, cost) == 1
+    assert knee(quality[:2], cost[:2]) is None
+    # Strips: (10 - 1) * .5 + (10 - 2) * .3 + (10 - 10) * .1
+    assert hypervolume(quality, cost, worst_quality=0, worst_cost=10) == pytest.approx(6.9)
+    draws = np.array([[0.5, 0.8], [0.9, 0.8]])
+    assert regret(draws, 1, np.array([True, True])) == pytest.approx((0.05, 0.095))
+    assert front_probability(draws, np.array([[1.0, 2.0], [1.0, 2.0]])).tolist() == [1.0, 0.5]
+
+
+def test_equals_are_both_on_the_front() -> None:
+    assert pareto_front(np.array([0.5, 0.5]), np.array([1.0, 1.0])).tolist() == [True, True]
+
+
+def test_critical_resolution_by_hand() -> None:
+    labels = np.repeat([0, 1], 100)
+    right = np.zeros((3, 1, 200))
+    right[:, :, :100] = 1  # class 0 at every size
+    right[1, :, 100:190] = 1  # class 1: 0, 0.9, 0.92
+    right[2, :, 100:192] = 1
+    found = critical_resolutions(right, labels, SIDES[:3], ("easy", "hard"))
+    assert [(c.name, c.critical_resolution, c.images) for c in found] == [("easy", 64, 100), ("hard", 96, 100)]
+    assert (found[1].low, found[1].high) == (96, 96)
+    assert found[1].gain == pytest.approx(0.9)
+    assert image_needs(right)[[0, 150, 191, 195]].tolist() == [0, 1, 2, 3]
+
+
+def test_cascade_by_hand() -> None:
+    labels = np.array([0, 0, 1, 1])
+    small = np.array([[0.9, 0.1], [0.45, 0.55], [0.2, 0.8], [0.55, 0.45]])  # two unsure ones are wrong
+    large = np.array([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9], [0.1, 0.9]])
+    np.testing.assert_allclose(margins(small), [0.8, 0.1, 0.6, 0.1])
+    found = best_cascade((labels, small, large), (labels, small, large), latency_ms=(1, 10), names=("s", "l"))
+    assert (found.accuracy, found.escalated, found.mean_latency_ms) == (1, 0.5, 6)
+    assert 0.1 < found.threshold < 0.6
+
+
+def test_power_is_what_simulation_finds() -> None:
+    """McNemar's test at the number of images that the plan names finds the difference in 80 % of studies."""
+    from resomap.analysis.intervals import mcnemar
+
+    images = images_needed(0.03, discordant=0.1)
+    rng = np.random.default_rng(0)
+    found = 0
+    for _ in range(600):
+        kind = rng.choice(3, images, p=[0.065, 0.035, 0.9])
+        found += mcnemar(kind != 1, kind != 0) < 0.05
+    assert abs(found / 600 - 0.8) < 0.05
+    assert detectable(images, discordant=0.1) == pytest.approx(0.03, rel=0.01)
+    # Cohen's table: d = 1 needs 10 pairs, d = 0.5 34 (two-sided 5 %, 80 %).
+    assert seeds_needed(0.02, seed_sd=0.02) == 10
+    assert seeds_needed(0.01, seed_sd=0.02) == 34
