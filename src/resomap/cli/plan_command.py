@@ -29,6 +29,12 @@ if TYPE_CHECKING:
     from resomap.study.forecast import StudyForecast
 
 
+DISCORDANT = (0.05, 0.1, 0.2)
+"""Shares of images on which just one of two resolutions is right."""
+SEED_DEVIATIONS = (0.005, 0.01)
+"""Standard deviations of a difference between seeds, as shares."""
+
+
 def plan(
     config: ConfigOption = None,
     overrides: SetOption = None,
@@ -84,3 +90,24 @@ def print_forecast(forecast: StudyForecast) -> None:
         f"{runs} runs ({forecast.seeds} seeds): {duration(forecast.hours * 3600)}, {forecast.disk_mib:.0f} MiB of disk"
     )
     print(f"memory: peak of live tensors; not counted: {forecast.leaves_out}")
+    _print_power(forecast)
+
+
+def _print_power(forecast: StudyForecast) -> None:
+    """What differences of accuracy the study's images and seeds can tell apart."""
+    from resomap.analysis.power import detectable, images_needed, seeds_needed
+
+    rows = [
+        [f"{points} point(s)", *(f"{images_needed(points / 100, discordant=share):,}" for share in DISCORDANT),
+         *(str(seeds_needed(points / 100, seed_sd=deviation)) for deviation in SEED_DEVIATIONS)]
+        for points in (1, 2, 3)
+    ]  # fmt: skip
+    columns = ["to tell", *(f"images, {share:.0%} differ" for share in DISCORDANT),
+               *(f"seeds, sd {100 * deviation:g}" for deviation in SEED_DEVIATIONS)]  # fmt: skip
+    print_table("Needed to tell two resolutions apart (power 80 %, two-sided 5 %)", columns, rows)
+    deciding = forecast.images["val"]
+    least = ", ".join(f"{100 * detectable(deciding, discordant=share):.1f} points where {share:.0%} differ"
+                      for share in DISCORDANT)  # fmt: skip
+    print(
+        f"the {deciding} validation images that decide tell apart: {least}; images: Connor 1987, seeds: paired t-test"
+    )

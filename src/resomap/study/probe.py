@@ -108,7 +108,7 @@ def _network(
     assert model is not None
     network = build_model(model, num_classes=images.num_classes, pretrained=weights or False, resolution=side).eval()
     mean, std = normalisation_of(model)
-    return network, Preprocessing(side, config.data.kernel, mean, std), model
+    return network, Preprocessing(side, builders.kernel(config), mean, std), model
 
 
 def _option(

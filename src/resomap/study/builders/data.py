@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from resomap.study.known_answers import KnownAnswer
 
 
+def kernel(config: ResoMapConfig) -> str:
+    """Of resizing."""
+    return config.data.kernel
+
+
 def cache_dir(config: ResoMapConfig) -> Path:
     """Where decoded, generated and downloaded images are kept."""
     return Path(config.data.cache_dir).expanduser()

@@ -1,0 +1,164 @@
+"""A study to its verdict: report, recommendation, matrix, probe; with hostile names, and in a browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import resomap
+from resomap.study.conditions import detail_rows
+from resomap.study.load import load_study
+
+CLASSES = ("<script>document.title='run'<", "ü \"quoted\" & 'single' $x$")
+SMALL = [
+    "--resolutions", "32,48", "--seeds", "0,1", "--epochs", "3",
+    "--set", "system.profiling.enabled=true", "--set", "system.profiling.blocks=5",
+    "--set", "system.profiling.max_batch=1", "--set", "system.profiling.end_to_end_images=0",
+    "--set", "explainability.enabled=true", "--set", "explainability.images=6",
+    "--set", "explainability.bootstrap_draws=200", "--set", "explainability.gallery=2",
+    "--set", "explainability.spectral=false", "--set", "explainability.sanity=false",
+    "--set", "analysis.matrix=true", "--set", "analysis.delta=0.2",
+]  # fmt: skip
+
+
+@pytest.fixture
+def study(tmp_path: Path, make_images: Callable[..., Path], cli: Callable, small_run: Callable) -> Path:
+    data = make_images(tmp_path / "data", classes=CLASSES, splits={"train": 16, "val": 12, "test": 12})
+    outcome = cli(*small_run(data, *SMALL))
+    assert outcome.status == 0, outcome.err
+    sentence = json.loads((tmp_path / "study/analysis/verdict.json").read_text())["recommendation"]["sentence"]
+    assert sentence in outcome.out
+    return tmp_path / "study"
+
+
+def _browser() -> str | None:
+    found = (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome"))
+    return next((path for path in found if path), None)
+
+
+def test_the_report_is_one_file_and_names_are_shown_not_run(study: Path, cli: Callable, tmp_path: Path) -> None:
+    page = (study / "report/index.html").read_text()
+    own = re.sub(r"<script>.*?</script>", "", page, flags=re.S)  # our own scripts contain addresses as text
+    assert not re.search(r"""(?:src|href)\s*=\s*["'](?!data:|\#)""", own)
+    assert "<script>document.title" not in page
+    assert "&lt;script&gt;document.title" in page
+    for section in ("verdict", "evidence", "curves", "front", "matrix", "detail", "classes", "gallery", "consistency"):
+        assert f'id="{section}"' in page, section
+    assert (study / "report/table.tex").read_text().count(" px") == 2
+    assert "macro f1 on test" in (study / "summary.txt").read_text()
+    browser = _browser()
+    if browser is None:
+        pytest.skip("no Chromium to open the report in")
+    probe = tmp_path / "probe.html"
+    check = """<script>
+const first = document.querySelector("table.sortable tbody tr td").textContent;
+const buttons = document.querySelectorAll("table.sortable th button");
+buttons[2].click(); buttons[2].click();
+const falling = [...buttons[2].closest("table").tBodies[0].rows].map(r => parseFloat(r.cells[2].textContent));
+const slider = document.querySelector("input[type=range]");
+slider.value = 1; slider.dispatchEvent(new Event("input"));
+const shown = [...slider.closest(".gallery").querySelectorAll(".at")].filter(e => !e.hidden).map(e => e.dataset.at);
+document.body.dataset.result = JSON.stringify({
+  title: document.title, falling, shown, side: document.querySelector("output").textContent,
+  plots: document.querySelectorAll(".plot .main-svg").length,
+  requests: performance.getEntriesByType("resource").length});
+</script></body>"""
+    probe.write_text(page.replace("</body>", check))
+    options = [
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--virtual-time-budget=10000",
+        "--enable-logging=stderr",
+    ]
+    done = subprocess.run(
+        [browser, *options, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", probe.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert "CONSOLE" not in done.stderr, done.stderr
+    found = re.search(r'data-result="([^"]*)"', done.stdout)
+    assert found, done.stdout[-2000:]
+    result = json.loads(found.group(1).replace("&quot;", '"').replace("&lt;", "<").replace("&amp;", "&"))
+    assert result["title"].endswith("ResoMap")
+    assert result["falling"] == sorted(result["falling"], reverse=True)
+    assert set(result["shown"]) == {"1"}
+    assert result["side"] == "48"
+    assert result["plots"] >= 3
+    assert result["requests"] == 0
+
+
+def test_recommend_answers_and_refuses(study: Path, cli: Callable, tmp_path: Path) -> None:
+    outcome = cli("recommend", study, "--delta", "0.2", "--json", tmp_path / "answer.json")
+    assert outcome.status == 0, outcome.err
+    answer = json.loads((tmp_path / "answer.json").read_text())
+    assert outcome.out.startswith(answer["sentence"])
+    assert {o["resolution"] for o in answer["options"]} == {32, 48}
+    assert any("fewer than 3 seeds" in line for line in answer["warnings"])
+    assert cli("recommend", study, "--max-latency-ms", "0.0001").out.startswith("No option fits the budget")
+    refused = {
+        "--delta=2": "--delta: expected a share",
+        "--max-latency-ms=-1": "expected a number above 0",
+        "--min-accuracy=90": "0.9 is 90 %",
+    }
+    for wrong, said in refused.items():
+        outcome = cli("recommend", study, wrong)
+        assert outcome.status == 2
+        assert said in outcome.error_lines[0]
+    assert "is no study" in cli("recommend", tmp_path).error_lines[0]
+    shutil.rmtree(study / "profiles")
+    assert "has no profile; run `resomap profile" in cli("recommend", study).error_lines[0]
+
+
+def test_matrix_and_split_of_the_gain(study: Path, cli: Callable) -> None:
+    outcome = cli("matrix", study, "--weights", "as_trained,bn_reestimated,head_finetuned")
+    assert outcome.status == 0, outcome.err
+    for kind in ("as_trained", "bn_reestimated", "head_finetuned"):
+        assert f"tiny_cnn, {kind}: macro_f1 on test" in outcome.out
+    opened = load_study(study)
+    rows = detail_rows(opened, metric="accuracy")
+    assert [(row["low_resolution"], row["high_resolution"]) for row in rows] == [(32, 48)]
+    for row in rows:
+        assert row["size"]["value"] + row["detail"]["value"] == pytest.approx(row["total"]["value"], abs=1e-12)
+    # The diagonal of the matrix is what the run itself found.
+    own = opened.results[(opened.results["split"] == "test") & (opened.results["resolution"] == 48)]["macro_f1"].mean()
+    table = json.loads((study / "analysis/verdict.json").read_text())["matrix"]["tiny_cnn"]
+    assert table["values"][1][1] == pytest.approx(own)
+    assert cli("matrix", study, "--weights", "best").status == 2
+
+
+def test_probe_of_a_checkpoint_gives_the_predictions_of_evaluate(study: Path, cli: Callable, tmp_path: Path) -> None:
+    run = study / "checkpoints/cnn/tiny_cnn/48/seed0"
+    common = ["--data", tmp_path / "data", "--set", f"data.cache_dir={tmp_path / 'cache'}",
+              "--set", "system.profiling.blocks=5"]  # fmt: skip
+    out = tmp_path / "probed"
+    outcome = cli("probe", *common, "--checkpoint", run, "--resolutions", "32,48", "--output", out)
+    assert outcome.status == 0, outcome.err
+    assert "one network trained at one size" in outcome.out
+    evaluated = tmp_path / "evaluated.parquet"
+    assert cli("evaluate", run, *common[:4], "--predictions", evaluated).status == 0
+    ours, theirs = pd.read_parquet(out / "test-in48-info48-as_trained.parquet"), pd.read_parquet(evaluated)
+    assert ours["image_id"].tolist() == theirs["image_id"].tolist()
+    np.testing.assert_array_equal(np.stack(ours["probabilities"]), np.stack(theirs["probabilities"]))
+    assert "expected either --checkpoint, or --model with --weights" in cli("probe", *common).error_lines[0]
+    assert cli("probe", *common, "--checkpoint", run, "--resolutions", "a,b").status == 2
+
+
+def test_a_study_opens_as_tables(study: Path) -> None:
+    opened = resomap.load_study(study)
+    assert opened.class_names == tuple(sorted(CLASSES))
+    assert set(opened.latency["protocol"]) == {"batch1", "saturated"}
+    answers = opened.predictions("tiny_cnn", 48, 1)
+    assert len(answers) == 24
+    assert answers.filter(like="p_").sum(axis=1).to_numpy() == pytest.approx(np.ones(24), abs=1e-5)
+    labels, predicted = opened.stack("tiny_cnn", "test")
+    assert predicted.shape == (2, 2, 24)
+    accuracy = opened.results.query("split == 'test' and resolution == 48 and seed == 1")["accuracy"].item()
+    assert (predicted[1, 1] == labels).mean() == pytest.approx(accuracy)
