@@ -162,3 +162,15 @@ def test_a_study_opens_as_tables(study: Path) -> None:
     assert predicted.shape == (2, 2, 24)
     accuracy = opened.results.query("split == 'test' and resolution == 48 and seed == 1")["accuracy"].item()
     assert (predicted[1, 1] == labels).mean() == pytest.approx(accuracy)
+
+
+def test_the_notebook_runs_from_the_first_cell_to_the_last(
+    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("STUDY", str(study))
+    notebook = json.loads((Path(__file__).parents[2] / "docs/study.ipynb").read_text())
+    names: dict[str, object] = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+    assert names["found"].sentence in capsys.readouterr().out
