@@ -54,9 +54,9 @@ def check_images(images_BCHW: Tensor, targets_B: Tensor | None) -> None:
     Raises:
         ConfigError: not (B, C, H, W) floating point, or not one target an image.
     """
-    if images_BCHW.ndim != 4 or not images_BCHW.is_floating_point():
+    if images_BCHW.ndim != 4 or not images_BCHW.is_floating_point() or len(images_BCHW) == 0:
         raise ConfigError(
-            f"images: expected (B, C, H, W) floating point, normalised; got {tuple(images_BCHW.shape)} "
+            f"images: expected (B, C, H, W) floating point, normalised, B > 0; got {tuple(images_BCHW.shape)} "
             f"{images_BCHW.dtype}"
         )
     if targets_B is not None and targets_B.shape != (len(images_BCHW),):

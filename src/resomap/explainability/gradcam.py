@@ -61,7 +61,7 @@ class GradCAM:
         name = self.layer_name(images_BCHW.shape[-1])
         parts = []
         with borrowed(self.model) as network:
-            for start in range(0, max(1, len(images_BCHW)), self.chunk):
+            for start in range(0, len(images_BCHW), self.chunk):
                 stop = start + self.chunk
                 wanted = None if targets_B is None else targets_B[start:stop]
                 parts.append(_explain(network, name, images_BCHW[start:stop], wanted))

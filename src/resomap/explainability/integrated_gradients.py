@@ -1,17 +1,22 @@
-"""Integrated Gradients, with steps where the logit changes.
+"""Integrated Gradients, with gradients where the logit is not yet accounted for.
 
 IG_i(x) = (x_i - b_i) * integral over a in 0..1 of dy_c / dx_i at b + a (x - b)
 
 The attributions add up to y_c(x) - y_c(b) (completeness) as far as the integral is exact: the relative error is
-reported, and the steps of an image are doubled until it is under a bound.
+reported, and gradients are added to an image until it is under a bound.
 
-Steps of equal length waste most gradients where the logit hardly moves. A probe of 9 forward passes along the path
-tells where it does; steps are shared out in proportion to the change, the midpoint rule is used in each. The same
-completeness then takes a third of the gradients (benchmarks/explanations.py).
+Steps of equal length waste most gradients where the logit hardly moves. Completeness holds on every part of the path
+too, and the logits at a part's ends are known: so each part tells its own error. The path starts as four equal parts
+with a gradient at each midpoint; then the part with the largest error is halved, again and again. On trained networks
+that takes a third of the gradients of equally good fixed rules (benchmarks/explanations.py).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +24,7 @@ from resomap.errors import ConfigError
 from resomap.explainability.attribution import Attribution, borrowed, check_images, chosen_targets, input_gradients
 
 PLACEMENTS = ("adaptive", "gauss_legendre")
-_PROBES = 9
+_PARTS = 4
 _TINY = 1e-6
 
 
@@ -52,7 +57,7 @@ class IntegratedGradients:
     ) -> None:
         if placement not in PLACEMENTS:
             raise ConfigError(f"placement: expected one of {', '.join(PLACEMENTS)}, got {placement!r}")
-        least = _PROBES - 1 if placement == "adaptive" else 1
+        least = _PARTS if placement == "adaptive" else 1
         if steps < least or (max_error is not None and max_steps < steps):
             raise ConfigError(f"steps: expected {least} or more and at most max_steps, got {steps} and {max_steps}")
         self.model, self.steps, self.max_steps, self.max_error = model, steps, max_steps, max_error
@@ -66,105 +71,159 @@ class IntegratedGradients:
             targets_B: int64 class ids; None: the predicted class.
         Returns:
             Maps (B, H, W) float32: |sum over channels|, not rescaled; signed_BCHW holds the attributions; notes:
-            'completeness_error' (relative, an image) and 'steps'.
+            'completeness_error' (relative, an image) and 'steps', the gradients spent.
         Side effects: none. Mode and gradients are restored, also after an error.
         """
         check_images(images_BCHW, targets_B)
+        parts = []
         with borrowed(self.model) as network:
-            baseline = (
-                torch.zeros_like(images_BCHW)
-                if self.baseline_CHW is None
-                else (self.baseline_CHW.to(images_BCHW).expand_as(images_BCHW))
-            )
-            logits_BK, targets, probed_BP = self._probe(network, images_BCHW, baseline, targets_B)
-            signed = torch.empty_like(images_BCHW)
-            error_B = torch.full((len(images_BCHW),), torch.inf, dtype=torch.float64)
-            steps_B = torch.zeros(len(images_BCHW), dtype=torch.int64)
-            change_B = probed_BP[:, -1] - probed_BP[:, 0]
-            steps, left = self.steps, torch.arange(len(images_BCHW))
-            while len(left):
-                signed[left] = self._integrate(
-                    network, images_BCHW[left], baseline[left], targets[left], probed_BP[left], steps
-                )
-                error_B[left] = _relative_error(signed[left], change_B[left]).cpu()
-                steps_B[left] = steps
-                if self.max_error is None or steps == self.max_steps:
-                    break
-                steps = min(2 * steps, self.max_steps)
-                left = (error_B > self.max_error).nonzero()[:, 0]
+            # Some images at a time: every part of a path keeps its own attributions until the end.
+            for start in range(0, len(images_BCHW), self.chunk):
+                images = images_BCHW[start : start + self.chunk]
+                wanted = None if targets_B is None else targets_B[start : start + self.chunk]
+                parts.append(self._explain(network, images, wanted))
+        signed, logits, targets = (torch.cat(list(column)) for column in list(zip(*parts, strict=True))[:3])
         return Attribution(
             maps_Bhw=signed.sum(dim=1).abs(),
             targets_B=targets,
-            logits_BK=logits_BK,
+            logits_BK=logits,
             signed_BCHW=signed,
-            notes={"completeness_error": error_B.tolist(), "steps": steps_B.tolist()},
+            notes={
+                "completeness_error": [error for part in parts for error in part[3]],
+                "steps": [steps for part in parts for steps in part[4]],
+            },
         )
 
-    def _probe(
-        self, network: nn.Module, images: Tensor, baseline: Tensor, targets_B: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """(logits (B, K), targets (B,), target logit at equally spaced points of the path (B, P))."""
-        points = torch.linspace(0, 1, _PROBES if self.placement == "adaptive" else 2).tolist()
-        with torch.no_grad():
-            along = [_forward(network, baseline + a * (images - baseline), self.chunk) for a in points]
-        targets = chosen_targets(along[-1], targets_B)
-        return along[-1], targets, torch.stack([logits.gather(1, targets[:, None])[:, 0] for logits in along], dim=1)
-
-    def _integrate(
-        self, network: nn.Module, images: Tensor, baseline: Tensor, targets: Tensor, probed: Tensor, steps: int
-    ) -> Tensor:
+    def _explain(
+        self, network: nn.Module, images: Tensor, targets_B: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, list[float], list[int]]:
+        """(attributions, logits, targets, relative errors, gradients spent)."""
+        baseline = torch.zeros_like(images) if self.baseline_CHW is None else self.baseline_CHW.to(images)
+        path = _Path(network, images, baseline.expand_as(images), self.chunk)
+        logits_BK = path.logits(torch.ones(len(images)))
+        path.targets = chosen_targets(logits_BK, targets_B)
         if self.placement == "adaptive":
-            alphas_BS, weights_BS = adaptive_steps(probed, steps)
+            signed, steps = self._refined(path, logits_BK)
         else:
-            alphas_BS, weights_BS = (v.expand(len(images), -1) for v in _gauss_legendre(steps, images))
-        total = torch.zeros_like(images)
-        # All images' steps in one row: chunks are full whatever the batch.
-        image_of = torch.arange(len(images), device=images.device).repeat_interleave(steps)
-        alphas, weights = alphas_BS.reshape(-1), weights_BS.reshape(-1)
-        for part in torch.arange(len(image_of), device=images.device).split(self.chunk):
-            which = image_of[part]
-            at = baseline[which] + alphas[part, None, None, None] * (images[which] - baseline[which])
-            gradient, _, _ = input_gradients(network, at, targets[which])
-            total.index_add_(0, which, gradient * weights[part, None, None, None])
-        return total * (images - baseline)
+            signed, steps = self._fixed(path, logits_BK)
+        change = path.value(logits_BK) - path.value(path.logits(torch.zeros(len(images))))
+        return signed, logits_BK, path.targets, _relative_error(signed, change).tolist(), steps
+
+    def _refined(self, path: _Path, logits_BK: Tensor) -> tuple[Tensor, list[int]]:
+        images = len(path.images)
+        ends = torch.linspace(0, 1, _PARTS + 1)
+        along = [path.value(path.logits(torch.full((images,), float(a)))) for a in ends[:-1]]
+        along.append(path.value(logits_BK))
+        values = torch.stack(along, dim=1).double().cpu().numpy()
+        bounds = list(pairwise(ends.tolist()))
+        parts: list[list[_Part]] = [[] for _ in range(images)]
+        everyone = list(range(images))
+        for n, (low, high) in enumerate(bounds):
+            path.extend(parts, [(i, low, high, values[i, n], values[i, n + 1]) for i in everyone])
+        change = values[:, -1] - values[:, 0]
+        steps = [_PARTS] * images
+        while True:
+            left = [i for i in everyone if self._goes_on(parts[i], change[i], steps[i])]
+            if not left:
+                break
+            wanted = []
+            for i in left:
+                worst = max(parts[i], key=lambda part: part.error)
+                parts[i].remove(worst)
+                middle = (worst.low + worst.high) / 2
+                wanted.append((i, worst.low, middle, worst.at_low, worst.at_middle))
+                wanted.append((i, middle, worst.high, worst.at_middle, worst.at_high))
+                steps[i] += 2
+            path.extend(parts, wanted)
+        return torch.stack([torch.stack([p.signed for p in own]).sum(dim=0) for own in parts]), steps
+
+    def _goes_on(self, parts: list[_Part], change: float, steps: int) -> bool:
+        if steps + 2 <= self.steps:
+            return True
+        if self.max_error is None or steps + 2 > self.max_steps:
+            return False
+        return abs(sum(part.total for part in parts) - change) > self.max_error * max(abs(change), _TINY)
+
+    def _fixed(self, path: _Path, logits_BK: Tensor) -> tuple[Tensor, list[int]]:
+        """Gauss-Legendre nodes; images whose error is over the bound get twice as many."""
+        signed = torch.empty_like(path.images)
+        change = path.value(logits_BK) - path.value(path.logits(torch.zeros(len(path.images))))
+        spent = [0] * len(path.images)
+        steps, left = self.steps, list(range(len(path.images)))
+        while left:
+            nodes, weights = np.polynomial.legendre.leggauss(steps)
+            for i in left:
+                signed[i] = 0
+                spent[i] = steps
+            at = [(i, (float(n) + 1) / 2, float(w) / 2) for i in left for n, w in zip(nodes, weights, strict=True)]
+            for start in range(0, len(at), self.chunk):
+                some = at[start : start + self.chunk]
+                gradients, _ = path.gradients([i for i, _, _ in some], [a for _, a, _ in some])
+                for (i, _, weight), gradient in zip(some, gradients, strict=True):
+                    signed[i] += weight * gradient
+            if self.max_error is None or steps == self.max_steps:
+                break
+            errors = _relative_error(signed, change).tolist()
+            left = [i for i in left if errors[i] > self.max_error]
+            steps = min(2 * steps, self.max_steps)
+        return signed, spent
 
 
-def _forward(network: nn.Module, images: Tensor, chunk: int) -> Tensor:
-    return torch.cat([network(part) for part in images.split(chunk)])
+@dataclass(slots=True, eq=False)
+class _Part:
+    """A part of an image's path, with the attributions that the gradient at its middle gives."""
+
+    low: float
+    high: float
+    at_low: float
+    at_middle: float
+    at_high: float
+    """The target's logit."""
+    signed: Tensor
+    total: float
+    """Sum of the attributions."""
+
+    @property
+    def error(self) -> float:
+        return abs(self.total - (self.at_high - self.at_low))
 
 
-def adaptive_steps(probed_BP: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """Midpoints and lengths of `steps` steps: P - 1 equal intervals get shares in proportion to |change of logit|.
+class _Path:
+    """Straight lines from the baselines to the images."""
 
-    Each interval gets one step at least, so that nothing is skipped.
+    def __init__(self, network: nn.Module, images: Tensor, baseline: Tensor, chunk: int) -> None:
+        self.network, self.images, self.baseline, self.chunk = network, images, baseline, chunk
+        self.step = images - baseline
+        self.targets = torch.zeros(len(images), dtype=torch.int64)
 
-    Args:
-        probed_BP: the logit at P equally spaced points, ends included.
-    Returns:
-        (alphas (B, S), weights (B, S)); weights add up to 1.
-    """
-    change_BI = probed_BP.diff(dim=1).abs().double()
-    intervals = change_BI.shape[1]
-    total = change_BI.sum(dim=1, keepdim=True)
-    share_BI = torch.where(total > 0, change_BI / total.clamp_min(1e-30), torch.full_like(change_BI, 1 / intervals))
-    wanted_BI = share_BI * (steps - intervals)
-    count_BI = wanted_BI.floor().long()
-    # Largest remainders get the steps that rounding down left over.
-    rank_BI = (wanted_BI - count_BI).argsort(dim=1, descending=True).argsort(dim=1)
-    count_BI = 1 + count_BI + (rank_BI < (steps - intervals - count_BI.sum(dim=1, keepdim=True)))
-    rows_a, rows_w = [], []
-    for counts in count_BI.tolist():
-        edges = [(i, n, j) for i, n in enumerate(counts) for j in range(n)]
-        rows_a.append([(i + (j + 0.5) / n) / intervals for i, n, j in edges])
-        rows_w.append([1 / (n * intervals) for _, n, _ in edges])
-    return torch.tensor(rows_a).to(probed_BP), torch.tensor(rows_w).to(probed_BP)
+    def logits(self, alphas_B: Tensor) -> Tensor:
+        """(B, K) at one point of each image's path."""
+        at = self.baseline + alphas_B.to(self.images)[:, None, None, None] * self.step
+        with torch.no_grad():
+            return torch.cat([self.network(part.contiguous(memory_format=torch.channels_last))
+                              for part in at.split(self.chunk)])  # fmt: skip
 
+    def value(self, logits_BK: Tensor) -> Tensor:
+        """(B,) the targets' logits."""
+        return logits_BK.gather(1, self.targets[:, None])[:, 0]
 
-def _gauss_legendre(steps: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    import numpy as np
+    def gradients(self, which: list[int], alphas: list[float]) -> tuple[Tensor, Tensor]:
+        """(gradient times step, logit of the target) at points of several images' paths."""
+        index = torch.tensor(which, device=self.images.device)
+        a = torch.tensor(alphas, device=self.images.device, dtype=self.images.dtype)[:, None, None, None]
+        at = (self.baseline[index] + a * self.step[index]).contiguous(memory_format=torch.channels_last)
+        gradient, logits, targets = input_gradients(self.network, at, self.targets[index])
+        return gradient * self.step[index], logits.gather(1, targets[:, None])[:, 0]
 
-    nodes, weights = np.polynomial.legendre.leggauss(steps)
-    return torch.from_numpy((nodes + 1) / 2).to(like), torch.from_numpy(weights / 2).to(like)
+    def extend(self, parts: list[list[_Part]], wanted: list[tuple[int, float, float, float, float]]) -> None:
+        """Add parts (image, low, high, logit at low, logit at high), each with the gradient at its middle."""
+        for start in range(0, len(wanted), self.chunk):
+            some = wanted[start : start + self.chunk]
+            gradients, middles = self.gradients([w[0] for w in some], [(w[1] + w[2]) / 2 for w in some])
+            for (i, low, high, at_low, at_high), gradient, middle in zip(some, gradients, middles, strict=True):
+                signed = gradient * (high - low)
+                total = float(signed.double().sum())
+                parts[i].append(_Part(low, high, at_low, float(middle), at_high, signed, total))
 
 
 def _relative_error(signed_BCHW: Tensor, change_B: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from resomap.errors import ConfigError, TargetLayerError
 from resomap.explainability.explainer import ModelExplainer
 from resomap.explainability.gradcam import GradCAM
-from resomap.explainability.integrated_gradients import IntegratedGradients, adaptive_steps
+from resomap.explainability.integrated_gradients import IntegratedGradients
 from resomap.explainability.methods import METHODS, explain
 from resomap.explainability.perturbation import grid_regions
 from resomap.explainability.saliency import Saliency
@@ -82,12 +82,22 @@ def test_integrated_gradients_adds_steps_until_the_error_is_under_the_bound() ->
     assert more.notes["steps"][0] > 8
 
 
-def test_adaptive_steps_by_hand() -> None:
-    # Changes 0, 1, 3, 0 over four intervals, 8 steps: one each, the other four in shares 0, 1, 3, 0.
-    alphas, weights = adaptive_steps(torch.tensor([[0.0, 0.0, 1.0, 4.0, 4.0]]), 8)
-    expected = [1 / 8, 5 / 16, 7 / 16, *(0.5 + (i + 0.5) / 16 for i in range(4)), 7 / 8]
-    torch.testing.assert_close(alphas, torch.tensor([expected]))
-    torch.testing.assert_close(weights, torch.tensor([[1 / 4, 1 / 8, 1 / 8, *[1 / 16] * 4, 1 / 4]]))
+def test_gradients_are_added_where_the_logit_is_not_accounted_for() -> None:
+    """Up to 0.9 of the path nothing happens: of the parts that are added all lie around the kink."""
+    asked: list[float] = []
+
+    class Watched(Kink):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.requires_grad:
+                asked.extend(x.detach().sum(dim=(1, 2, 3)).tolist())
+            return super().forward(x)
+
+    image = torch.full((1, 1, 2, 2), 0.25)  # the sum is the place on the path
+    found = IntegratedGradients(Watched(), steps=12, max_error=None)(image, torch.tensor([0]))
+    assert asked[:4] == pytest.approx([1 / 8, 3 / 8, 5 / 8, 7 / 8])
+    # (3/4, 1) is halved; then whichever half holds the kink: (7/8, 1), and so on.
+    assert asked[4:] == pytest.approx([13 / 16, 15 / 16, 29 / 32, 31 / 32, 57 / 64, 59 / 64, 113 / 128, 115 / 128])
+    assert found.notes["steps"] == [12]
 
 
 def _network() -> nn.Module:
@@ -185,7 +195,7 @@ def test_bad_requests_say_what_was_expected() -> None:
     with pytest.raises(ConfigError, match="expected one of gradcam"):
         explain(model, images, method="gradcm")
     with pytest.raises(ConfigError, match="steps"):
-        IntegratedGradients(model, steps=4)
+        IntegratedGradients(model, steps=3)
 
 
 def test_regions_are_the_same_share_of_the_image_at_every_size() -> None:

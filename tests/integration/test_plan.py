@@ -1,0 +1,60 @@
+"""resomap plan and resomap profile on a small folder of images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def common(tmp_path: Path, make_images: Callable[..., Path]) -> list[str]:
+    data = make_images(tmp_path / "data")
+    return ["--data", str(data), "--models", "tiny_cnn", "--resolutions", "32,64,96", "--device", "cpu",
+            "--set", f"data.cache_dir={tmp_path / 'cache'}", "--output", str(tmp_path / "study")]  # fmt: skip
+
+
+def test_a_plan_names_memory_time_and_what_does_not_fit(
+    common: list[str], cli: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resomap.study.calibrate.LEAST_S", 0.05)
+    outcome = cli(
+        "plan", *common, "--epochs", "4", "--seeds", "0,1", "--batch-size", "8", "--json", tmp_path / "p.json"
+    )
+    assert outcome.status == 0, outcome.err
+    plan = json.loads((tmp_path / "p.json").read_text())
+    cells = plan["cells"]
+    assert [cell["resolution"] for cell in cells] == [32, 64, 96]
+    # A fully convolutional network: nine times the pixels, nine times the operations, about nine times the activations.
+    assert cells[2]["macs"] / cells[0]["macs"] == pytest.approx(9, rel=0.02)
+    assert 5 < cells[2]["training_mib"] / cells[0]["training_mib"] < 9.5
+    assert all(cell["micro_batch"] == 8 for cell in cells)
+    assert plan["hours"] * 3600 == pytest.approx(2 * sum(cell["seconds_per_run"] for cell in cells))
+    assert "6 runs (2 seeds)" in outcome.out
+    assert "Needed to tell two resolutions apart" in outcome.out
+    assert not (tmp_path / "study").exists()
+    limit = (cells[0]["training_mib"] + cells[2]["training_mib"]) / 2 / 1024
+    tight = cli("plan", *common, "--epochs", "4", "--batch-size", "8", "--set", f"system.memory_gib={limit}",
+                "--json", tmp_path / "tight.json")  # fmt: skip
+    assert tight.status == 0, tight.err
+    fewer = json.loads((tmp_path / "tight.json").read_text())["cells"]
+    assert {cell["micro_batch"] for cell in fewer} == {4}  # the same at every resolution of a model
+    none = cli("plan", *common, "--epochs", "4", "--set", "system.memory_gib=0.0001")
+    assert none.out.count("does not fit: tiny_cnn") == 3
+
+
+def test_profile_prints_ratios_and_curves(common: list[str], cli: Callable, tmp_path: Path) -> None:
+    outcome = cli("profile", *common, "--set", "system.profiling.blocks=5", "--set", "system.profiling.max_batch=2",
+                  "--json", tmp_path / "all.json")  # fmt: skip
+    assert outcome.status == 0, outcome.err
+    assert "Latency ratio at batch 1 (paired rounds)" in outcome.out
+    assert "Cost curves t = t0 + k r^p" in outcome.out
+    records = json.loads((tmp_path / "all.json").read_text())
+    assert [r["resolution"] for r in records] == [32, 64, 96]
+    assert all((tmp_path / f"study/profiles/tiny_cnn/{side}.json").exists() for side in (32, 64, 96))
+    assert records[0]["end_to_end"]["total_ms"] > records[0]["end_to_end"]["decode_ms"] > 0
+    unknown = cli("profile", *common, "--set", "system.profiling.modes=[fast]")
+    assert unknown.status == 2
+    assert "system.profiling.modes" in unknown.error_lines[0]
