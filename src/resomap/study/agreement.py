@@ -108,7 +108,7 @@ def _spread(
             "gini": np.mean([measures.gini(one.maps) for one in of_side], axis=0),
         }
         if masks is not None:
-            pairs = [_with_masks(one, masks) for one in of_side]
+            pairs = [framed_with_masks(one.maps, one.boxes, masks) for one in of_side]
             figures["energy_in_mask"] = np.nanmean([measures.energy_in_mask(*pair) for pair in pairs], axis=0)
             figures["pointing_game"] = np.nanmean([measures.pointing_game(*pair) for pair in pairs], axis=0)
         row: dict[str, Any] = {"resolution": resolution, "seeds": len(of_side)}
@@ -125,11 +125,13 @@ def _spread(
     return rows
 
 
-def _with_masks(one: StoredMaps, masks: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """(maps, masks), both on the map's own grid over the whole image."""
-    grid = coarsest_grid([one.maps.shape])
+def framed_with_masks(
+    maps_Nhw: np.ndarray, boxes_N4: np.ndarray, masks: Sequence[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(maps, masks), both (N, g, g) on the maps' own grid over the whole image."""
+    grid = coarsest_grid([maps_Nhw.shape])
     whole = np.array([[0.0, 0.0, 1.0, 1.0]])
-    framed = to_common_frame(one.maps, one.boxes, grid=grid)
+    framed = to_common_frame(maps_Nhw, boxes_N4, grid=grid)
     return framed, np.concatenate([to_common_frame(mask[None], whole, grid=grid) for mask in masks])
 
 

@@ -17,7 +17,7 @@ from resomap.explainability.receptive_field import effective_receptive_field
 from resomap.explainability.spectral import octave_bands, without_band
 from resomap.metrics import maps as measures
 from resomap.models.checkpoints import Checkpoint
-from resomap.study.agreement import mean_interval
+from resomap.study.agreement import framed_with_masks, mean_interval
 from resomap.study.explained import ExplainedImages, normalised
 from resomap.study.maps import StoredMaps
 
@@ -34,6 +34,7 @@ def probe_run(
     options: Mapping[str, Any],
     device: str,
     sanity: bool,
+    masks: Sequence[np.ndarray] | None = None,
     draws: int = 2000,
 ) -> dict[str, Any]:
     """One run's maps of one method against its own network; on the first images, since each costs many passes.
@@ -68,6 +69,9 @@ def probe_run(
         row["random_weights_spearman"] = asdict(
             mean_interval(measures.spearman(maps_Bhw.cpu().numpy(), random), draws=draws)
         )
+        if masks is not None:
+            pair = framed_with_masks(random, images.boxes[first], masks[first])
+            row["random_weights_energy_in_mask"] = asdict(mean_interval(measures.energy_in_mask(*pair), draws=draws))
     try:
         field = effective_receptive_field(network, stored.cell.resolution)
         row |= {"receptive_field_px": field.side_px, "receptive_field_share": field.share_of_input}
