@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 import resomap
 from resomap.study.conditions import detail_rows
@@ -149,6 +150,34 @@ def test_probe_of_a_checkpoint_gives_the_predictions_of_evaluate(study: Path, cl
     np.testing.assert_array_equal(np.stack(ours["probabilities"]), np.stack(theirs["probabilities"]))
     assert "expected either --checkpoint, or --model with --weights" in cli("probe", *common).error_lines[0]
     assert cli("probe", *common, "--checkpoint", run, "--resolutions", "a,b").status == 2
+
+
+def test_an_exported_run_answers_like_the_study(study: Path, cli: Callable, tmp_path: Path) -> None:
+    import onnxruntime
+
+    out = tmp_path / "exported"
+    outcome = cli("export", study, "--output", out, "--model", "tiny_cnn", "--resolution", "48", "--seed", "1")
+    assert outcome.status == 0, outcome.err
+    assert "same answers to 16 images" in outcome.out
+    recipe = json.loads((out / "preprocessing.json").read_text())
+    assert (recipe["resolution"], recipe["class_names"]) == (48, sorted(CLASSES))
+    # By the words of preprocessing.json alone, with Pillow, as somebody who deploys would do it.
+    stored = load_study(study).predictions("tiny_cnn", 48, 1)
+    session = onnxruntime.InferenceSession(str(out / "model.onnx"))
+    for _, row in stored.iloc[:4].iterrows():
+        with Image.open(tmp_path / "data" / row["image_id"]) as picture:
+            scale = 48 / min(picture.size)
+            size = tuple(max(48, round(side * scale)) for side in picture.size)
+            resized = picture.convert("RGB").resize(size, Image.Resampling[recipe["kernel"].upper()])
+        left, top = ((side - 48) // 2 for side in resized.size)
+        values = np.asarray(resized.crop((left, top, left + 48, top + 48)), dtype=np.float32) / 255
+        values = ((values - recipe["mean"]) / recipe["std"]).transpose(2, 0, 1)[None].astype(np.float32)
+        logits = session.run(["logits"], {"images": values})[0][0]
+        probabilities = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+        np.testing.assert_allclose(probabilities, row.filter(like="p_").to_numpy(dtype=float), atol=2e-3)
+    outcome = cli("export", study, "--output", out, "--model", "vgg11", "--resolution", "48")
+    assert outcome.status == 2
+    assert "no finished run of vgg11 @48" in outcome.error_lines[0]
 
 
 def test_a_study_opens_as_tables(study: Path) -> None:

@@ -15,6 +15,7 @@ from resomap.cli import (
     data_commands,
     evaluate_command,
     explain_command,
+    export_command,
     plan_command,
     profile_command,
     recommend_command,
@@ -40,6 +41,7 @@ app.command("recommend")(recommend_command.recommend)
 app.command("report")(report_command.report)
 app.command("matrix")(conditions_commands.matrix)
 app.command("probe")(conditions_commands.probe)
+app.command("export")(export_command.export)
 app.command("evaluate")(evaluate_command.evaluate)
 app.command("audit")(data_commands.audit)
 app.command("acuity")(data_commands.acuity)

@@ -1,0 +1,36 @@
+"""resomap export: the chosen run as files for deployment."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from resomap.cli.explain_command import study_config
+from resomap.cli.options import ConfigOption, DataOption, SetOption
+from resomap.errors import printable
+
+
+def export(
+    study: Annotated[Path, typer.Argument(help="A study's folder.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the files.")] = Path("exported"),
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Default: the recommended one.")] = None,
+    resolution: Annotated[int | None, typer.Option("--resolution", "-r", help="Default: the recommended one.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Default: the best on val.")] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    data: DataOption = None,
+) -> None:
+    """Write weights, ONNX and preprocessing.json of a run; checked by answering real images with both."""
+    from resomap.study import builders
+    from resomap.study.export import chosen_run, export_run
+    from resomap.study.load import load_study
+
+    resolved = study_config(study, config, overrides, data=data, device="cpu")
+    opened = load_study(study)
+    run = chosen_run(opened, model=model, resolution=resolution, seed=seed, metric=builders.table_metric(resolved))
+    found = export_run(resolved, opened, run, output, progress=lambda what: print(f"{what} ...", file=sys.stderr))
+    print(f"{found.run}: {', '.join(found.files)} in {printable(found.folder)}")
+    print(f"same answers to {found.images} images; logits differ by {found.largest_difference:.1g} at most")

@@ -1,0 +1,150 @@
+"""The chosen run as files for deployment, checked on real images."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from resomap.config.schema import ResoMapConfig
+from resomap.errors import DeviceError, StudyError
+from resomap.layout import BEST_WEIGHTS, METADATA
+from resomap.models.checkpoints import load_checkpoint
+from resomap.profiling.modes import onnx_bytes
+from resomap.records import RunRecord
+from resomap.serialize import make_dirs, read_json, write_atomic, write_json
+from resomap.study import builders
+from resomap.study.explained import open_explained
+from resomap.study.load import Study
+
+CHECKED_IMAGES = 16
+_LARGEST_DIFFERENCE = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written, and how it was checked."""
+
+    folder: Path
+    run: str
+    files: tuple[str, ...]
+    images: int
+    """Real images that both answered."""
+    largest_difference: float
+    """Of the logits."""
+
+
+def chosen_run(
+    study: Study, *, model: str | None = None, resolution: int | None = None, seed: int | None = None, metric: str
+) -> RunRecord:
+    """The run asked for; what is left open is taken from the verdict, and the seed that was best on val.
+
+    Raises:
+        StudyError: there is no verdict to take it from, or no such run.
+    """
+    if model is None or resolution is None:
+        stored = study.layout.verdict_path
+        answer = read_json(stored, error=StudyError)["recommendation"] if stored.exists() else {"model": None}
+        if answer["model"] is None:
+            raise StudyError("the study has no recommendation; name a run with --model and --resolution")
+        model, resolution = model or answer["model"], resolution or answer["resolution"]
+    fitting = [
+        run for run in study.runs
+        if (run.cell.model, run.cell.resolution) == (model, resolution) and seed in (None, run.cell.seed)
+    ]  # fmt: skip
+    if not fitting:
+        there = ", ".join(dict.fromkeys(f"{run.cell.model} @{run.cell.resolution}" for run in study.runs))
+        raise StudyError(
+            f"no finished run of {model} @{resolution}{f' seed {seed}' if seed is not None else ''}: {there}"
+        )
+    return max(fitting, key=lambda run: _val_metric(run, metric))
+
+
+def _val_metric(run: RunRecord, metric: str) -> float:
+    found = [values[metric] for values in run.metrics.values() if values["split"] == "val"]
+    return float(found[0]) if found else 0.0
+
+
+def export_run(
+    config: ResoMapConfig,
+    study: Study,
+    run: RunRecord,
+    folder: Path,
+    *,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Exported:
+    """Write weights, ONNX and preprocessing.json, and answer real images with both.
+
+    Raises:
+        StudyError: the ONNX file answers differently.
+        DeviceError: the packages for ONNX are missing.
+    """
+    import importlib.util
+
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise DeviceError(f"export needs {', '.join(missing)}; install resomap[onnx]")
+    checkpoint = load_checkpoint(
+        study.layout.run_dir(run.cell, run.family), allow_callables=builders.allows_callables(config)
+    )
+    recipe = checkpoint.preprocessing
+    make_dirs(folder)
+    progress("ONNX")
+    side = recipe.resolution
+    content = onnx_bytes(checkpoint.model, (2, 3, side, side), dynamic_batch=True)
+    write_atomic(folder / "model.onnx", lambda stream: stream.write(content))
+    for name in (BEST_WEIGHTS, METADATA):
+        shutil.copyfile(checkpoint.path.parent / name, folder / name)
+    write_json(folder / "preprocessing.json", _preprocessing(recipe, checkpoint.metadata.class_names))
+    progress("checking")
+    images, difference = _compare(config, checkpoint, content)
+    files = ("model.onnx", BEST_WEIGHTS, METADATA, "preprocessing.json")
+    return Exported(folder, str(run.cell), files, images, difference)
+
+
+def _preprocessing(recipe: Any, class_names: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "steps": [
+            "decode to RGB, upright by EXIF orientation",
+            f"resize the short side to {recipe.resolution} px, antialiased, {recipe.kernel}",
+            f"cut the centre square of {recipe.resolution} px",
+            "divide by 255, subtract mean, divide by std, by channel",
+            "layout: batch, channel (RGB), height, width; float32",
+        ],
+        "resolution": recipe.resolution,
+        "crop": "center",
+        "kernel": recipe.kernel,
+        "antialias": True,
+        "mean": recipe.mean,
+        "std": recipe.std,
+        "class_names": class_names,
+        "input": "images",
+        "output": "logits",
+    }
+
+
+def _compare(config: ResoMapConfig, checkpoint: Any, content: bytes) -> tuple[int, float]:
+    """(images, largest difference of the logits) of torch and ONNX Runtime on real images."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    pictures = open_explained(
+        builders.dataset(config), count=CHECKED_IMAGES, seed=0, max_pixels=builders.max_pixels(config)
+    )
+    worst, images = 0.0, 0
+    for _, images_BCHW in pictures.batches(checkpoint.preprocessing, batch_size=5):
+        with torch.inference_mode():
+            ours = checkpoint.model(images_BCHW).numpy()
+        theirs = session.run(None, {"images": images_BCHW.numpy()})[0]
+        worst = max(worst, float(np.abs(ours - theirs).max()))
+        images += len(ours)
+        if not np.array_equal(ours.argmax(axis=1), theirs.argmax(axis=1)) or worst > _LARGEST_DIFFERENCE:
+            raise StudyError(f"the ONNX file answers differently (logits differ by {worst:.2g}); do not ship it")
+    return images, worst
