@@ -60,6 +60,7 @@ def write_report(
         "galleries": list(_galleries(study, explained, gallery)) if explained is not None and gallery else [],
         "consistency_table": _consistency(study),
         "masks_table": _masks(study),
+        "faithfulness_table": _faithfulness(study),
         "cost_table": _cost(study),
         "memory_table": _memory(study),
         "methods": METHODS,
@@ -347,6 +348,31 @@ def _masks(study: Study) -> Table | None:
         ["maps", "energy / area", "pointing game", "entropy"],
         rows,
     )
+
+
+def _faithfulness(study: Study) -> Table | None:
+    found = study.explanations
+    if found is None or not found["faithfulness"]:
+        return None
+    rows = [
+        [
+            f"{r['model']}, {_words(r['method'])} at {r['resolution']} px",
+            interval_cell(r["insertion_auc"], digits=2),
+            interval_cell(r["deletion_auc"], digits=2),
+            cell(f"{r['max_sensitivity']:.2f}", r["max_sensitivity"]),
+            interval_cell(r.get("random_weights_spearman"), digits=2),
+            "–"
+            if r["receptive_field_px"] is None
+            else cell(f"{r['receptive_field_px']:.0f} ({r['receptive_field_share']:.0%})", r["receptive_field_px"]),
+        ]
+        for r in found["faithfulness"]
+    ]
+    caption = (
+        "Do the maps show what the network uses? Insertion high and deletion low speak for them; likeness to maps of "
+        "random weights against them. Effective receptive field of the last feature map beside the input"
+    )
+    columns = ["maps", "insertion", "deletion", "max-sensitivity", "likeness to random weights", "field px"]
+    return Table(caption, columns, rows)
 
 
 def _cost(study: Study) -> Table:
