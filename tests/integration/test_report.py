@@ -194,7 +194,7 @@ def test_a_study_opens_as_tables(study: Path) -> None:
 
 
 def test_the_notebook_runs_from_the_first_cell_to_the_last(
-    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    study: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("STUDY", str(study))
     notebook = json.loads((Path(__file__).parents[2] / "docs/study.ipynb").read_text())
@@ -202,4 +202,4 @@ def test_the_notebook_runs_from_the_first_cell_to_the_last(
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             exec("".join(cell["source"]), names)
-    assert names["found"].sentence in capsys.readouterr().out
+    assert names["found"].sentence in capfd.readouterr().out

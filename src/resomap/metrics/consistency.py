@@ -28,6 +28,9 @@ SIMILARITIES: Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 }
 """Higher is more alike; 'centre_of_mass' is 1 less the shift in fractions of the side."""
 NOT_REPEATABLE = "explanations are not repeatable here; the question cannot be answered"
+AS_RESEEDING = "changing the resolution changes the explanation no more than reseeding does"
+MORE = "changing the resolution changes the explanation more than reseeding does"
+BETTER = "explanations agree better across these resolutions than across seeds"
 ONE_SEED = "one seed has no ceiling; run two or more seeds"
 LEAST_GAP = 0.05
 """Seeds that agree less than this above the floor, at either resolution, leave nothing to be measured."""
@@ -125,10 +128,10 @@ def _verdict(ratio: Interval) -> str:
     if ratio.low is None or ratio.high is None:
         return NOT_REPEATABLE
     if ratio.low <= 1 <= ratio.high:
-        return "changing the resolution changes the explanation no more than reseeding does"
+        return AS_RESEEDING
     if ratio.high < 1:
-        return "changing the resolution changes the explanation more than reseeding does"
-    return "explanations agree better across these resolutions than across seeds"
+        return MORE
+    return BETTER
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,6 +10,7 @@ import numpy as np
 from resomap import __version__
 from resomap.errors import printable
 from resomap.explainability.overlay import overlay
+from resomap.metrics.consistency import AS_RESEEDING, BETTER, MORE, NOT_REPEATABLE, ONE_SEED
 from resomap.report.html import (
     Table,
     cell,
@@ -29,6 +30,13 @@ from resomap.study.verdict import metric_table
 
 _PICTURE = 168
 _LARGEST_TABLE = 2000
+_SHORT = {
+    AS_RESEEDING: "as a new seed",
+    MORE: "more than a new seed",
+    BETTER: "less than a new seed",
+    NOT_REPEATABLE: "seeds disagree: no answer",
+    ONE_SEED: "one seed: no ceiling",
+}
 
 
 def write_report(
@@ -317,13 +325,15 @@ def _consistency(study: Study) -> Table | None:
             interval_cell(r["cross"], digits=2),
             interval_cell(r["ceiling"], digits=2),
             interval_cell(r["consistency"], digits=2),
-            r["verdict"],
+            _SHORT.get(r["verdict"], r["verdict"]),
         ]
         for r in found["consistency"]
         if r["similarity"] == found["similarity"] and r["subset"] == "all"
     ]
     caption = f"{found['similarity'].capitalize()} of maps on {found['images']} {found['split']} images"
-    return Table(caption, ["maps", "floor", "across", "ceiling", "C", "verdict"], rows) if rows else None
+    return (
+        Table(caption, ["maps", "floor", "across", "ceiling", "C", "resolution changes them"], rows) if rows else None
+    )
 
 
 def _words(name: str) -> str:
