@@ -135,6 +135,20 @@ def test_matrix_and_split_of_the_gain(study: Path, cli: Callable) -> None:
     assert cli("matrix", study, "--weights", "best").status == 2
 
 
+def test_detail_that_an_image_does_not_have_cannot_be_gained(
+    tmp_path: Path, make_images: Callable[..., Path], cli: Callable, small_run: Callable
+) -> None:
+    """Images of 32 px, inputs of 32 and 48 px: the larger input holds the same detail, to the last bit."""
+    data = make_images(tmp_path / "tiny", size=(32, 32))
+    outcome = cli(*small_run(data, "--resolutions", "32,48", "--seeds", "0,1", "--set", "analysis.matrix=true"))
+    assert outcome.status == 0, outcome.err
+    (row,) = detail_rows(load_study(tmp_path / "study"), metric="accuracy")
+    assert row["detail"]["value"] == 0
+    assert row["detail"]["low"] <= 0 <= row["detail"]["high"]
+    assert row["size"]["value"] == row["total"]["value"]
+    assert any("smaller than 48 px" in note for note in load_study(tmp_path / "study").about["notes"])
+
+
 def test_probe_of_a_checkpoint_gives_the_predictions_of_evaluate(study: Path, cli: Callable, tmp_path: Path) -> None:
     run = study / "checkpoints/cnn/tiny_cnn/48/seed0"
     common = ["--data", tmp_path / "data", "--set", f"data.cache_dir={tmp_path / 'cache'}",

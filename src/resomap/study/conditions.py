@@ -16,12 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, interpolate
+from torch.nn.functional import cross_entropy
 
 from resomap.analysis.intervals import difference_estimate, seed_prior
 from resomap.analysis.pseudo import pseudo_values
 from resomap.config.schema import ResoMapConfig
+from resomap.data.decode import to_square
 from resomap.data.loaders import EvalLoader, to_model_input
 from resomap.errors import StudyError
 from resomap.evaluation.predict import predict
@@ -111,17 +113,17 @@ def _takes(network: nn.Module, side: int) -> bool:
 
 
 class _Enlarged:
-    """Batches of a smaller resolution, enlarged: the input's size without its detail."""
+    """Batches of a smaller resolution, enlarged as an image of that size would be: the size without the detail."""
 
     def __init__(self, loader: EvalLoader, side: int, kernel: str, device: torch.device) -> None:
-        self.loader, self.side, self.device = loader, side, device
-        self.mode = "bilinear" if kernel in ("bilinear", "box") else "bicubic"
+        self.loader, self.side, self.kernel, self.device = loader, side, kernel, device
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in self.loader:
-            small_BCHW, labels_B = to_model_input(batch, self.device, non_blocking=True, channels_last=True)
-            size = (self.side, self.side)
-            yield interpolate(small_BCHW, size=size, mode=self.mode, align_corners=False), labels_B
+            pictures = (Image.fromarray(pixels) for pixels in batch.images.numpy())
+            squares = np.stack([to_square(picture, self.side, kernel=self.kernel) for picture in pictures])
+            enlarged = replace(batch, images=torch.from_numpy(squares))
+            yield to_model_input(enlarged, self.device, non_blocking=True, channels_last=True)
 
 
 def repaired(

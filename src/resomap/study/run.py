@@ -138,6 +138,10 @@ def _finish(context: StudyContext, cell: Cell, record: RunRecord, fit: FitRecord
     context.ranks.barrier()
     metrics: dict[str, Mapping[str, Any]] = {}
     checkpoint = load_checkpoint(_run_dir(context, cell), allow_callables=":" in cell.model)
+    if context.ranks.is_main:
+        # Other conditions of earlier weights must not stand beside these.
+        for stale in context.layout.predictions_dir(cell).glob("*.parquet"):
+            stale.unlink()
     for split in ("val", "test"):
         if split in context.stores:
             condition = Condition(split, cell.resolution, cell.resolution)
