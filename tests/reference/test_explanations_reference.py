@@ -50,9 +50,11 @@ def test_gradcam_equals_captum_and_pytorch_grad_cam(name: str) -> None:
     with RawGradCAM(model=model, target_layers=[module]) as other:
         other(images, targets=[ClassifierOutputTarget(int(k)) for k in TARGETS])
     for expected in (captum.detach(), torch.from_numpy(other.raw)):
+        # Values of up to 4 have a rounding error of some 1e-5 in float32: Captum's own against float64 is 1.3e-5.
+        scale = max(1.0, float(expected.max()))
         difference = float((ours - expected).abs().max())
-        assert difference < 1e-5
-        # At random weights some networks' maps are that small themselves.
+        assert difference < 1e-5 * scale
+        # At random weights some networks' maps are as small as that themselves.
         assert difference <= 1e-3 * float(expected.max())
 
 
