@@ -1,0 +1,292 @@
+"""The tables of the report, from what a study stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from resomap.errors import printable
+from resomap.metrics.consistency import AS_RESEEDING, BETTER, MORE, NOT_REPEATABLE, ONE_SEED
+from resomap.report.html import Table, cell, interval_cell
+from resomap.study.load import Study
+
+_LARGEST_TABLE = 2000
+_SHORT = {
+    AS_RESEEDING: "as a new seed",
+    MORE: "more than a new seed",
+    BETTER: "less than a new seed",
+    NOT_REPEATABLE: "seeds disagree: no answer",
+    ONE_SEED: "one seed: no ceiling",
+}
+
+
+def options_table(answer: Mapping[str, Any], name: str) -> Table:
+    """Every option beside the best."""
+    rows = []
+    for o in answer["options"]:
+        best = f"{o['model']} at {o['resolution']} px" == answer["reference"]
+        rows.append(
+            [
+                f"{o['model']} at {o['resolution']} px",
+                interval_cell(o["metric"]),
+                cell(f"{o['latency_ms']:.2f}", o["latency_ms"]),
+                cell(f"{o['memory_mib']:.1f}", o["memory_mib"]),
+                cell("best", 0.0) if best else interval_cell(o["difference"]),
+                "–" if best else cell(f"{o['lower_bound']:+.3f}", o["lower_bound"]),
+                "yes" if o["not_inferior"] else "no",
+                cell(f"{o['front_probability']:.2f}", o["front_probability"]),
+            ]
+        )
+    columns = [
+        "option",
+        f"{name} on {answer['report_split']}",
+        "ms an image",
+        "MiB",
+        f"difference on {answer['select_split']}",
+        "one-sided bound",
+        f"within {answer['delta']:g}",
+        "P(on the front)",
+    ]
+    return Table(f"Every option beside the best; {answer['images']} images, {answer['seeds']} seeds", columns, rows)
+
+
+def detail_table(verdict: Mapping[str, Any], name: str) -> Table | None:
+    """The gain of each step and its two parts; None where nothing was evaluated so."""
+    rows = [
+        [
+            f"{r['model']}: {r['low_resolution']} to {r['high_resolution']} px",
+            interval_cell(r["total"]),
+            interval_cell(r["size"]),
+            interval_cell(r["detail"]),
+        ]
+        for r in verdict.get("detail", [])
+    ]
+    columns = ["step", "whole gain", "larger maps", "more detail"]
+    return Table(f"Gain of {name} and its two parts, with 95 % intervals", columns, rows) if rows else None
+
+
+def classes_table(verdict: Mapping[str, Any]) -> Table:
+    """Critical resolution of each class."""
+    rows = [
+        [
+            c["name"],
+            c["model"],
+            c["images"],
+            cell(f"{c['critical_resolution']} ({c['low']} to {c['high']})", c["critical_resolution"]),
+            cell(f"{c['recall'][0]:.3f}", c["recall"][0]),
+            cell(f"{max(c['recall']):.3f}", max(c["recall"])),
+            cell(f"{c['gain']:+.3f}", c["gain"]),
+        ]
+        for c in verdict["classes"]
+    ]
+    shown = sorted(rows, key=lambda row: -row[6]["value"])[:_LARGEST_TABLE]
+    more = f"; the {_LARGEST_TABLE} of {len(rows)} with the largest gain" if len(rows) > len(shown) else ""
+    return Table(
+        f"Critical resolution of each class: from there on recall stays within 0.05 of its best{more}",
+        ["class", "model", "images", "critical px (95 %)", "recall at smallest", "best recall", "gain"],
+        shown,
+    )
+
+
+def images_table(verdict: Mapping[str, Any]) -> Table:
+    """Images by the resolution that they need."""
+    rows = [
+        [
+            r["model"],
+            "at none" if r["resolution"] is None else cell(f"{r['resolution']} px", r["resolution"]),
+            r["images"],
+            ", ".join(printable(e) for e in r["examples"][:3]),
+        ]
+        for r in verdict["images"]
+    ]
+    return Table(
+        "Images by the smallest resolution from which on most seeds are right",
+        ["model", "right from", "images", "for example"],
+        rows,
+    )
+
+
+def comparisons_table(verdict: Mapping[str, Any], name: str) -> Table:
+    """Pairs of resolutions."""
+    rows = [
+        [
+            f"{c['model']}: {c['high_resolution']} less {c['low_resolution']} px",
+            interval_cell(c["difference"]),
+            cell(f"{c['p_holm']:.2g}", c["p_holm"]),
+        ]
+        for c in verdict["comparisons"]
+    ]
+    return Table(
+        f"Differences of {name}, paired by image and seed, with 95 % intervals; p by Holm over a model's pairs",
+        ["pair", "difference", "p (Holm)"],
+        rows[:_LARGEST_TABLE],
+    )
+
+
+def cascades_table(verdict: Mapping[str, Any]) -> Table | None:
+    """Answer small, escalate where unsure."""
+    rows = [
+        [
+            f"{c['small']}, then {c['large']}",
+            cell(f"{c['threshold']:.3f}", c["threshold"]),
+            cell(f"{c['escalated']:.0%}", c["escalated"]),
+            cell(f"{c['accuracy']:.3f}", c["accuracy"]),
+            cell(f"{c['mean_latency_ms']:.2f}", c["mean_latency_ms"]),
+            cell(f"{c['large_accuracy']:.3f} at {c['large_latency_ms']:.2f} ms", c["large_accuracy"]),
+        ]
+        for c in verdict["cascades"]
+    ]
+    columns = ["cascade", "margin", "escalated", "accuracy", "mean ms", "large one alone"]
+    return Table("Answer small, escalate where the margin is below the threshold", columns, rows) if rows else None
+
+
+def consistency_table(study: Study) -> Table | None:
+    """Agreement of maps between floor and ceiling."""
+    found = study.explanations
+    if found is None:
+        return None
+    rows = [
+        [
+            f"{r['model']}, {_words(r['method'])}: {r['low_resolution']} and {r['high_resolution']} px",
+            interval_cell(r["floor"], digits=2),
+            interval_cell(r["cross"], digits=2),
+            interval_cell(r["ceiling"], digits=2),
+            interval_cell(r["consistency"], digits=2),
+            _SHORT.get(r["verdict"], r["verdict"]),
+        ]
+        for r in found["consistency"]
+        if r["similarity"] == found["similarity"] and r["subset"] == "all"
+    ]
+    caption = f"{found['similarity'].capitalize()} of maps on {found['images']} {found['split']} images"
+    return (
+        Table(caption, ["maps", "floor", "across", "ceiling", "C", "resolution changes them"], rows) if rows else None
+    )
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def masks_table(study: Study) -> Table | None:
+    """Where the maps lie on known evidence."""
+    found = study.explanations
+    if found is None or not found["has_masks"]:
+        return None
+    rows = [
+        [
+            f"{r['model']}, {r['method']} at {r['resolution']} px",
+            interval_cell(r["energy_in_mask"], digits=2),
+            interval_cell(r["pointing_game"], digits=2),
+            interval_cell(r["entropy"], digits=2),
+        ]
+        for r in found["spread"]
+    ]
+    return Table(
+        "Energy of the maps inside the evidence over its share of the area (1 is chance)",
+        ["maps", "energy / area", "pointing game", "entropy"],
+        rows,
+    )
+
+
+def faithfulness_table(study: Study) -> Table | None:
+    """Whether the maps show what the network uses."""
+    found = study.explanations
+    if found is None or not found["faithfulness"]:
+        return None
+    rows = [
+        [
+            f"{r['model']}, {_words(r['method'])} at {r['resolution']} px",
+            interval_cell(r["insertion_auc"], digits=2),
+            interval_cell(r["deletion_auc"], digits=2),
+            cell(f"{r['max_sensitivity']:.2f}", r["max_sensitivity"]),
+            interval_cell(r.get("random_weights_spearman"), digits=2),
+            "–"
+            if r["receptive_field_px"] is None
+            else cell(f"{r['receptive_field_px']:.0f} ({r['receptive_field_share']:.0%})", r["receptive_field_px"]),
+        ]
+        for r in found["faithfulness"]
+    ]
+    caption = (
+        "Do the maps show what the network uses? Insertion high and deletion low speak for them; likeness to maps of "
+        "random weights against them. Effective receptive field of the last feature map beside the input"
+    )
+    columns = ["maps", "insertion", "deletion", "max-sensitivity", "likeness to random weights", "field px"]
+    return Table(caption, columns, rows)
+
+
+def cost_table(study: Study) -> Table:
+    """Latency and throughput."""
+    rows = [
+        [
+            f"{p['model']} at {p['resolution']} px",
+            t["mode"],
+            t["protocol"],
+            t["batch_size"],
+            cell(f"{t['median_ms']:.2f} ({t['median_low_ms']:.2f} to {t['median_high_ms']:.2f})", t["median_ms"]),
+            cell(f"{t['p95_ms']:.2f}", t["p95_ms"]),
+            cell(f"{t['p99_ms']:.2f}", t["p99_ms"]),
+            cell(f"{t['images_per_s']:.1f}", t["images_per_s"]),
+            cell(f"{p['end_to_end']['total_ms']:.2f}", p["end_to_end"]["total_ms"]) if p["end_to_end"] else "–",
+        ]
+        for p in study.profiles
+        for t in p["latency"]
+    ]
+    device = study.profiles[0] if study.profiles else {"device_name": "no profile", "threads": 0}
+    columns = [
+        "option",
+        "mode",
+        "protocol",
+        "batch",
+        "median ms (95 %)",
+        "p95 ms",
+        "p99 ms",
+        "images/s",
+        "file to answer ms",
+    ]
+    return Table(f"Latency on {device['device_name']}, {device['threads']} threads", columns, rows)
+
+
+def memory_table(study: Study) -> Table:
+    """Operations and memory, predicted beside measured."""
+    rows = [
+        [
+            f"{p['model']} at {p['resolution']} px",
+            *(cell(f"{v:.4g}", v) for v in (p["complexity"]["macs"] / 1e9, p["complexity"]["parameters"] / 1e6)),
+            *(
+                cell(f"{v:.1f}", v)
+                for v in (
+                    p["predicted_inference_mib"],
+                    p["inference_memory"]["peak_mib"],
+                    p["predicted_training_mib"],
+                    p["training_memory"]["peak_mib"],
+                )
+            ),
+            p["training_memory"]["batch"],
+        ]
+        for p in study.profiles
+    ]
+    columns = [
+        "option",
+        "GMACs",
+        "M parameters",
+        "inference MiB predicted",
+        "measured",
+        "training MiB predicted",
+        "measured",
+        "training batch",
+    ]
+    return Table("Operations of one image, and memory (live tensors): predicted beside measured", columns, rows)
+
+
+def provenance_table(study: Study) -> Table:
+    """What was run, and where."""
+    about = study.about
+    rows = [
+        ["data", about["data"]],
+        ["images", ", ".join(f"{split} {count}" for split, count in about["images"].items())],
+        ["classes", len(about["class_names"])],
+        ["runs", len(study.runs)],
+    ]
+    stored = study.runs[0].provenance.items()
+    rows += [[_words(k), printable(str(v))] for k, v in stored if k != "metric_options"]
+    return Table("What was run, and where", ["", "value"], rows)
