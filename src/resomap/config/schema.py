@@ -116,7 +116,7 @@ class ProfilingConfig(Section):
 
     enabled: bool = True
     """Measure latency, throughput, memory and FLOPs of every model and resolution at the end of a run."""
-    blocks: Annotated[int, Field(ge=5)] = 25
+    blocks: Annotated[int, Field(ge=5)] = 50
     """Timed blocks of each model and resolution, taken in turn so that drift of the machine falls on all alike."""
     warmup: Count = 5
     """Least number of untimed calls before; more until the times are stable."""
