@@ -1,6 +1,6 @@
 """Does the verdict recover planted answers?
 
-    python benchmarks/known_answers.py [--replicates 20] [--work DIR]
+    python benchmarks/known_answers.py [--replicates 20] [--first 0] [--work DIR]
 
 Each replicate generates its own images (acuity: gratings of 27 cycles per image), trains tiny_cnn at 32, 48 and 64 px
 with two seeds, times it, and asks for a recommendation with delta 0.05. The known answer is the smallest resolution
@@ -31,6 +31,7 @@ DELTA = 0.05
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--replicates", type=int, default=20)
+    parser.add_argument("--first", type=int, default=0, help="seed of the first replicate")
     parser.add_argument("--work", type=Path)
     given = parser.parse_args()
     work = given.work or Path(tempfile.mkdtemp(prefix="known-answers-"))
@@ -38,7 +39,7 @@ def main() -> None:
     known = next(side for side in SIDES if ideal[side] >= max(ideal.values()) - DELTA)
     print(f"ideal observer: {', '.join(f'{side} px {a:.3f}' for side, a in ideal.items())}; the answer is {known} px")
     tally = {"right": 0, "too small": 0, "none fits": 0, "null: smallest": 0, "null: higher is better": 0}
-    for replicate in range(given.replicates):
+    for replicate in range(given.first, given.first + given.replicates):
         study = trained(work / f"standard{replicate}", seed=replicate, variant="standard")
         found = judge(study, metric="accuracy", delta=DELTA)
         tally["right"] += found.resolution == known
