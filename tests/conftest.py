@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,27 @@ class Outcome:
     @property
     def error_lines(self) -> list[str]:
         return [line for line in self.err.splitlines() if line.startswith("error: ")]
+
+
+@pytest.fixture
+def without_privileges(tmp_path: Path) -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """A context in which file permissions hold: the superuser becomes `nobody`, anybody else stays who they are."""
+
+    @contextlib.contextmanager
+    def become() -> Iterator[None]:
+        if os.geteuid() != 0:
+            yield
+            return
+        for folder in (tmp_path, *tmp_path.parents):
+            if str(folder).startswith("/tmp/"):
+                folder.chmod(folder.stat().st_mode | 0o055)
+        os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+
+    return become
 
 
 @pytest.fixture

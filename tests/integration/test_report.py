@@ -66,12 +66,17 @@ def test_a_run_ends_with_the_verdict(study: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out.txt").read_text().rstrip().splitlines()[-2] == sentence
 
 
-def _browser() -> str | None:
+@pytest.fixture
+def browser() -> str:
+    """The path of a Chromium."""
     found = (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome"))
-    return next((path for path in found if path), None)
+    path = next((path for path in found if path), None)
+    if path is None:
+        pytest.skip("no Chromium on this machine to open the report in")
+    return path
 
 
-def test_the_report_is_one_file_and_names_are_shown_not_run(study: Path, cli: Callable, tmp_path: Path) -> None:
+def test_the_report_is_one_file_and_escapes_names(study: Path) -> None:
     page = (study / "report/index.html").read_text()
     own = re.sub(r"<script>.*?</script>", "", page, flags=re.S)  # our own scripts contain addresses as text
     assert not re.search(r"""(?:src|href)\s*=\s*["'](?!data:|\#)""", own)
@@ -81,9 +86,10 @@ def test_the_report_is_one_file_and_names_are_shown_not_run(study: Path, cli: Ca
         assert f'id="{section}"' in page, section
     assert (study / "report/table.tex").read_text().count(" px") == 2
     assert "macro f1 on test" in (study / "summary.txt").read_text()
-    browser = _browser()
-    if browser is None:
-        pytest.skip("no Chromium to open the report in")
+
+
+def test_the_report_works_in_a_browser_and_names_are_not_run(study: Path, browser: str, tmp_path: Path) -> None:
+    page = (study / "report/index.html").read_text()
     probe = tmp_path / "probe.html"
     check = """<script>
 const first = document.querySelector("table.sortable tbody tr td").textContent;
@@ -243,3 +249,25 @@ def test_the_notebook_runs_from_the_first_cell_to_the_last(
         if cell["cell_type"] == "code":
             exec("".join(cell["source"]), names)
     assert names["found"].sentence in capfd.readouterr().out
+
+
+def test_a_stage_that_fails_costs_no_other(
+    tmp_path: Path,
+    make_images: Callable[..., Path],
+    cli: Callable,
+    small_run: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A device error while profiling: the table is printed, the study is whole, and the line names the stage."""
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr("resomap.study.stages.profile_study", broken)
+    data = make_images(tmp_path / "data")
+    outcome = cli(*small_run(data, "--set", "system.profiling.enabled=true", "--set", "analysis.matrix=true"))
+    assert outcome.status == 1
+    assert "not done: profiling: RuntimeError('CUDA error" in outcome.err
+    assert "mean over seeds" in outcome.out
+    assert len(load_study(tmp_path / "study").results) == 2  # val and test
+    assert any("info32" in path.name for path in (tmp_path / "study").rglob("*.parquet"))

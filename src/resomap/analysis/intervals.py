@@ -30,7 +30,7 @@ _PRIOR_DF = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean over seeds and images with its standard error; immutable."""
+    """A mean over seeds and images with its standard error."""
 
     value: float
     low: float

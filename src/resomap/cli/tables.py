@@ -31,7 +31,10 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         table.add_column(name, justify="left" if index == 0 else "right")
     for row in rows:
         table.add_row(*[printable(cell) for cell in row])
-    console().print(f"\n{title}", table)
+    out = console()
+    if not out.is_terminal:  # a cell in two lines helps nobody who reads a file
+        out.width = max(out.width, out.measure(table, options=out.options.update(max_width=10_000)).maximum)
+    out.print(f"\n{title}", table)
 
 
 def print_results(result: StudyResult, *, metric: str) -> None:

@@ -281,7 +281,7 @@ class ExplainabilityConfig(Section):
     ig_max_steps: Count = 192
     """Steps of Integrated Gradients at most."""
     ig_max_error: Positive = 0.1
-    """Bound of the median relative completeness error of Integrated Gradients."""
+    """Bound of an image's relative completeness error of Integrated Gradients."""
     similarity: Literal["spearman", "pearson", "ssim"] = "spearman"
     """Similarity of two maps that the consistency is computed from."""
     bootstrap_draws: Annotated[int, Field(ge=200)] = 2000

@@ -31,6 +31,11 @@ def normalisation_map(mean: Sequence[float], std: Sequence[float]) -> Tensor:
     return torch.from_numpy(matrix)
 
 
+def normalised(squares_BHWC: np.ndarray, *, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """(B, 3, H, W) float32: (x / 255 - mean) / std of uint8 pixels, or of floats in 0..255; as evaluation does."""
+    return apply_map(torch.from_numpy(np.ascontiguousarray(squares_BHWC)), normalisation_map(mean, std))
+
+
 def jitter_map(
     images_BHWC: np.ndarray,
     *,
@@ -69,7 +74,7 @@ def apply_map(images_BHWC: Tensor, colour: Tensor) -> Tensor:
     """(B, 3, H, W) float32, channels_last in memory: the affine map on uint8 pixels scaled to 0..1.
 
     Args:
-        images_BHWC: uint8.
+        images_BHWC: uint8, or floating point in 0..255.
         colour: (B, 3, 4), one map for each image; or (3, 4), a diagonal one for all.
     """
     batch, height, width, _ = images_BHWC.shape

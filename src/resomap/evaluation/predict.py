@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from resomap.data.loaders import Batch, EvalLoader, as_batches, to_model_input
 from resomap.errors import DatasetError
+from resomap.models.resolutions import in_eval_mode
 from resomap.records import Predictions
 
 Gather = Callable[[Any], list[Any]]
@@ -47,7 +47,7 @@ def predict(
     if channels_last:
         model.to(memory_format=torch.channels_last)
     indices, labels, probabilities = [], [], []
-    with _evaluating(model), torch.inference_mode(), _autocast(device, mixed_precision):
+    with in_eval_mode(model), torch.inference_mode(), _autocast(device, mixed_precision):
         for batch in _batches(loader):
             images_BCHW, labels_B = to_model_input(
                 batch, device, non_blocking=non_blocking, channels_last=channels_last
@@ -58,18 +58,6 @@ def predict(
     own = _concatenated(indices, labels, probabilities)
     shards = gather(own) if gather is not None and world_size > 1 else [own]
     return _in_order(shards, loader, class_names)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for every submodule; each gets its own mode back."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def _autocast(device: torch.device, mixed_precision: str) -> torch.autocast:

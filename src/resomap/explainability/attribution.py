@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from resomap.errors import ConfigError
+from resomap.models.resolutions import in_eval_mode
 from resomap.models.target_layers import unwrapped
 
 
@@ -37,15 +38,9 @@ class Attribution:
 def borrowed(model: nn.Module) -> Iterator[nn.Module]:
     """The network itself, in evaluation mode and float32; modes and gradients are as before afterwards."""
     network = unwrapped(model)
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
     device = next(network.parameters(), torch.empty(0)).device
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield network
-    finally:
-        for module, training in modes:
-            module.training = training
+    with in_eval_mode(network), torch.autocast(device.type, enabled=False):
+        yield network
 
 
 def check_images(images_BCHW: Tensor, targets_B: Tensor | None) -> None:

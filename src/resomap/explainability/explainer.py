@@ -12,19 +12,18 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from resomap.data.colour import normalised
 from resomap.data.decode import to_square
 from resomap.errors import ConfigError
 from resomap.explainability.attribution import Attribution
 from resomap.explainability.methods import METHODS, explain
 from resomap.explainability.overlay import colour_map, overlay, resized_map
+from resomap.models.pretrained import IMAGENET_MEAN, IMAGENET_STD
 from resomap.records import Preprocessing
 from resomap.serialize import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,7 +96,7 @@ class ModelExplainer:
         """One picture, resized and cut as evaluation does it."""
         recipe = self._recipe(resolution)
         square = to_square(picture.convert("RGB"), recipe.resolution, kernel=recipe.kernel)
-        images_1CHW = _normalised(square, recipe)
+        images_1CHW = normalised(square[None], mean=recipe.mean, std=recipe.std)
         targets = None if target is None else torch.tensor([target])
         found = self.explain_batch(images_1CHW, targets, method=method, **options)
         logits = found.logits_BK
@@ -211,12 +210,6 @@ class ModelExplainer:
 
     def _name(self, label: int) -> str:
         return self.class_names[label] if self.class_names else str(label)
-
-
-def _normalised(square_HW3: np.ndarray, recipe: Preprocessing) -> Tensor:
-    values = torch.from_numpy(np.ascontiguousarray(square_HW3)).permute(2, 0, 1)[None].float() / 255
-    mean, std = (torch.tensor(v)[:, None, None] for v in (recipe.mean, recipe.std))
-    return (values - mean) / std
 
 
 def _figure(

@@ -48,6 +48,15 @@ def dry_forward(model: nn.Module, resolution: int, *, batch: int = 2) -> object:
         return functional_call(model, state, (images_BCHW,))
 
 
+def takes(model: nn.Module, resolution: int) -> bool:
+    """Whether a forward pass at this size works, by shapes alone."""
+    try:
+        dry_forward(model, resolution)
+    except SIZE_ERRORS:
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def in_eval_mode(model: nn.Module) -> Iterator[None]:
     """Evaluation mode inside; each submodule's own mode is restored, also after an error."""

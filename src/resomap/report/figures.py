@@ -20,16 +20,18 @@ TOP = 99
 """Percentile of a heat map that gets the full colour: single pixels would leave the rest dark."""
 _WIDTH = 3.4
 _PAGE = 7.1
+_PANELS = 3
+"""Beside each other on a page."""
 
 
-def _axes(columns: int = 1, *, height: float = 2.5) -> tuple[Figure, list[Axes]]:
+def _axes(columns: int = 1, *, height: float = 2.5, lines: int = 1) -> tuple[Figure, list[Axes]]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as NewFigure
 
     figure = NewFigure(figsize=(_WIDTH if columns == 1 else _PAGE, height), layout="constrained")
     FigureCanvasAgg(figure)  # no window, no global state
-    found = figure.subplots(1, columns, squeeze=False)[0]
-    return figure, list(found)
+    found = figure.subplots(lines, columns, squeeze=False)
+    return figure, list(found.ravel())
 
 
 def _sides(axes: Axes, resolutions: Sequence[int]) -> None:
@@ -64,30 +66,31 @@ def _legend(axes: Axes, entries: int, *, note: str = "") -> None:
     axes.legend(title=note or None, title_fontsize=6, ncols=1 if entries <= 6 else 2)
 
 
-def cost_figure(profiles: Sequence[Mapping[str, Any]]) -> Figure:
-    """Latency at batch 1, throughput and memory against resolution, of the first mode measured.
+def cost_figure(costs: Sequence[Mapping[str, Any]]) -> Figure:
+    """Latency at batch 1, throughput and memory against resolution.
 
     Args:
-        profiles: profiles/*.json.
+        costs: a row for each model and resolution: 'model', 'resolution', 'batch1' and 'saturated' (latency records as
+            stored), 'memory_mib'.
     """
     with paper_style():
         figure, axes = _axes(3, height=2.4)
-        models = list(dict.fromkeys(p["model"] for p in profiles))
+        models = list(dict.fromkeys(p["model"] for p in costs))
         for position, model in enumerate(models):
-            rows = sorted((p for p in profiles if p["model"] == model), key=lambda p: p["resolution"])
+            rows = sorted((p for p in costs if p["model"] == model), key=lambda p: p["resolution"])
             sides = [p["resolution"] for p in rows]
             style = line_style(position)
-            single = [_latency(p, "batch1") for p in rows]
+            single = [p["batch1"] for p in rows]
             axes[0].plot(sides, [t["median_ms"] for t in single], label=model, **style)
             axes[0].fill_between(
                 sides, [t["median_low_ms"] for t in single], [t["median_high_ms"] for t in single],
                 color=style["color"], alpha=0.2, linewidth=0,
             )  # fmt: skip
-            axes[1].plot(sides, [_latency(p, "saturated")["images_per_s"] for p in rows], **style)
-            axes[2].plot(sides, [p["inference_memory"]["peak_mib"] for p in rows], **style)
+            axes[1].plot(sides, [p["saturated"]["images_per_s"] for p in rows], **style)
+            axes[2].plot(sides, [p["memory_mib"] for p in rows], **style)
         labels = ("latency, batch 1 (ms)", "throughput, saturated (images/s)", "peak of live tensors (MiB)")
         for panel, label in zip(axes, labels, strict=True):
-            _sides(panel, sorted({p["resolution"] for p in profiles}))
+            _sides(panel, sorted({p["resolution"] for p in costs}))
             _plain_log(panel)
             panel.set_ylabel(label)
         lines, names = axes[0].get_legend_handles_labels()
@@ -104,10 +107,6 @@ def _plain_log(axes: Axes) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 1000 else (1.0,)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _latency(profile: Mapping[str, Any], protocol: str) -> Mapping[str, Any]:
-    return next(t for t in profile["latency"] if t["protocol"] == protocol)
 
 
 def agreement_figure(rows: Sequence[Mapping[str, Any]], *, similarity: str) -> Figure:
@@ -140,10 +139,11 @@ def spectral_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Drop of accuracy for each resolution and octave band, one panel a model."""
     with paper_style():
         models = list(dict.fromkeys(r["model"] for r in rows))
-        figure, panels = _axes(max(2, min(3, len(models))), height=2.3)
+        lines = -(-len(models) // _PANELS)
+        figure, panels = _axes(max(2, min(_PANELS, len(models))), height=2.3 * lines, lines=lines)
         limit = max(0.05, *(abs(r["accuracy_drop"]) for r in rows))
         image = None
-        for axes, model in zip(panels, models[: len(panels)], strict=False):
+        for axes, model in zip(panels, models, strict=False):
             table = pd.DataFrame([r for r in rows if r["model"] == model])
             table["band"] = table["low_cycles"]
             grid = table.pivot_table(index="resolution", columns="band", values="accuracy_drop")

@@ -29,7 +29,7 @@ from resomap.errors import StudyError
 from resomap.evaluation.predict import predict
 from resomap.evaluation.store import read_predictions, write_predictions
 from resomap.models.checkpoints import Checkpoint, load_checkpoint
-from resomap.models.resolutions import SIZE_ERRORS, dry_forward
+from resomap.models.resolutions import takes
 from resomap.records import Cell, Condition, ImageDataset, Predictions
 from resomap.serialize import plain
 from resomap.study import builders
@@ -91,7 +91,7 @@ def evaluate_condition(
 ) -> Predictions | None:
     """Predictions of a network under a condition; None where it does not take that size."""
     side, info = condition.input_resolution, condition.information_resolution
-    if not _takes(checkpoint.model, side):
+    if not takes(checkpoint.model, side):
         return None
     network = repaired(config, checkpoint, images, side, condition.weights, device=device)
     recipe = replace(checkpoint.preprocessing, resolution=info)
@@ -102,14 +102,6 @@ def evaluate_condition(
     answers = predict(network, _Enlarged(loader, side, recipe.kernel, torch.device(device)), **options)
     ids = np.array([image.image_id for image in loader.store.images])
     return replace(answers, image_ids=ids)
-
-
-def _takes(network: nn.Module, side: int) -> bool:
-    try:
-        dry_forward(network, side)
-    except SIZE_ERRORS:
-        return False
-    return True
 
 
 class _Enlarged:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -20,6 +20,19 @@ def stored_profiles(layout: StudyLayout) -> list[dict[str, Any]]:
     """Every profile of the study as plain values, ordered by model and resolution."""
     found = [read_json(path, error=StudyError) for path in layout.profiles_dir.glob("*/*.json")]
     return sorted(found, key=lambda p: (p["model"], p["resolution"]))
+
+
+def timed_as(profile: Mapping[str, Any], protocol: str, mode: str | None = None) -> dict[str, Any]:
+    """A stored profile's latency under a protocol; None: its first mode.
+
+    Raises:
+        StudyError: it was not measured so.
+    """
+    for timed in profile["latency"]:
+        if timed["protocol"] == protocol and mode in (None, timed["mode"]):
+            return dict(timed)
+    there = ", ".join(sorted({timed["mode"] for timed in profile["latency"]}))
+    raise StudyError(f"{profile['model']} @{profile['resolution']} was not profiled in mode {mode}; there is {there}")
 
 
 def cost_curves(records: Sequence[ProfileRecord]) -> list[dict[str, Any]]:

@@ -43,7 +43,7 @@ class MapRecipe:
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """method -> its arguments."""
     target: str = "label"
-    """'label' or 'prediction': the class that is explained."""
+    """'label' or 'predicted': the class that is explained."""
     batch_size: int = 16
     device: str = "cpu"
     allow_callables: bool = False

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
+from resomap.data.colour import normalised
 from resomap.data.decode import decode_rgb, to_square
 from resomap.errors import BadImageError, DatasetError
 from resomap.records import ImageDataset, ImageRecord, Preprocessing
@@ -44,15 +44,7 @@ class ExplainedImages:
         squares = self.squares(preprocessing.resolution, kernel=preprocessing.kernel)
         for start in range(0, len(squares), batch_size):
             part = slice(start, min(start + batch_size, len(squares)))
-            yield part, normalised(squares[part], preprocessing)
-
-
-def normalised(squares_BHW3: np.ndarray, preprocessing: Preprocessing) -> Tensor:
-    """(B, 3, H, W) float32: (x / 255 - mean) / std of uint8 pixels, or of floats in 0..255."""
-    images_BCHW = torch.from_numpy(np.ascontiguousarray(squares_BHW3)).permute(0, 3, 1, 2).float() / 255
-    mean_C11 = torch.tensor(preprocessing.mean)[:, None, None]
-    std_C11 = torch.tensor(preprocessing.std)[:, None, None]
-    return ((images_BCHW - mean_C11) / std_C11).contiguous()
+            yield part, normalised(squares[part], mean=preprocessing.mean, std=preprocessing.std)
 
 
 def open_explained(images: ImageDataset, *, count: int, seed: int, max_pixels: int) -> ExplainedImages:

@@ -23,6 +23,26 @@ from resomap.study.runs import stored_runs
 Progress = Callable[[str], None]
 
 
+def explained_of(config: ResoMapConfig, images: ImageDataset) -> ExplainedImages:
+    """The images that the configuration has explained."""
+    drawn = builders.explained_images(config)
+    return open_explained(images, count=drawn["count"], seed=drawn["seed"], max_pixels=builders.max_pixels(config))
+
+
+def recipe_of(config: ResoMapConfig, *, device: str) -> MapRecipe:
+    """How the configuration has maps made."""
+    drawn = builders.explained_images(config)
+    methods = builders.explanation_methods(config)
+    return MapRecipe(
+        methods=methods,
+        options={method: builders.method_options(config, method) for method in methods},
+        target=drawn["target"],
+        batch_size=drawn["batch_size"],
+        device=device,
+        allow_callables=builders.allows_callables(config),
+    )
+
+
 def explain_study(
     config: ResoMapConfig,
     *,
@@ -48,17 +68,8 @@ def explain_study(
     ]
     if not sources:
         raise StudyError(f"{printable(layout.root)} holds no finished run; run `resomap run` first")
-    drawn = builders.explained_images(config)
-    explained = open_explained(images, count=drawn["count"], seed=drawn["seed"], max_pixels=builders.max_pixels(config))
-    methods = builders.explanation_methods(config)
-    recipe = MapRecipe(
-        methods=methods,
-        options={method: builders.method_options(config, method) for method in methods},
-        target=drawn["target"],
-        batch_size=drawn["batch_size"],
-        device=device,
-        allow_callables=builders.allows_callables(config),
-    )
+    explained = explained_of(config, images)
+    recipe = recipe_of(config, device=device)
     key = _key(sources, explained, recipe, builders.agreement_options(config), builders.explanation_extras(config))
     if layout.explanations_path.exists():
         stored: dict[str, Any] = read_json(layout.explanations_path, error=StudyError)

@@ -13,6 +13,7 @@ from resomap.config.schema import ResoMapConfig
 from resomap.errors import StudyError
 from resomap.explainability.overlay import overlay, resized_map
 from resomap.layout import StudyLayout, folder_name
+from resomap.profiling.latency import BATCH_1, SATURATED
 from resomap.records import Cell, ImageDataset
 from resomap.report.figures import (
     Panel,
@@ -26,8 +27,9 @@ from resomap.report.figures import (
 from resomap.report.style import save_figure
 from resomap.serialize import read_json
 from resomap.study import builders
-from resomap.study.cost import stored_profiles
-from resomap.study.explained import ExplainedImages, open_explained
+from resomap.study.cost import stored_profiles, timed_as
+from resomap.study.explained import ExplainedImages
+from resomap.study.explanations import explained_of
 from resomap.study.maps import StoredMaps, read_maps
 from resomap.study.runs import stored_runs
 
@@ -46,12 +48,7 @@ def draw_figures(
     """Every figure for which the study has data, as PNG and PDF in report/figures."""
     images = images or builders.dataset(config)
     layout = layout or builders.layout(config, images)
-    drawn = builders.explained_images(config)
-    explained = None
-    if layout.explanations_path.exists():
-        explained = open_explained(
-            images, count=drawn["count"], seed=drawn["seed"], max_pixels=builders.max_pixels(config)
-        )
+    explained = explained_of(config, images) if layout.explanations_path.exists() else None
     return draw_study(
         layout,
         explained=explained,
@@ -86,7 +83,7 @@ def draw_study(
         keep("performance", performance_figure(results, metric=metric, split=split))
     profiles = [p for p in stored_profiles(layout) if p["latency"]]
     if profiles:
-        keep("cost", cost_figure(profiles))
+        keep("cost", cost_figure([_cost(p) for p in profiles]))
     if explained is not None:
         analysed = read_json(layout.explanations_path, error=StudyError)
         for name, figure in _explanation_figures(analysed):
@@ -95,6 +92,16 @@ def draw_study(
             for name, figure in galleries(layout, explained, cells=cells, methods=methods, count=gallery):
                 keep(name, figure)
     return written
+
+
+def _cost(profile: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "model": profile["model"],
+        "resolution": profile["resolution"],
+        BATCH_1: timed_as(profile, BATCH_1),
+        SATURATED: timed_as(profile, SATURATED),
+        "memory_mib": profile["inference_memory"]["peak_mib"],
+    }
 
 
 def _results(layout: StudyLayout) -> pd.DataFrame | None:

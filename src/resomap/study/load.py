@@ -89,6 +89,11 @@ class Study:
         return read_predictions(self.layout.predictions_path(cell, condition))
 
     @cached_property
+    def _stacks(self) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
+        """What `stack` has read: answers, not probabilities, so a large study stays small."""
+        return {}
+
+    @cached_property
     def grid(self) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
         """model -> (resolutions, seeds) of the largest complete grid: seeds that every resolution has."""
         grid: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
@@ -108,13 +113,19 @@ class Study:
         Raises:
             StudyError: runs were evaluated on different images.
         """
-        resolutions, shared = self.grid[model]
-        chosen = shared if seeds is None else tuple(seeds)
+        if (model, split) not in self._stacks:
+            self._stacks[model, split] = self._read_stack(model, split)
+        labels, predicted = self._stacks[model, split]
+        shared = self.grid[model][1]
+        return labels, predicted[:, [shared.index(seed) for seed in (shared if seeds is None else seeds)]]
+
+    def _read_stack(self, model: str, split: str) -> tuple[np.ndarray, np.ndarray]:
+        resolutions, seeds = self.grid[model]
         first: Predictions | None = None
         rows = []
         for side in resolutions:
             of_side = []
-            for seed in chosen:
+            for seed in seeds:
                 stored = self.read(Cell(model, side, seed), split)
                 first = first or stored
                 if not np.array_equal(stored.image_ids, first.image_ids):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from resomap.data.colour import normalised
 from resomap.errors import TargetLayerError
 from resomap.explainability.faithfulness import insertion_deletion, max_sensitivity, with_random_weights
 from resomap.explainability.methods import explain
@@ -18,7 +19,7 @@ from resomap.explainability.spectral import octave_bands, without_band
 from resomap.metrics import maps as measures
 from resomap.models.checkpoints import Checkpoint
 from resomap.study.agreement import framed_with_masks, mean_interval
-from resomap.study.explained import ExplainedImages, normalised
+from resomap.study.explained import ExplainedImages
 from resomap.study.maps import StoredMaps
 
 FAITHFUL_IMAGES = 16
@@ -123,11 +124,12 @@ def occlude_bands(
 
 def _logits(checkpoint: Checkpoint, squares_NHW3: np.ndarray, *, batch_size: int, device: str) -> np.ndarray:
     """(N, K) of pictures brought to the network's own resolution by area."""
-    side = checkpoint.preprocessing.resolution
+    recipe = checkpoint.preprocessing
+    side = recipe.resolution
     rows = []
     with torch.inference_mode():
         for start in range(0, len(squares_NHW3), batch_size):
-            images_BCHW = normalised(squares_NHW3[start : start + batch_size], checkpoint.preprocessing)
+            images_BCHW = normalised(squares_NHW3[start : start + batch_size], mean=recipe.mean, std=recipe.std)
             if images_BCHW.shape[-1] != side:
                 images_BCHW = nn.functional.interpolate(
                     images_BCHW, size=(side, side), mode="bilinear", antialias=True, align_corners=False

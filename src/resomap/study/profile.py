@@ -13,16 +13,17 @@ import torch
 from torch import nn
 
 from resomap.config.schema import ResoMapConfig
+from resomap.data.colour import normalised
 from resomap.data.decode import decode_rgb, to_square
 from resomap.errors import BadImageError, StudyError
 from resomap.layout import StudyLayout
-from resomap.models.resolutions import SIZE_ERRORS, dry_forward
+from resomap.models.resolutions import takes
+from resomap.profiling.complexity import get_model_complexity
 from resomap.profiling.latency import BATCH_1, latency_ratio
 from resomap.profiling.profiler import EndToEnd, ProfileRecord, ProfilingPlan, Subject, device_name, profile_subjects
 from resomap.records import Cell, ImageDataset, Preprocessing
 from resomap.serialize import provenance, read_json, write_json
 from resomap.study import builders
-from resomap.study.explained import normalised
 from resomap.study.ranks import Ranks
 
 _MACS_OF_A_STEP = 2e10
@@ -97,22 +98,12 @@ def _subjects(config: ResoMapConfig, *, num_classes: int) -> Iterable[Subject]:
     for model, resolutions in sides.items():
         shared: nn.Module | None = None
         for resolution in resolutions:
-            if shared is None or not _takes(shared, resolution):
+            if shared is None or not takes(shared, resolution):
                 shared = builders.model(config, Cell(model, resolution, 0), num_classes=num_classes).eval()
             yield Subject(model, shared, resolution)
 
 
-def _takes(network: nn.Module, resolution: int) -> bool:
-    try:
-        dry_forward(network, resolution)
-    except SIZE_ERRORS:
-        return False
-    return True
-
-
 def _training_batch(config: ResoMapConfig, subjects: Sequence[Subject]) -> int:
-    from resomap.profiling.complexity import get_model_complexity
-
     macs = max(get_model_complexity(s.network, (1, 3, s.resolution, s.resolution)).macs for s in subjects)
     return int(np.clip(_MACS_OF_A_STEP // max(1, macs), 1, builders.micro_batch(config, Ranks())))
 
@@ -152,7 +143,7 @@ def _answer(
     picture = decode_rgb(path, max_pixels=max_pixels)
     decoded = time.perf_counter()
     square = to_square(picture, recipe.resolution, kernel=recipe.kernel)
-    images_BCHW = normalised(square[None], recipe)
+    images_BCHW = normalised(square[None], mean=recipe.mean, std=recipe.std)
     resized = time.perf_counter()
     with torch.inference_mode():
         network(images_BCHW.to(device)).argmax(dim=1).cpu()

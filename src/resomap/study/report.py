@@ -10,6 +10,7 @@ import numpy as np
 from resomap import __version__
 from resomap.errors import printable
 from resomap.explainability.overlay import overlay
+from resomap.profiling.latency import BATCH_1
 from resomap.report.html import (
     data_uri,
     heat_map,
@@ -19,6 +20,7 @@ from resomap.report.html import (
 )
 from resomap.report.words import METHODS, REFERENCES
 from resomap.serialize import write_text
+from resomap.study.cost import timed_as
 from resomap.study.explained import ExplainedImages
 from resomap.study.load import Study
 from resomap.study.maps import read_maps
@@ -116,7 +118,7 @@ def _plots(
         for i, model in enumerate(models)
     ]
     yield "plot-metric", {"data": traces, "layout": {"xaxis": sides_axis(sides), "yaxis": {"title": {"text": name}}}}
-    latency = {(p["model"], p["resolution"]): p["latency"][0] for p in study.profiles if p["latency"]}
+    latency = {(p["model"], p["resolution"]): timed_as(p, BATCH_1) for p in study.profiles if p["latency"]}
     traces, front = [], []
     for i, model in enumerate(models):
         of_model = [(side, latency[model, side]) for side in sides if (model, side) in latency]

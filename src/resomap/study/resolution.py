@@ -23,9 +23,9 @@ from resomap.profiling.report import profiling_report
 from resomap.records import Cell, Condition, ImageDataset
 from resomap.serialize import provenance, write_json, write_text
 from resomap.study import builders
-from resomap.study.explain import MapRecipe, Source
-from resomap.study.explained import masks_of, open_explained
-from resomap.study.explanations import analyse_sources
+from resomap.study.explain import Source
+from resomap.study.explained import masks_of
+from resomap.study.explanations import analyse_sources, explained_of, recipe_of
 from resomap.study.figures import draw_study
 
 log = logging.getLogger(__name__)
@@ -167,24 +167,13 @@ class ResolutionExplainabilityAnalyzer:
 
     def explain(self, images: ImageDataset, *, device: str) -> dict[str, Any]:
         """Maps of every checkpoint and all comparisons."""
-        drawn = builders.explained_images(self.config)
-        limit = builders.max_pixels(self.config)
-        explained = open_explained(images, count=drawn["count"], seed=drawn["seed"], max_pixels=limit)
-        methods = builders.explanation_methods(self.config)
-        recipe = MapRecipe(
-            methods=methods,
-            options={method: builders.method_options(self.config, method) for method in methods},
-            target=drawn["target"],
-            batch_size=drawn["batch_size"],
-            device=device,
-            allow_callables=builders.allows_callables(self.config),
-        )
+        explained = explained_of(self.config, images)
         result = analyse_sources(
             self.sources,
             explained,
-            recipe=recipe,
+            recipe=recipe_of(self.config, device=device),
             layout=self.layout,
-            masks=masks_of(images, explained.records, max_pixels=limit),
+            masks=masks_of(images, explained.records, max_pixels=builders.max_pixels(self.config)),
             agreement=builders.agreement_options(self.config),
             extras=builders.explanation_extras(self.config),
             progress=self.progress,
@@ -193,11 +182,9 @@ class ResolutionExplainabilityAnalyzer:
         return result
 
     def _draw(self, images: ImageDataset) -> list[Path]:
-        drawn = builders.explained_images(self.config)
-        limit = builders.max_pixels(self.config)
         return draw_study(
             self.layout,
-            explained=open_explained(images, count=drawn["count"], seed=drawn["seed"], max_pixels=limit),
+            explained=explained_of(self.config, images),
             metric=builders.table_metric(self.config),
             methods=builders.explanation_methods(self.config),
             gallery=builders.explanation_extras(self.config)["gallery"],

@@ -13,8 +13,7 @@ from resomap.records import ImageDataset
 from resomap.serialize import read_json
 from resomap.study import builders
 from resomap.study.conditions import run_conditions
-from resomap.study.explained import open_explained
-from resomap.study.explanations import explain_study
+from resomap.study.explanations import explain_study, explained_of
 from resomap.study.figures import draw_figures
 from resomap.study.load import load_study
 from resomap.study.profile import profile_study, profiles_are_current
@@ -47,6 +46,10 @@ def finish_study(config: ResoMapConfig, result: StudyResult, *, progress: StudyP
             raise
         except ResoMapError as error:
             undone.append(f"{stage}: {error}")
+        except Exception as error:
+            # As for a run: a bug or a device error in one stage must not cost the others, nor the tables.
+            log.error("%s failed: %r", stage, error, exc_info=True)
+            undone.append(f"{stage}: {error!r}")
 
     if builders.profiles_wanted(config) and not profiles_are_current(config, layout):
         attempt("profiling", lambda: profile_study(config, images=images, layout=layout, progress=progress.stage))
@@ -55,8 +58,7 @@ def finish_study(config: ResoMapConfig, result: StudyResult, *, progress: StudyP
     if builders.profiles_wanted(config) or builders.explanations_wanted(config):
         attempt("figures", lambda: draw_figures(config, images=images, layout=layout, progress=progress.stage))
     if builders.matrix_wanted(config):
-        study = load_study(layout.root)
-        attempt("matrix", lambda: run_conditions(config, study, images, progress=progress.stage))
+        attempt("matrix", lambda: run_conditions(config, load_study(layout.root), images, progress=progress.stage))
     if builders.report_wanted(config):
         attempt("report", lambda: report_study(config, images=images, layout=layout, progress=progress.stage))
     return undone
@@ -92,8 +94,6 @@ def report_study(
     explained = None
     if study.explanations is not None and gallery:
         images = images or builders.dataset(config)
-        drawn = builders.explained_images(config)
-        limit = builders.max_pixels(config)
-        explained = open_explained(images, count=drawn["count"], seed=drawn["seed"], max_pixels=limit)
+        explained = explained_of(config, images)
     write_report(study, verdict, metric=metric, explained=explained, gallery=gallery)
     return verdict

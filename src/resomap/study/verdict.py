@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +15,11 @@ from resomap.analysis.pseudo import pseudo_values
 from resomap.analysis.recommend import Budget, Option, Recommendation, recommend
 from resomap.analysis.tradeoff import hypervolume, knee, pareto_front
 from resomap.errors import StudyError
+from resomap.profiling.latency import BATCH_1
 from resomap.records import Cell
 from resomap.serialize import plain, write_json
 from resomap.study.conditions import detail_rows, matrix_tables
+from resomap.study.cost import timed_as
 from resomap.study.load import Study
 
 
@@ -44,7 +45,7 @@ def study_options(study: Study, *, metric: str, mode: str | None = None) -> list
                     f"{model} @{side} has no profile; run `resomap profile --config {study.layout.config_path}`"
                 )
             profile = profiles[model, side]
-            timed = _timed(profile, mode)
+            timed = timed_as(profile, BATCH_1, mode)
             options.append(
                 Option(
                     model=model,
@@ -59,14 +60,6 @@ def study_options(study: Study, *, metric: str, mode: str | None = None) -> list
     return options
 
 
-def _timed(profile: dict[str, Any], mode: str | None) -> dict[str, Any]:
-    for timed in profile["latency"]:
-        if timed["protocol"] == "batch1" and mode in (None, timed["mode"]):
-            return dict(timed)
-    there = ", ".join(sorted({t["mode"] for t in profile["latency"]}))
-    raise StudyError(f"{profile['model']} @{profile['resolution']} was not profiled in mode {mode}; there is {there}")
-
-
 def _values(study: Study, model: str, split: str, metric: str, seeds: list[int]) -> np.ndarray:
     """(R, S, N) pseudo-values."""
     labels, predicted = study.stack(model, split, seeds=seeds)
@@ -77,10 +70,21 @@ def _values(study: Study, model: str, split: str, metric: str, seeds: list[int])
 
 
 def judge(
-    study: Study, *, metric: str, delta: float = 0.01, budget: Budget | None = None, mode: str | None = None
+    study: Study,
+    *,
+    metric: str,
+    delta: float = 0.01,
+    budget: Budget | None = None,
+    mode: str | None = None,
+    options: Sequence[Option] | None = None,
 ) -> Recommendation:
-    """The recommendation for a study."""
-    options = study_options(study, metric=metric, mode=mode)
+    """The recommendation for a study.
+
+    Args:
+        mode: way to deploy whose latency counts; None: the first that was measured.
+        options: of study_options, where they are at hand; then `mode` does not matter.
+    """
+    options = study_options(study, metric=metric, mode=mode) if options is None else options
     decide, report = study.splits
     labels, _ = study.stack(options[0].model, report, seeds=[study.grid[options[0].model][1][0]])
     return recommend(
@@ -94,7 +98,7 @@ def judge(
     )
 
 
-def _warnings(study: Study, options: list[Option], delta: float) -> Iterator[str]:
+def _warnings(study: Study, options: Sequence[Option], delta: float) -> Iterator[str]:
     yield from study.about["notes"]
     improving = [str(record.cell) for record in study.runs if record.still_improving]
     if improving:
@@ -103,8 +107,7 @@ def _warnings(study: Study, options: list[Option], delta: float) -> Iterator[str
             f"{' ...' if len(improving) > 3 else ''}): longer training may change the order"
         )
     seeds, images = options[0].select_SN.shape
-    discordant = _discordant(options)
-    least = detectable(images, discordant=discordant)
+    least = detectable(images, discordant=_discordant(study))
     if seeds == 1:
         yield "one seed: how much another seed would change is not known, and intervals do not contain it"
     if least > 2 * delta:
@@ -114,18 +117,20 @@ def _warnings(study: Study, options: list[Option], delta: float) -> Iterator[str
         )
 
 
-def _discordant(options: list[Option]) -> float:
-    """Share of images on which neighbouring resolutions differ, at least 2 %."""
-    shares = [
-        float((np.abs(a.select_SN - b.select_SN) > 0.5).mean()) for a, b in pairwise(options) if a.model == b.model
-    ]
+def _discordant(study: Study) -> float:
+    """Share of deciding images on which just one of two neighbouring resolutions is right, at least 2 %."""
+    shares = []
+    for model in study.grid:
+        labels, predicted = study.stack(model, study.splits[0])
+        right_RSN = predicted == labels
+        shares += (right_RSN[1:] != right_RSN[:-1]).mean(axis=(1, 2)).tolist()
     return max(0.02, float(np.median(shares))) if shares else 0.1
 
 
 def analyse_study(study: Study, *, metric: str, delta: float) -> dict[str, Any]:
     """Everything that verdict.json holds: the recommendation, comparisons, trade-off, classes, images, cascades."""
-    result = judge(study, metric=metric, delta=delta)
     options = study_options(study, metric=metric)
+    result = judge(study, metric=metric, delta=delta, options=options)
     quality = np.array([o.report_SN.mean() for o in options])
     cost = np.array([o.latency_ms for o in options])
     best = knee(quality, cost)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -224,17 +224,14 @@ def test_endless_file_is_refused() -> None:
         load_config("/dev/zero")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become a user without permissions")
-def test_file_without_permission_is_named(tmp_path: Path) -> None:
+def test_file_without_permission_is_named(
+    tmp_path: Path, without_privileges: Callable[[], AbstractContextManager[None]]
+) -> None:
     locked = tmp_path / "locked.yaml"
     locked.write_text("")
     locked.chmod(0)
-    os.seteuid(65534)
-    try:
-        with pytest.raises(ConfigError, match=r"cannot be read \(Permission denied\)"):
-            load_config(locked)
-    finally:
-        os.seteuid(0)
+    with without_privileges(), pytest.raises(ConfigError, match=r"cannot be read \(Permission denied\)"):
+        load_config(locked)
 
 
 sections = [*FILES, "provenance", "trainng", "x"]

@@ -271,11 +271,10 @@ def test_decode_rgb_refuses_what_is_not_a_file(tmp_path):
             decode_rgb(tmp_path / name)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads files without permission")
-def test_decode_rgb_names_a_missing_permission(tmp_path):
+def test_decode_rgb_names_a_missing_permission(tmp_path, without_privileges):
     gradient().save(tmp_path / "x.png")
     (tmp_path / "x.png").chmod(0)
-    with pytest.raises(BadImageError, match="no permission"):
+    with without_privileges(), pytest.raises(BadImageError, match="no permission"):
         decode_rgb(tmp_path / "x.png")
 
 

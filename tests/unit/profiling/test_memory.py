@@ -118,9 +118,8 @@ def test_gpu_memory_is_live_bytes_on_a_cpu() -> None:
     assert record.reserved_mib is None
 
 
-def test_gpu_memory_without_a_gpu_says_so() -> None:
-    if torch.accelerator.is_available():
-        pytest.skip("this machine has an accelerator")
+def test_gpu_memory_without_a_gpu_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     with pytest.raises(DeviceError, match="no accelerator"):
         profile_gpu_memory(nn.Conv2d(3, 4, 1), device="cuda")
 

@@ -11,6 +11,8 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -123,10 +125,15 @@ def test_mlflow_database_that_cannot_be_opened_warns_once_and_soon(
     assert "unable to open database file" in warning
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write read-only files")
-def test_mlflow_read_only_database_warns_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / "mlflow.db").touch(mode=0o400)
-    one_run(tmp_path, steps=range(1, 2))
+def test_mlflow_read_only_database_warns_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, without_privileges: Callable[[], AbstractContextManager[None]]
+) -> None:
+    (tmp_path / "mlflow.db").touch(mode=0o444)
+    tmp_path.chmod(0o777)
+    (tmp_path / "note.txt").touch()
+    (tmp_path / "note.txt").chmod(0o666)
+    with without_privileges():
+        one_run(tmp_path, steps=range(1, 2))
     assert len(warnings_of(caplog)) == 1
 
 
