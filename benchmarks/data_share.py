@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageFilter
 
+from resomap.allocator import keep_freed_memory
 from resomap.data.augmentation import AugmentationSettings
 from resomap.data.hashes import content_hashes
 from resomap.data.loaders import Batch, TrainLoader, to_model_input
@@ -92,6 +93,7 @@ def main() -> None:
     parser.add_argument("--models", default="tiny_cnn,mobilenet_v3_small")
     parser.add_argument("--resolutions", default="64,224")
     given = parser.parse_args()
+    keep_freed_memory()  # as the command line does
     sides = tuple(int(side) for side in given.resolutions.split(","))
     with tempfile.TemporaryDirectory() as folder:
         records = photographs(Path(folder))

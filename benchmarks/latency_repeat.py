@@ -17,6 +17,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from resomap.allocator import keep_freed_memory
 from resomap.models.registry import build_model
 from resomap.profiling.latency import BATCH_1, Ratio, latency_ratio, summarise
 from resomap.profiling.modes import deploy
@@ -30,6 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=10)
     repetitions = parser.parse_args().repetitions
+    keep_freed_memory()  # as the command line does
     for model, low, high in (("tiny_cnn", 64, 128), ("mobilenet_v3_small", 128, 224), ("resnet18", 128, 224)):
         network = build_model(model, num_classes=2).eval()
         subjects = [Subject(model, network, side) for side in (low, high)]

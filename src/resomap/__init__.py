@@ -40,6 +40,8 @@ _EXPORTS = {
     "profile_gpu_memory": "resomap.profiling.memory",
     "get_model_complexity": "resomap.profiling.complexity",
     "ResolutionExplainabilityAnalyzer": "resomap.study.resolution",
+    "keep_freed_memory": "resomap.allocator",
+    "release_freed_memory": "resomap.allocator",
     "load_config": "resomap.config.load",
     "load_study": "resomap.study.load",
     "run_study": "resomap.study.sweep",

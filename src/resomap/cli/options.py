@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from resomap.allocator import keep_freed_memory
 from resomap.config.load import load_config
 from resomap.config.schema import ResoMapConfig
 
@@ -37,7 +38,10 @@ DiscardOption = Annotated[bool, typer.Option("--discard-changed", help="Delete s
 def configure(config: Path | None, overrides: list[str] | None, flags: dict[str, object | None]) -> ResoMapConfig:
     """The resolved configuration: files, then --set, then the flags that were given."""
     given = {key: value for key, value in flags.items() if value is not None}
-    return load_config(config, overrides or [], flags=given)
+    resolved = load_config(config, overrides or [], flags=given)
+    if resolved.system.keep_memory:
+        keep_freed_memory()  # before a command imports torch: some of it is read at the first allocation
+    return resolved
 
 
 def pretrained_value(text: str | None) -> bool | str | None:

@@ -145,6 +145,8 @@ class SystemConfig(Section):
     """Only deterministic algorithms (slower on GPUs; the CPU is deterministic anyway)."""
     threads: Count | None = None
     """CPU threads for tensor work; null: torch's choice."""
+    keep_memory: bool = True
+    """Keep freed memory for the next step (glibc): up to 1.8 times as fast on CPU, for 6-24 % more memory."""
     memory_gib: Positive | None = None
     """Memory that a run may take, for `resomap plan`; null: what the device has free."""
     profiling: ProfilingConfig = ProfilingConfig()

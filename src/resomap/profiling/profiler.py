@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from resomap.allocator import keeps_freed_memory
 from resomap.errors import ConfigError, DeviceError
 from resomap.profiling.complexity import Complexity, get_model_complexity
 from resomap.profiling.latency import BATCH_1, SATURATED, LatencyRecord, saturating_batch, summarise
@@ -45,6 +46,8 @@ class ProfileRecord:
     device: str
     device_name: str
     threads: int
+    keeps_freed_memory: bool
+    """Whether the C library was told to (resomap.allocator): it changes latency on a CPU."""
     latency: tuple[LatencyRecord, ...]
     """One for each mode and protocol."""
     complexity: Complexity
@@ -242,6 +245,7 @@ def _record(
         device=str(device),
         device_name=device_name(device),
         threads=torch.get_num_threads(),
+        keeps_freed_memory=keeps_freed_memory(),
         latency=latency,
         complexity=get_model_complexity(subject.network, one),
         inference_memory=profile_gpu_memory(subject.network, one, device=device),

@@ -26,7 +26,7 @@ def evaluate_checkpoint(
         CheckpointError: unreadable, unsafe, or trained on other classes.
         DatasetError: the data set has no such split.
     """
-    builders.set_threads(config)
+    builders.settle_process(config)
     device, precision = builders.device_and_precision(config)
     checkpoint = load_checkpoint(checkpoint_path, allow_callables=builders.allows_callables(config))
     images = builders.dataset(config)

@@ -57,7 +57,7 @@ def explain_study(
     Raises:
         StudyError: no run is finished yet.
     """
-    builders.set_threads(config)
+    builders.settle_process(config)
     device, _ = builders.device_and_precision(config)
     images = images or builders.dataset(config)
     layout = layout or builders.layout(config, images)

@@ -82,7 +82,7 @@ def forecast_study(
         ResoMapError: models, sizes, device or data that a run would refuse as well.
     """
     builders.check_models(config)
-    builders.set_threads(config)
+    builders.settle_process(config)
     device, precision = builders.device_and_precision(config)
     images = builders.dataset(config)
     counts = {split: len(records) for split, records in images.splits.items()}

@@ -37,7 +37,7 @@ def plan_study(
         ResoMapError: the first kind of problem found, with all problems of that kind.
     """
     builders.check_models(config)
-    builders.set_threads(config)
+    builders.settle_process(config)
     device, precision = builders.device_and_precision(config)
     images = _on_main_first(ranks, lambda: builders.dataset(config))
     layout = builders.layout(config, images)

@@ -48,7 +48,7 @@ def probe(
     Raises:
         CheckpointError, ResolutionError: weights that do not fit the data, or a size that the network does not take.
     """
-    builders.set_threads(config)
+    builders.settle_process(config)
     device, precision = builders.device_and_precision(config)
     images = builders.dataset(config)
     network, recipe, name = _network(config, images, checkpoint, model, weights, side=max(resolutions))

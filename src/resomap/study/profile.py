@@ -47,7 +47,7 @@ def profile_study(
         layout: where profiles are stored; None: the configuration's study.
     """
     builders.check_models(config)
-    builders.set_threads(config)
+    builders.settle_process(config)
     device, precision = builders.device_and_precision(config)
     images = images or builders.dataset(config)
     layout = layout or builders.layout(config, images)

@@ -100,7 +100,7 @@ class ResolutionExplainabilityAnalyzer:
         Raises:
             DatasetError: the data's classes are not those of the checkpoints.
         """
-        builders.set_threads(self.config)
+        builders.settle_process(self.config)
         device, precision = builders.device_and_precision(self.config)
         images = builders.dataset(self.config)
         checkpoints = {s.cell: self._load(s, images) for s in self.sources}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pandas as pd
 from filelock import FileLock, Timeout
 
+from resomap.allocator import trim
 from resomap.config.load import dump_config
 from resomap.config.schema import ResoMapConfig
 from resomap.errors import ResoMapError, StorageError
@@ -173,6 +174,8 @@ def _run_or_record(context: StudyContext, cell: Cell, *, tracker: Tracker, stop:
         if context.ranks.world_size > 1:
             raise  # the other ranks may wait for this one: let the launcher end them all
         return record
+    finally:
+        trim()
 
 
 def _collect(context: StudyContext) -> pd.DataFrame:

@@ -58,7 +58,7 @@ from resomap.study.builders.training import (
     device_name,
     keep_best,
     kept_checkpoints,
-    set_threads,
+    settle_process,
     timing_trainer,
     trainer,
 )
@@ -106,7 +106,7 @@ __all__ = [
     "profiles_wanted",
     "profiling_options",
     "report_wanted",
-    "set_threads",
+    "settle_process",
     "storable",
     "stores",
     "study_name",

@@ -21,10 +21,14 @@ def device_name(config: ResoMapConfig) -> str:
     return config.system.device
 
 
-def set_threads(config: ResoMapConfig) -> None:
-    """Apply system.threads."""
+def settle_process(config: ResoMapConfig) -> None:
+    """Apply system.threads and system.keep_memory to this process."""
     import torch
 
+    from resomap.allocator import keep_freed_memory
+
+    if config.system.keep_memory:
+        keep_freed_memory()
     if config.system.threads is not None:
         torch.set_num_threads(config.system.threads)
 
