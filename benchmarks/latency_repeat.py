@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=10)
     repetitions = parser.parse_args().repetitions
     keep_freed_memory()  # as the command line does
-    for model, low, high in (("tiny_cnn", 64, 128), ("mobilenet_v3_small", 128, 224), ("resnet18", 128, 224)):
+    for model, low, high in (("tiny_cnn", 224, 320), ("mobilenet_v3_small", 224, 320), ("resnet18", 224, 320)):
         network = build_model(model, num_classes=2).eval()
         subjects = [Subject(model, network, side) for side in (low, high)]
         plan = ProfilingPlan(protocols=(BATCH_1,))
