@@ -25,6 +25,8 @@ from resomap.profiling.profiler import ProfilingPlan, Subject, profile_subjects
 from resomap.profiling.timing import clock_of, time_in_turn
 
 CPU = torch.device("cpu")
+MODELS = ("tiny_cnn", "mobilenet_v3_small", "resnet18")
+LOW, HIGH = 224, 320
 
 
 def main() -> None:
@@ -32,18 +34,12 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=10)
     repetitions = parser.parse_args().repetitions
     keep_freed_memory()  # as the command line does
-    for model, low, high in (("tiny_cnn", 224, 320), ("mobilenet_v3_small", 224, 320), ("resnet18", 224, 320)):
-        network = build_model(model, num_classes=2).eval()
-        subjects = [Subject(model, network, side) for side in (low, high)]
-        plan = ProfilingPlan(protocols=(BATCH_1,))
-        ratios = []
-        for _ in range(repetitions):
-            small, large = (record.at(BATCH_1) for record in profile_subjects(subjects, plan))
-            ratios.append(latency_ratio(large, small).value)
+    for model in MODELS:
+        ratios = [profiled_ratio(model) for _ in range(repetitions)]
         spread = (max(ratios) - min(ratios)) / np.median(ratios)
         deviation = np.std(ratios, ddof=1) / np.mean(ratios)
         listed = " ".join(f"{ratio:.3f}" for ratio in ratios)
-        print(f"{model} {high}/{low}: {listed}; spread {spread:.1%}, standard deviation {deviation:.1%}", flush=True)
+        print(f"{model} {HIGH}/{LOW}: {listed}; spread {spread:.1%}, standard deviation {deviation:.1%}", flush=True)
     network = build_model("resnet18", num_classes=2).eval()
     call = deploy(network, "eager", device=CPU)(torch.randn(1, 3, 128, 128))
     found = [planted(call, 1.05) for _ in range(repetitions)]
@@ -51,6 +47,14 @@ def main() -> None:
     for name, ratios in (("planted 5 %", found), ("planted 0 %", equal)):
         shown = " ".join(f"{r.value:.3f} ({r.low:.3f}-{r.high:.3f})" for r in ratios)
         print(f"{name}: slower in {sum(r.low > 1 for r in ratios)} of {len(ratios)}: {shown}", flush=True)
+
+
+def profiled_ratio(model: str) -> float:
+    """Latency at HIGH over latency at LOW, from one profile."""
+    network = build_model(model, num_classes=2).eval()
+    subjects = [Subject(model, network, side) for side in (LOW, HIGH)]
+    small, large = (record.at(BATCH_1) for record in profile_subjects(subjects, ProfilingPlan(protocols=(BATCH_1,))))
+    return latency_ratio(large, small).value
 
 
 def planted(call: Callable[[], object], factor: float) -> Ratio:

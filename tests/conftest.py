@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ def without_privileges(tmp_path: Path) -> Callable[[], contextlib.AbstractContex
             yield
             return
         for folder in (tmp_path, *tmp_path.parents):
-            if str(folder).startswith("/tmp/"):
+            if Path(tempfile.gettempdir()) in folder.parents:
                 folder.chmod(folder.stat().st_mode | 0o055)
         os.seteuid(65534)
         try:

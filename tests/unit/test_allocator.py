@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import subprocess
 import sys
 
 import pytest
+
+from resomap import allocator
 
 SCRIPT = """
 import ctypes, json, resource
@@ -40,7 +44,7 @@ print(json.dumps(found))
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc on Linux has these settings")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these settings")
 def test_freed_memory_is_kept_and_given_back() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
@@ -49,3 +53,29 @@ def test_freed_memory_is_kept_and_given_back() -> None:
     assert found["kept"] < 20
     assert found["after"] > 100
     assert found["held_mib"] - found["left_mib"] > 60
+
+
+def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(allocator, "_state", {"keeping": False, "asked_for_huge_pages": False})
+    monkeypatch.setattr("sys.platform", "darwin")
+    before = dict(os.environ)
+    assert not allocator.keep_freed_memory()
+    assert not allocator.keeps_freed_memory()
+    allocator.release_freed_memory()
+    allocator.trim()
+    assert dict(os.environ) == before
+
+
+def test_a_choice_of_the_users_own_is_not_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(allocator, "_state", {"keeping": False, "asked_for_huge_pages": False})
+    monkeypatch.setattr(allocator, "_apply", lambda _settings: True)
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
+    assert allocator.keep_freed_memory()
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == "0"
+    allocator.release_freed_memory()
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == "0"
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE")
+    allocator.keep_freed_memory()
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == "1"
+    allocator.release_freed_memory()
+    assert "THP_MEM_ALLOC_ENABLE" not in os.environ

@@ -36,7 +36,6 @@ def matrix(
         raise ConfigError(f"--weights: expected some of {', '.join(WEIGHTS)}, got {', '.join(unknown)}")
     resolved = study_config(study, config, overrides, data=data, device=device)
     opened = load_study(study)
-    builders.settle_process(resolved)
     run_conditions(
         resolved, opened, builders.dataset(resolved), weights=kinds,
         progress=lambda what: print(f"{what} ...", file=sys.stderr),

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def console() -> Console:
-    """Standard output; never narrower than the tables when it is not a terminal."""
+    """Standard output; a file has no width, so a table in it takes what it needs."""
     plain = Console(highlight=False, markup=False, emoji=False)
-    return plain if plain.is_terminal else Console(highlight=False, markup=False, emoji=False, width=100)
+    return plain if plain.is_terminal else Console(highlight=False, markup=False, emoji=False, width=10_000)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -31,10 +31,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         table.add_column(name, justify="left" if index == 0 else "right")
     for row in rows:
         table.add_row(*[printable(cell) for cell in row])
-    out = console()
-    if not out.is_terminal:  # a cell in two lines helps nobody who reads a file
-        out.width = max(out.width, out.measure(table, options=out.options.update(max_width=10_000)).maximum)
-    out.print(f"\n{title}", table)
+    console().print(f"\n{title}", table)
 
 
 def print_results(result: StudyResult, *, metric: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from resomap.profiling.profiler import ProfileRecord
 
 PRECISIONS = {"no": "float32"}
+FREED = {True: ", freed memory kept", False: ""}
 
 
 def print_profiling_report(record: ProfileRecord | Sequence[ProfileRecord]) -> None:
@@ -20,7 +21,7 @@ def profiling_report(records: Sequence[ProfileRecord]) -> str:
     if not records:
         return "nothing was profiled"
     first = records[0]
-    lines = [f"{first.device_name} ({first.device}), {first.threads} threads"]
+    lines = [f"{first.device_name} ({first.device}), {first.threads} threads{FREED[first.keeps_freed_memory]}"]
     head: tuple[str, ...] = (
         "model",
         "side",

@@ -57,6 +57,7 @@ def run_conditions(
 
     Predictions go to predictions/{model}/{resolution}/seed{n}/{condition}.parquet.
     """
+    builders.settle_process(config)
     device, precision = builders.device_and_precision(config)
     _, split = study.splits
     for record in study.runs:

@@ -31,8 +31,11 @@ def timed_as(profile: Mapping[str, Any], protocol: str, mode: str | None = None)
     for timed in profile["latency"]:
         if timed["protocol"] == protocol and mode in (None, timed["mode"]):
             return dict(timed)
-    there = ", ".join(sorted({timed["mode"] for timed in profile["latency"]}))
-    raise StudyError(f"{profile['model']} @{profile['resolution']} was not profiled in mode {mode}; there is {there}")
+    there = ", ".join(sorted({f"{timed['mode']} ({timed['protocol']})" for timed in profile["latency"]}))
+    raise StudyError(
+        f"{profile['model']} @{profile['resolution']} was not profiled in mode {mode or 'any'} ({protocol}); "
+        f"there is {there}"
+    )
 
 
 def cost_curves(records: Sequence[ProfileRecord]) -> list[dict[str, Any]]:

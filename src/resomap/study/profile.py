@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from resomap.allocator import keeps_freed_memory
 from resomap.config.schema import ResoMapConfig
 from resomap.data.colour import normalised
 from resomap.data.decode import decode_rgb, to_square
@@ -75,7 +76,7 @@ def profiles_are_current(config: ResoMapConfig, layout: StudyLayout) -> bool:
     """Whether every model and resolution of the grid has a profile of this hardware, with these settings."""
     device, _ = builders.device_and_precision(config)
     here = {"device": str(torch.device(device)), "device_name": device_name(torch.device(device)),
-            "threads": torch.get_num_threads()}  # fmt: skip
+            "threads": torch.get_num_threads(), "keeps_freed_memory": keeps_freed_memory()}  # fmt: skip
     options = builders.profiling_options(config)
     for model, resolution in {(cell.model, cell.resolution) for cell in builders.cells(config)}:
         path = layout.profile_path(model, resolution)
@@ -84,7 +85,7 @@ def profiles_are_current(config: ResoMapConfig, layout: StudyLayout) -> bool:
         stored = read_json(path, error=StudyError)
         modes = {timed["mode"] for timed in stored["latency"]} | set(stored["unavailable"])
         rounds = {len(timed["block_medians_ms"]) for timed in stored["latency"]}
-        if {k: stored[k] for k in here} != here or modes != set(options["modes"]) or rounds - {options["runs"]}:
+        if {k: stored.get(k) for k in here} != here or modes != set(options["modes"]) or rounds - {options["runs"]}:
             return False
     return True
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from resomap.errors import printable
 from resomap.metrics.consistency import AS_RESEEDING, BETTER, MORE, NOT_REPEATABLE, ONE_SEED
+from resomap.profiling.report import FREED
 from resomap.report.html import Table, cell, interval_cell
 from resomap.study.load import Study
 
@@ -231,7 +232,12 @@ def cost_table(study: Study) -> Table:
         for p in study.profiles
         for t in p["latency"]
     ]
-    device = study.profiles[0] if study.profiles else {"device_name": "no profile", "threads": 0}
+    if study.profiles:
+        first = study.profiles[0]
+        kept = FREED[bool(first.get("keeps_freed_memory"))]
+        where = f"{first['device_name']}, {first['threads']} threads{kept}"
+    else:
+        where = "no device: no profile"
     columns = [
         "option",
         "mode",
@@ -243,7 +249,7 @@ def cost_table(study: Study) -> Table:
         "images/s",
         "file to answer ms",
     ]
-    return Table(f"Latency on {device['device_name']}, {device['threads']} threads", columns, rows)
+    return Table(f"Latency on {where}", columns, rows)
 
 
 def memory_table(study: Study) -> Table:

