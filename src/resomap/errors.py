@@ -12,6 +12,7 @@
     ├── TargetLayerError         no layer to explain (its output is not B C H W)
     ├── TrainingDivergedError    the loss became NaN or infinite; carries epoch and learning rate
     ├── StorageError             the disk is full, read-only, or not permitted
+    ├── LeaseLostError           another process took a cell over while this one slept
     └── StudyError               a study directory does not fit what was asked of it
 
 A message says what was expected, what came, and what to do. The command line prints it as one line
@@ -100,6 +101,10 @@ class TrainingDivergedError(ResoMapError):
 
 class StorageError(ResoMapError):
     """Writing failed: no room, no permission, or a read-only file system."""
+
+
+class LeaseLostError(ResoMapError):
+    """Another process works on this now; nothing more may be written."""
 
 
 class StudyError(ResoMapError):

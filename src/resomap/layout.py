@@ -9,7 +9,7 @@
   explanations/{model}/{resolution}/seed{n}/{method}.npz   raw maps of the explained images
   analysis/{explanations,verdict}.json   report/index.html   report/figures/   summary.txt
   audit.json   results.csv   results.json   mlflow.db   logs/
-  .locks/                                             one lock a cell, held while it runs
+  .locks/                                             leases: which process works on which cell (lease.py)
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ BEST_WEIGHTS = "best_model.safetensors"
 LAST_STATE = "last.pt"
 METADATA = "metadata.json"
 RUN_RECORD = "run.json"
+
+TABLES_LEASE, STAGES_LEASE = "study", "stages"
+"""Leases in locks_dir besides those of cells: of results.csv, and of what follows the last run."""
 
 
 def folder_name(name: str) -> str:
@@ -72,11 +75,9 @@ class StudyLayout:
     def checkpoints_dir(self) -> Path:
         return self.root / "checkpoints"
 
-    def lock_path(self, cell: Cell) -> Path:
-        return self.locks_dir / f"{folder_name(cell.model)}-{cell.resolution}-seed{cell.seed}.lock"
-
-    def study_lock_path(self) -> Path:
-        return self.locks_dir / "study.lock"
+    def lease_name(self, cell: Cell) -> str:
+        """What a cell is called in locks_dir."""
+        return f"{folder_name(cell.model)}-{cell.resolution}-seed{cell.seed}"
 
     def run_dir(self, cell: Cell, family: str) -> Path:
         """checkpoints/{family}/{model}/{resolution}/seed{n}"""

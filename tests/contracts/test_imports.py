@@ -13,7 +13,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[2] / "src" / "resomap"
 LEVELS = (
-    ("errors", "allocator", "records", "serialize", "layout", "config"),
+    ("errors", "allocator", "records", "serialize", "lease", "layout", "config"),
     ("models", "data", "metrics"),
     ("evaluation", "explainability", "profiling"),
     ("report", "analysis", "training", "tracking"),
@@ -22,7 +22,9 @@ LEVELS = (
 )
 """Lowest first. Rooms of one level do not know each other; on the lowest, each knows those to its left."""
 READ_CONFIG = {"config", "study", "cli"}
-WITHOUT_TORCH = {"errors", "allocator", "records", "serialize", "layout", "config", "metrics", "report", "analysis"}
+WITHOUT_TORCH = {
+    "errors", "allocator", "records", "serialize", "lease", "layout", "config", "metrics", "report", "analysis",
+}  # fmt: skip
 TORCH = {"torch", "torchvision", "timm", "accelerate", "captum", "torchmetrics"}
 
 LEVEL = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}

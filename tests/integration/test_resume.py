@@ -125,15 +125,58 @@ def test_metrics_follow_the_analysis_settings_without_training(
     assert weights(tmp_path / "study") == before
 
 
+def trained(told: list[str], epochs: int) -> list[str]:
+    """Cells that processes began to train, in the order told; a cell that was gone on with is there again."""
+    lines = [line for text in told for line in text.splitlines() if f": {epochs} epochs" in line]
+    return sorted(line.split("] ")[1].split(":")[0] for line in lines if "going on" not in line)
+
+
 @pytest.mark.slow
-def test_two_processes_share_a_study_without_doing_a_cell_twice(
+def test_two_processes_share_a_study_and_the_killed_ones_cell_is_taken_over(
     tmp_path: Path, make_images: Make, small_run: Args, start: Start
 ) -> None:
     data = make_images(tmp_path / "data", splits={"train": 30, "val": 6, "test": 6})
-    command = small_run(data, "--seeds", "0,1,2,3", "--epochs", "6")
+    command = small_run(data, "--seeds", "0,1,2,3,4,5,6,7,8,9", "--epochs", "6", "--set", "training.save_every_s=0")
     processes = [start(*command) for _ in range(2)]
-    told = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], told
-    started = [line for _, err in told for line in err.splitlines() if "6 epochs" in line]
-    assert sorted(line.split("seed ")[1][0] for line in started) == ["0", "1", "2", "3"]
-    assert sorted(scores(tmp_path / "study")["seed"]) == [0, 0, 1, 1, 2, 2, 3, 3]
+    deadline = time.monotonic() + 120
+    while len(finished_runs(tmp_path / "study")) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    processes[0].send_signal(signal.SIGKILL)
+    done_then = finished_runs(tmp_path / "study")
+    told = [process.communicate(timeout=300)[1] for process in processes]
+    assert processes[1].returncode == 0, told
+    assert len(done_then) < 10
+    # Nothing was begun twice, but for what the killed process had not yet saved an update of.
+    names = trained(told, 6)
+    assert set(names) == {f"tiny_cnn @32 seed {seed}" for seed in range(10)}
+    assert len(names) <= 11
+    now = finished_runs(tmp_path / "study")
+    assert {name: now[name] for name in done_then} == done_then  # not written again
+    assert sorted(scores(tmp_path / "study")["seed"]) == sorted([*range(10), *range(10)])
+    assert scores(tmp_path / "study")["status"].eq("finished").all()
+
+
+def finished_runs(study: Path) -> dict[str, int]:
+    """run folder -> when its record was written, for the finished ones."""
+    found = {}
+    for path in study.rglob("run.json"):
+        if json.loads(path.read_text())["status"] == "finished":
+            found[str(path.parent.relative_to(study))] = path.stat().st_mtime_ns
+    return found
+
+
+@pytest.mark.slow
+def test_one_process_without_waiting_leaves_what_another_runs(
+    tmp_path: Path, make_images: Make, small_run: Args, start: Start
+) -> None:
+    data = make_images(tmp_path / "data", splits={"train": 40, "val": 6, "test": 6})
+    command = small_run(data, "--epochs", "200")
+    first = start(*command)
+    wait_for_state(first, tmp_path / "study", saves=1)
+    second = start(*command, "--set", "study.wait_for_others=false")
+    second.communicate(timeout=120)
+    assert second.returncode == 0
+    assert first.poll() is None
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=60)
+    assert first.returncode == 130

@@ -56,6 +56,12 @@ def run_line(record: RunRecord) -> str:
     return f"{record.cell}: {scores}  best epoch {record.best_epoch}  {duration(record.seconds)}"
 
 
+def waiting_line(cells: Sequence[Cell]) -> str:
+    """What this process waits for."""
+    more = f" and {len(cells) - 1} more" if len(cells) > 1 else ""
+    return f"waiting for other processes: {cells[0]}{more}"
+
+
 class _Remaining:
     """Which updates are still to do, for the time left."""
 
@@ -86,6 +92,7 @@ class PlainProgress(StudyProgress):
         self._done = 0
         self._update = 0
         self._told: dict[str, float] = {}
+        self._waits_for = 0
 
     def _say(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
@@ -118,6 +125,11 @@ class PlainProgress(StudyProgress):
     def epoch_ended(self, cell: Cell, record: EpochRecord) -> None:
         left = duration(self._left.seconds(cell, self._update))
         self._say(f"    {epoch_line(record)}  {left} left")
+
+    def waiting(self, cells: Sequence[Cell]) -> None:
+        if len(cells) != self._waits_for:
+            self._waits_for = len(cells)
+            self._say(waiting_line(cells))
 
     def stage(self, what: str) -> None:
         self._say(f"    {what}")
@@ -188,6 +200,10 @@ class BarProgress(StudyProgress):
         seconds = self._recent[-1][0] - self._recent[0][0]
         images = sum(count for _, count in list(self._recent)[1:])
         return images / seconds if seconds else 0.0
+
+    def waiting(self, cells: Sequence[Cell]) -> None:
+        if self._run is not None:
+            self._progress.reset(self._run, total=None, description=waiting_line(cells), info="")
 
     def stage(self, what: str) -> None:
         if self._run is not None:

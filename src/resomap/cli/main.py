@@ -24,6 +24,7 @@ from resomap.cli import (
     system_commands,
 )
 from resomap.errors import ResoMapError
+from resomap.study.interrupt import stop_on_signals
 
 app = typer.Typer(
     name="resomap",
@@ -74,9 +75,13 @@ def _main(
 
 
 def main() -> None:
-    """Entry point: a ResoMapError is printed as its message alone, and the exit status is 2."""
+    """Entry point: a ResoMapError is printed as its message alone, and the exit status is 2.
+
+    SIGTERM, which schedulers send, ends every command as Ctrl-C does.
+    """
     try:
-        app()
+        with stop_on_signals():
+            app()
     except ResoMapError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)

@@ -31,6 +31,10 @@ class StudyConfig(Section):
     """Name of the study (MLflow's experiment); null: the data set's name."""
     output: str = "studies/{data}"
     """Directory of the study; {data} is replaced by the data set's name."""
+    wait_for_others: bool = True
+    """Stay until the runs that other processes work on are finished too, and take over those of a process that died."""
+    lease_seconds: Annotated[float, Field(ge=1.0, allow_inf_nan=False)] = 60.0
+    """Without a sign of life for so long another process's run is taken over; on NFS more than its attribute cache."""
 
 
 class SweepConfig(Section):

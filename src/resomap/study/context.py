@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from resomap.config.schema import ResoMapConfig
 from resomap.layout import StudyLayout
+from resomap.lease import Leases
 from resomap.records import Cell, ImageDataset
 from resomap.serialize import digest
 from resomap.study import builders
@@ -33,6 +34,8 @@ class StudyContext:
     device_type: str
     precision: str
     ranks: Ranks
+    leases: Leases
+    """Which process works on which cell."""
     progress: StudyProgress
     notes: tuple[str, ...] = ()
     """What a reader of the results must know."""

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM stop a study between two updates, with its state saved."""
+"""Ctrl-C and SIGTERM stop a study: between two updates while it trains, with the state saved, at once elsewhere."""
 
 from __future__ import annotations
 
@@ -14,11 +14,27 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.requested = False
+        self._can_wait = False
+
+    @contextmanager
+    def between_updates(self) -> Iterator[None]:
+        """Inside, the first request only sets `requested`: whoever trains looks at it after each update."""
+        self._can_wait = True
+        try:
+            yield
+        finally:
+            self._can_wait = False
+
+    def ask(self, number: int, frame: FrameType | None) -> None:
+        """A signal's handler."""
+        if self.requested or not self._can_wait:
+            raise KeyboardInterrupt
+        self.requested = True
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopSignal]:
-    """Catch SIGINT and SIGTERM: the first asks for a clean stop, a second one interrupts at once.
+    """Let SIGINT and SIGTERM raise KeyboardInterrupt: at once, or between updates what asks for it first.
 
     In a thread other than the main one signals stay as they are, since Python allows no other.
     """
@@ -26,13 +42,7 @@ def stop_on_signals() -> Iterator[StopSignal]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if stop.requested:
-            raise KeyboardInterrupt
-        stop.requested = True
-
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, stop.ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:

@@ -1,10 +1,11 @@
-"""A trainer's callback that passes on what happens to progress and tracking, and stops when asked."""
+"""A trainer's callbacks for a study: one passes on what happens and stops when asked, one guards the cell's lease."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from resomap.lease import Lease
 from resomap.records import Cell, EpochRecord
 from resomap.study.interrupt import StopSignal
 from resomap.study.progress import StudyProgress
@@ -14,6 +15,27 @@ from resomap.training.callbacks import Callback
 
 if TYPE_CHECKING:
     from resomap.training.trainer import Trainer
+
+
+class LeaseGuard(Callback):
+    """Stops a run before it writes anything, if another process has taken its cell over. Stands first."""
+
+    def __init__(self, lease: Lease | None) -> None:
+        self._lease = lease
+
+    def check(self) -> None:
+        """Raise LeaseLostError if the lease is lost; for the rank that holds it."""
+        if self._lease is not None:
+            self._lease.check()
+
+    def on_update_end(self, trainer: Trainer) -> None:
+        self.check()
+
+    def on_epoch_end(self, trainer: Trainer, record: EpochRecord) -> None:
+        self.check()
+
+    def on_epoch_saved(self, trainer: Trainer, record: EpochRecord) -> None:
+        self.check()
 
 
 class RunObserver(Callback):

@@ -55,6 +55,7 @@ def plan_study(
         device_type=device.partition(":")[0],
         precision=precision,
         ranks=ranks,
+        leases=builders.leases(config, layout),
         progress=progress,
     )
     _settle_changes(context, discard_changed=discard_changed)

@@ -19,6 +19,7 @@ class StudyProgress:
             run_started
             epoch_ended(*)  update_ended(*)
             run_ended
+        waiting(*)              other processes work on the last cells
         study_ended
     """
 
@@ -42,6 +43,9 @@ class StudyProgress:
 
     def run_ended(self, record: RunRecord) -> None:
         """A cell is finished or failed."""
+
+    def waiting(self, cells: Sequence[Cell]) -> None:
+        """Nothing is left but these cells of other processes; told again at each look at them."""
 
     def stage(self, what: str) -> None:
         """A step after the runs begins: profiling, explaining, drawing."""

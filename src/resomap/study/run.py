@@ -12,6 +12,7 @@ from resomap.errors import StudyError
 from resomap.evaluation.predict import predict
 from resomap.evaluation.store import read_predictions, write_predictions
 from resomap.layout import LAST_STATE, METADATA
+from resomap.lease import Lease
 from resomap.metrics.classification import classification_metrics
 from resomap.models.checkpoints import load_checkpoint
 from resomap.models.registry import count_parameters
@@ -21,7 +22,7 @@ from resomap.serialize import plain, provenance
 from resomap.study import builders
 from resomap.study.context import StudyContext
 from resomap.study.interrupt import StopSignal
-from resomap.study.observer import RunObserver
+from resomap.study.observer import LeaseGuard, RunObserver
 from resomap.study.runs import read_run, write_run
 from resomap.tracking.protocol import Tracker
 
@@ -31,11 +32,16 @@ if TYPE_CHECKING:
     from resomap.training.trainer import Trainer
 
 
-def run_cell(context: StudyContext, cell: Cell, *, tracker: Tracker, stop: StopSignal) -> RunRecord:
+def run_cell(
+    context: StudyContext, cell: Cell, *, tracker: Tracker, stop: StopSignal, lease: Lease | None = None
+) -> RunRecord:
     """Train, evaluate and store one cell; goes on from its last saved state.
 
+    Args:
+        lease: the claim on the cell, looked at before anything is written; None on ranks that only compute.
     Raises:
         TrainingDivergedError: the loss became NaN; the state on disk is the last good one.
+        LeaseLostError: another process took the cell over while this one slept.
         KeyboardInterrupt: the user stopped; the state is saved.
     """
     started = time.monotonic()
@@ -46,15 +52,20 @@ def run_cell(context: StudyContext, cell: Cell, *, tracker: Tracker, stop: StopS
     if context.ranks.is_main:
         write_run(_record_path(context, cell), record)
         write_summary(context.layout.summary_dir(cell.model, cell.resolution), network, resolution=cell.resolution)
+    guard = LeaseGuard(lease)
     observer = RunObserver(cell, context.progress, tracker=tracker, stop=stop, ranks=context.ranks)
     tracker.start_run(str(cell), _run_params(context, cell, record), key=record.key)
-    trainer = _make_trainer(context, cell, network, observer)
+    trainer = _make_trainer(context, cell, network, guard=guard, observer=observer)
     state_path = run_dir / LAST_STATE
     if state_path.exists():
         trainer.resume(state_path)
     observer.started(trainer)
-    fit = trainer.fit()
-    record = _finish(context, cell, record, fit, seconds=time.monotonic() - started)
+    with stop.between_updates():
+        fit = trainer.fit()
+    if context.ranks.broadcast(stop.requested):
+        raise KeyboardInterrupt
+    record = _evaluated(context, cell, record, fit, guard=guard)
+    record = _finish(context, dataclasses.replace(record, seconds=time.monotonic() - started), guard=guard)
     _track_results(context, record, tracker)
     tracker.end_run("FINISHED")
     return record
@@ -93,7 +104,9 @@ def _record_path(context: StudyContext, cell: Cell) -> Path:
     return context.layout.run_record_path(cell, builders.family(context.config, cell.model))
 
 
-def _make_trainer(context: StudyContext, cell: Cell, network: nn.Module, observer: RunObserver) -> Trainer:
+def _make_trainer(
+    context: StudyContext, cell: Cell, network: nn.Module, *, guard: LeaseGuard, observer: RunObserver
+) -> Trainer:
     config, run_dir = context.config, _run_dir(context, cell)
     options: dict[str, Any] = {"device_type": context.device_type, "ranks": context.ranks}
     loaders = (
@@ -118,7 +131,7 @@ def _make_trainer(context: StudyContext, cell: Cell, network: nn.Module, observe
         cell=cell,
         state_path=run_dir / LAST_STATE,
         weights=builders.class_weights(config, context.stores["train"], context.images.num_classes),
-        callbacks=[*builders.keep_best(config, run_dir, fields), observer],
+        callbacks=[guard, *builders.keep_best(config, run_dir, fields), observer],
     )
 
 
@@ -133,37 +146,43 @@ def _run_params(context: StudyContext, cell: Cell, record: RunRecord) -> dict[st
     }
 
 
-def _finish(context: StudyContext, cell: Cell, record: RunRecord, fit: FitRecord, *, seconds: float) -> RunRecord:
-    """Evaluate the best epoch's weights on every split and store the run as finished."""
+def _evaluated(context: StudyContext, cell: Cell, record: RunRecord, fit: FitRecord, *, guard: LeaseGuard) -> RunRecord:
+    """The record of a trained run: its best epoch's weights evaluated on every split, predictions stored."""
     context.ranks.barrier()
     metrics: dict[str, Mapping[str, Any]] = {}
     checkpoint = load_checkpoint(_run_dir(context, cell), allow_callables=":" in cell.model)
+    guard.check()
     if context.ranks.is_main:
         # Other conditions of earlier weights must not stand beside these.
         for stale in context.layout.predictions_dir(cell).glob("*.parquet"):
-            stale.unlink()
+            stale.unlink(missing_ok=True)
     for split in ("val", "test"):
         if split in context.stores:
             condition = Condition(split, cell.resolution, cell.resolution)
             answers = _predict(context, cell, checkpoint.model, split)
             metrics[condition.name] = _condition_metrics(context, condition, answers)
+            guard.check()
             if context.ranks.is_main:
                 write_predictions(
                     context.layout.predictions_path(cell, condition), answers, cell=cell, condition=condition
                 )
-    record = dataclasses.replace(
+    return dataclasses.replace(
         record,
-        status="finished",
         epochs=fit.epochs,
         best_epoch=fit.best_epoch,
         metrics=metrics,
-        seconds=seconds,
         still_improving=fit.still_improving,
         provenance=dict(record.provenance) | {"metric_options": builders.metric_options(context.config)},
     )
+
+
+def _finish(context: StudyContext, record: RunRecord, *, guard: LeaseGuard) -> RunRecord:
+    """Store the run as finished; its training state is needed no more."""
+    record = dataclasses.replace(record, status="finished")
+    guard.check()
     if context.ranks.is_main:
-        write_run(_record_path(context, cell), record)
-        (_run_dir(context, cell) / LAST_STATE).unlink(missing_ok=True)
+        write_run(_record_path(context, record.cell), record)
+        (_run_dir(context, record.cell) / LAST_STATE).unlink(missing_ok=True)
     return record
 
 

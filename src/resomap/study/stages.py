@@ -8,7 +8,7 @@ from typing import Any
 
 from resomap.config.schema import ResoMapConfig
 from resomap.errors import ResoMapError, StorageError, StudyError
-from resomap.layout import StudyLayout
+from resomap.layout import STAGES_LEASE, StudyLayout
 from resomap.records import ImageDataset
 from resomap.serialize import read_json
 from resomap.study import builders
@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 def finish_study(config: ResoMapConfig, result: StudyResult, *, progress: StudyProgress) -> list[str]:
     """Profile, explain and draw, as configured; nothing where other processes still train, or no run finished.
 
+    One process at a time: another one waits, and finds done what the first has done (or does nothing, where
+    study.wait_for_others is off).
+
     Returns:
         One line for each stage that could not be done; the others are done all the same.
     Raises:
@@ -35,8 +38,21 @@ def finish_study(config: ResoMapConfig, result: StudyResult, *, progress: StudyP
     """
     if not result.is_main or result.elsewhere or not any(r.status == "finished" for r in result.records):
         return []
+    leases = builders.leases(config, result.layout)
+    if builders.waits_for_others(config):
+        with leases.hold(STAGES_LEASE):
+            return _stages(config, result.layout, progress)
+    lease = leases.acquire(STAGES_LEASE)
+    if lease is None:
+        return []
+    try:
+        return _stages(config, result.layout, progress)
+    finally:
+        lease.release()
+
+
+def _stages(config: ResoMapConfig, layout: StudyLayout, progress: StudyProgress) -> list[str]:
     images = builders.dataset(config)
-    layout = result.layout
     undone: list[str] = []
 
     def attempt(stage: str, work: Callable[[], object]) -> None:

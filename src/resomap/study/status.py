@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from filelock import FileLock, Timeout
 
 from resomap.errors import StudyError, printable
 from resomap.layout import StudyLayout
+from resomap.lease import Leases
 from resomap.records import Cell, RunRecord
 from resomap.study.runs import stored_runs
 
@@ -64,14 +64,4 @@ def _state(layout: StudyLayout, cell: Cell, record: RunRecord | None) -> str:
         return "waiting"
     if record.status != "running":
         return record.status
-    return "running" if _is_held(layout.lock_path(cell)) else "interrupted"
-
-
-def _is_held(path: Path) -> bool:
-    if not path.exists():
-        return False
-    try:
-        with FileLock(path).acquire(timeout=0):
-            return False
-    except Timeout:
-        return True
+    return "running" if Leases(layout.locks_dir).is_held(layout.lease_name(cell)) else "interrupted"

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import logging
+import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pandas as pd
-from filelock import FileLock, Timeout
 
 from resomap.allocator import trim
 from resomap.config.load import dump_config
 from resomap.config.schema import ResoMapConfig
 from resomap.errors import ResoMapError, StorageError
-from resomap.layout import StudyLayout
+from resomap.layout import TABLES_LEASE, StudyLayout
+from resomap.lease import Lease
 from resomap.records import Cell, RunRecord
-from resomap.serialize import make_dirs, provenance, to_json, write_text
+from resomap.serialize import provenance, to_json, write_text
 from resomap.study import builders
 from resomap.study.context import StudyContext
 from resomap.study.interrupt import StopSignal, stop_on_signals
@@ -32,6 +31,9 @@ from resomap.tracking.protocol import Tracker
 
 log = logging.getLogger(__name__)
 
+_LONGEST_PAUSE_S = 2.0
+"""Between two looks at the cells that other processes have."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StudyResult:
@@ -41,7 +43,7 @@ class StudyResult:
     records: tuple[RunRecord, ...]
     """The planned cells that are finished or failed."""
     elsewhere: tuple[Cell, ...]
-    """Planned cells that another process is running."""
+    """Planned cells that another process is running; none where study.wait_for_others is set."""
     frame: pd.DataFrame
     """results.csv: one row for each run and condition of the whole study."""
     is_main: bool = True
@@ -94,81 +96,88 @@ def _write_study_file(context: StudyContext) -> None:
 
 
 def _run_cells(context: StudyContext, *, tracker: Tracker, stop: StopSignal) -> StudyResult:
-    records = {cell: record for cell in context.cells if (record := _finished(context, cell))}
-    elsewhere = []
+    before = {cell: stored_run(context, cell) for cell in context.cells}
+    records = {cell: record for cell in context.cells if (record := _settled(context, cell, before[cell]))}
     context.progress.study_started(context.cells, finished=len(records))
-    for cell in context.cells:
-        if cell in records:
-            continue
-        record = _claim_and_run(context, cell, tracker=tracker, stop=stop)
-        if record is None:
-            elsewhere.append(cell)
-            continue
-        records[cell] = record
-        context.progress.run_ended(record)
-        _collect(context)
-        if stop.requested:
-            raise KeyboardInterrupt
+    left = [cell for cell in context.cells if cell not in records]
+    waits = builders.waits_for_others(context.config)
+    while left:
+        elsewhere = []
+        for cell in left:
+            record = _claim_and_run(context, cell, before[cell], tracker=tracker, stop=stop)
+            if record is None:
+                elsewhere.append(cell)
+                continue
+            records[cell] = record
+            context.progress.run_ended(record)
+            _collect(context)
+        if not waits and len(elsewhere) == len(left):
+            break
+        if elsewhere and len(elsewhere) == len(left):
+            context.progress.waiting(elsewhere)
+            time.sleep(min(_LONGEST_PAUSE_S, context.leases.interval_s / 2))
+        left = elsewhere
     context.progress.study_ended()
     return StudyResult(
         layout=context.layout,
         records=tuple(records.values()),
-        elsewhere=tuple(elsewhere),
+        elsewhere=tuple(left),
         frame=_collect(context),
         is_main=context.ranks.is_main,
     )
 
 
-def _finished(context: StudyContext, cell: Cell) -> RunRecord | None:
-    """The cell's record if nothing is left to do for it."""
-    record = stored_run(context, cell)
-    if record is None or record.status != "finished":
-        return None
-    return refresh_metrics(context, record)
+def _settled(context: StudyContext, cell: Cell, before: RunRecord | None) -> RunRecord | None:
+    """The cell's record if nothing is left to do for it; the same on all ranks.
+
+    Args:
+        before: the record that this process found at its start. A failure since then is another process's, and final.
+    """
+    record = stored_run(context, cell) if context.ranks.is_main else None
+    if record is not None and record.status == "finished":
+        record = refresh_metrics(context, record)
+    elif record is not None and (record.status != "failed" or record == before):
+        record = None
+    return context.ranks.broadcast(record)
 
 
-def _claim_and_run(context: StudyContext, cell: Cell, *, tracker: Tracker, stop: StopSignal) -> RunRecord | None:
+def _claim_and_run(
+    context: StudyContext, cell: Cell, before: RunRecord | None, *, tracker: Tracker, stop: StopSignal
+) -> RunRecord | None:
     """Run the cell unless another process has it (then None, or its record if it is done by now)."""
-    with _claim(context, cell) as mine:
-        finished = _finished(context, cell)
-        if finished is not None or not mine:
-            return finished
-        return _run_or_record(context, cell, tracker=tracker, stop=stop)
-
-
-@contextmanager
-def _claim(context: StudyContext, cell: Cell) -> Iterator[bool]:
-    """Hold the cell's lock, which the kernel frees if this process dies; False where another holds it."""
-    lock = FileLock(make_dirs(context.layout.locks_dir) / context.layout.lock_path(cell).name)
-    mine = False
-    if context.ranks.is_main:
-        try:
-            lock.acquire(timeout=0)
-            mine = True
-        except Timeout:
-            mine = False
+    lease = context.leases.acquire(context.layout.lease_name(cell)) if context.ranks.is_main else None
     try:
-        yield context.ranks.broadcast(mine)
+        mine = context.ranks.broadcast(lease is not None)
+        settled = _settled(context, cell, before)
+        if settled is not None or not mine:
+            return settled
+        return _run_or_record(context, cell, tracker=tracker, stop=stop, lease=lease)
     finally:
-        lock.release()
+        if lease is not None:
+            lease.release()
 
 
-def _run_or_record(context: StudyContext, cell: Cell, *, tracker: Tracker, stop: StopSignal) -> RunRecord:
+def _run_or_record(
+    context: StudyContext, cell: Cell, *, tracker: Tracker, stop: StopSignal, lease: Lease | None
+) -> RunRecord | None:
     """Run the cell; whatever goes wrong with it becomes its record, and the study goes on.
 
-    Storage that fails ends the study instead: no later run could be stored either.
+    Storage that fails ends the study instead: no later run could be stored either. None where another process
+    has taken the cell over meanwhile: it alone says what became of it.
     """
     try:
-        return run_cell(context, cell, tracker=tracker, stop=stop)
-    except StorageError:
-        raise
-    except ResoMapError as error:
-        tracker.end_run("FAILED")
-        log.error("%s failed: %s", cell, error)
-        return failed_record(context, cell, error=str(error))
+        return run_cell(context, cell, tracker=tracker, stop=stop, lease=lease)
     except Exception as error:
         # The study's boundary: a bug or a device error in one run must not cost the others.
         tracker.end_run("FAILED")
+        if lease is not None and lease.lost:
+            log.warning("%s is left alone: another process has taken it over", cell)
+            return None
+        if isinstance(error, StorageError):
+            raise
+        if isinstance(error, ResoMapError):
+            log.error("%s failed: %s", cell, error)
+            return failed_record(context, cell, error=str(error))
         log.error("%s failed: %r", cell, error, exc_info=True)
         record = failed_record(context, cell, error=f"{error!r}\n{traceback.format_exc()}")
         if context.ranks.world_size > 1:
@@ -192,5 +201,5 @@ def _collect(context: StudyContext) -> pd.DataFrame:
     }
     if not context.ranks.is_main:
         return pd.DataFrame()
-    with FileLock(context.layout.study_lock_path()):
+    with context.leases.hold(TABLES_LEASE):
         return write_results(context.layout, stored_runs(context.layout), study=summary)

@@ -9,15 +9,21 @@ from resomap.study.interrupt import stop_on_signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stop_on_signals_first_asks_second_interrupts(number: signal.Signals) -> None:
+def test_stop_on_signals_interrupts_at_once_outside_training(number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    with stop_on_signals() as stop:
+    with stop_on_signals(), pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), number)
+    assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stop_on_signals_first_asks_second_interrupts_while_training(number: signal.Signals) -> None:
+    with stop_on_signals() as stop, stop.between_updates():
         assert not stop.requested
         os.kill(os.getpid(), number)
         assert stop.requested
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
-    assert signal.getsignal(number) is before
 
 
 def test_stop_on_signals_restores_handlers_after_an_error() -> None:

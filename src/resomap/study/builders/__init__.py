@@ -44,6 +44,7 @@ from resomap.study.builders.models import (
 from resomap.study.builders.study import (
     accepted_loss,
     layout,
+    leases,
     matrix_wanted,
     metric_options,
     report_wanted,
@@ -52,6 +53,7 @@ from resomap.study.builders.study import (
     study_params,
     table_metric,
     tracker,
+    waits_for_others,
 )
 from resomap.study.builders.training import (
     device_and_precision,
@@ -93,6 +95,7 @@ __all__ = [
     "kernel",
     "known_answers",
     "layout",
+    "leases",
     "matrix_wanted",
     "max_pixels",
     "memory_limit_mib",
@@ -117,4 +120,5 @@ __all__ = [
     "train_loader",
     "trainer",
     "training_length",
+    "waits_for_others",
 ]

@@ -9,6 +9,7 @@ from resomap.config.load import flatten
 from resomap.config.schema import ResoMapConfig
 from resomap.errors import without_secrets
 from resomap.layout import StudyLayout, folder_name
+from resomap.lease import Leases
 from resomap.records import ImageDataset
 
 if TYPE_CHECKING:
@@ -19,6 +20,16 @@ def layout(config: ResoMapConfig, images: ImageDataset) -> StudyLayout:
     """The study's directory."""
     output = config.study.output.replace("{data}", folder_name(images.name))
     return StudyLayout(Path(output).expanduser())
+
+
+def leases(config: ResoMapConfig, study: StudyLayout) -> Leases:
+    """Which process works on what in this study."""
+    return Leases(study.locks_dir, expiry_s=config.study.lease_seconds)
+
+
+def waits_for_others(config: ResoMapConfig) -> bool:
+    """Whether a process stays until the runs of other processes are finished."""
+    return config.study.wait_for_others
 
 
 def study_name(config: ResoMapConfig, images: ImageDataset) -> str:
