@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from resomap.data.windows import MicroBatch, plan_epoch
 __all__ = ["Batch", "EvalLoader", "TrainLoader", "as_batches", "to_model_input"]
 
 Rgb = Sequence[float]
+T = TypeVar("T")
 
 
 @dataclass
@@ -161,7 +162,7 @@ class TrainLoader:
             world_size=world_size,
         )
         self._sampler = _EpochSampler(plan, images=len(store), seed=seed)
-        self._loader = _data_loader(
+        self._loader = data_loader(
             _TrainImages(store, resolution, augmentation, seed, mean, std),
             self._sampler,
             workers=workers,
@@ -226,7 +227,7 @@ class EvalLoader:
         own = list(range(rank, len(store), world_size))
         batches = [own[i : i + batch_size] for i in range(0, len(own), batch_size)]
         self._count = math.ceil(len(own) / batch_size)
-        self._loader = _data_loader(
+        self._loader = data_loader(
             _EvalImages(store, resolution, normalisation_map(mean, std)),
             batches,
             workers=workers,
@@ -242,15 +243,16 @@ class EvalLoader:
         return iter(self._loader)
 
 
-def _data_loader(
-    images: Dataset[Batch],
+def data_loader(
+    images: Dataset[T],
     batches: Any,
     *,
-    workers: int,
-    pin_memory: bool,
-    prefetch_factor: int | None,
-    persistent_workers: bool,
-) -> DataLoader[Batch]:
+    workers: int = 0,
+    pin_memory: bool = False,
+    prefetch_factor: int | None = None,
+    persistent_workers: bool = False,
+) -> DataLoader[T]:
+    """A DataLoader whose items are whole batches, made by the data set's __getitems__."""
     return DataLoader(
         images,
         batch_sampler=batches,

@@ -23,12 +23,12 @@ from PIL import Image
 from resomap.data import levels
 from resomap.data.decode import decode_rgb, to_square
 from resomap.data.store_build import Progress, decode_all, header_sizes
-from resomap.data.store_files import StoredImages, find_or_build
+from resomap.data.store_files import StoredImages, find, find_or_build
 from resomap.data.store_settings import StoreSettings
 from resomap.errors import ConfigError, DatasetError, printable
 from resomap.records import BadFile, CropBox, ImageRecord
 
-__all__ = ["CachedStore", "ImageStore", "OnTheFlyStore", "StoreSettings", "open_store"]
+__all__ = ["CachedStore", "ImageStore", "OnTheFlyStore", "StoreSettings", "find_store", "open_store"]
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +63,10 @@ class ImageStore(ABC):
     @abstractmethod
     def level(self, index: int, level: int) -> tuple[np.ndarray, int]:
         """Pixels (h, w, 3) of the kept level nearest to `level`, and which one that is."""
+
+    def squares_of(self, resolutions: Sequence[int], indices: Sequence[int] | np.ndarray) -> dict[int, np.ndarray]:
+        """Resolution -> (len(indices), r, r, 3) uint8; no image is decoded twice."""
+        return {resolution: self.squares(resolution, indices) for resolution in resolutions}
 
     def square(self, index: int, resolution: int) -> np.ndarray:
         """(r, r, 3) uint8: one evaluation image."""
@@ -105,9 +109,17 @@ class OnTheFlyStore(ImageStore):
     """Decodes at each access; the same pixels as a CachedStore."""
 
     def squares(self, resolution: int, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        self._check_resolution(resolution)
-        kernel = self.settings.kernel
-        return np.stack([to_square(self._decode(int(i)), resolution, kernel=kernel) for i in indices])
+        return self.squares_of([resolution], indices)[resolution]
+
+    def squares_of(self, resolutions: Sequence[int], indices: Sequence[int] | np.ndarray) -> dict[int, np.ndarray]:
+        made = {r: np.empty((len(indices), r, r, 3), dtype=np.uint8) for r in resolutions}
+        for resolution in made:
+            self._check_resolution(resolution)
+        for position, index in enumerate(indices):
+            image = self._decode(int(index))
+            for resolution, squares in made.items():
+                squares[position] = to_square(image, resolution, kernel=self.settings.kernel)
+        return made
 
     def level(self, index: int, level: int) -> tuple[np.ndarray, int]:
         kept = self.settings.levels_of((int(self.sizes[index, 0]), int(self.sizes[index, 1])))
@@ -156,6 +168,28 @@ def open_store(
         store = _on_the_fly(images, settings, workers=workers, progress=progress)
     else:
         store = CachedStore(images, stored, settings)
+    _settle_bad_files(store, images, on_bad_file=on_bad_file)
+    return store
+
+
+def find_store(
+    images: Sequence[ImageRecord],
+    *,
+    settings: StoreSettings,
+    cache_dir: Path,
+    content_hashes: Mapping[str, str],
+    on_bad_file: str = "stop",
+) -> ImageStore | None:
+    """The store of these images as open_store would give it, if it is in the cache; nothing is decoded.
+
+    Raises:
+        DatasetError: as open_store.
+    """
+    hashes = [content_hashes[image.image_id] for image in images]
+    stored = find(images, hashes, settings=settings, cache_dir=cache_dir)
+    if stored is None:
+        return None
+    store = CachedStore(images, stored, settings)
     _settle_bad_files(store, images, on_bad_file=on_bad_file)
     return store
 

@@ -109,6 +109,18 @@ class StoredImages:
         return self._maps[name]
 
 
+def store_key(hashes: Sequence[str], settings: StoreSettings) -> str:
+    """What tells stores apart: the images' contents in their order, the settings, and Pillow's version."""
+    return digest({"format": FORMAT, "pillow": PIL.__version__, "images": hashes, "settings": asdict(settings)})
+
+
+def find(
+    images: Sequence[ImageRecord], hashes: Sequence[str], *, settings: StoreSettings, cache_dir: Path
+) -> StoredImages | None:
+    """The store of these images if it is in the cache, complete."""
+    return _open(cache_dir / "pyramid" / store_key(hashes, settings), images, settings)
+
+
 def find_or_build(
     images: Sequence[ImageRecord],
     hashes: Sequence[str],
@@ -125,8 +137,7 @@ def find_or_build(
         StorageError: the cache cannot be written.
     """
     root = cache_dir / "pyramid"
-    key = digest({"format": FORMAT, "pillow": PIL.__version__, "images": hashes, "settings": asdict(settings)})
-    folder = root / key
+    folder = root / store_key(hashes, settings)
     stored = _open(folder, images, settings)
     if stored is not None:
         return stored
@@ -139,7 +150,7 @@ def find_or_build(
         if stored is not None:
             return stored
         sizes, bad = header_sizes(images, max_pixels=settings.max_pixels, workers=workers)
-        if not _make_room(root, needed_bytes(sizes, settings), limit_bytes, key=key):
+        if not _make_room(root, needed_bytes(sizes, settings), limit_bytes, key=folder.name):
             return None
         build(folder, images, sizes, bad, settings=settings, workers=workers, progress=progress)
         return _open(folder, images, settings)

@@ -47,7 +47,7 @@ def predict(
     if channels_last:
         model.to(memory_format=torch.channels_last)
     indices, labels, probabilities = [], [], []
-    with in_eval_mode(model), torch.inference_mode(), _autocast(device, mixed_precision):
+    with in_eval_mode(model), torch.inference_mode(), autocast(device, mixed_precision):
         for batch in _batches(loader):
             images_BCHW, labels_B = to_model_input(
                 batch, device, non_blocking=non_blocking, channels_last=channels_last
@@ -55,12 +55,13 @@ def predict(
             indices.append(batch.indices)
             labels.append(labels_B)
             probabilities.append(model(images_BCHW).float().softmax(dim=1))
-    own = _concatenated(indices, labels, probabilities)
+    own = concatenated(indices, labels, probabilities)
     shards = gather(own) if gather is not None and world_size > 1 else [own]
-    return _in_order(shards, loader, class_names)
+    return in_order(shards, loader, class_names)
 
 
-def _autocast(device: torch.device, mixed_precision: str) -> torch.autocast:
+def autocast(device: torch.device, mixed_precision: str) -> torch.autocast:
+    """The forward pass in 'bf16' or 'fp16'; nothing for 'no'."""
     dtype = torch.float16 if mixed_precision == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype=dtype, enabled=mixed_precision != "no")
 
@@ -69,16 +70,17 @@ def _batches(loader: Any) -> Iterator[Batch]:
     return iter(loader) if isinstance(loader, EvalLoader) else as_batches(loader)
 
 
-def _concatenated(
+def concatenated(
     indices: list[Tensor], labels: list[Tensor], probabilities: list[Tensor]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Batches' positions (N,), labels (N,) and probabilities (N, K), each as one array."""
     if not labels:
         return np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 0), np.float32)
     tensors = (torch.cat(indices), torch.cat(labels), torch.cat(probabilities))
     return tuple(tensor.cpu().numpy() for tensor in tensors)  # type: ignore[return-value]
 
 
-def _in_order(
+def in_order(
     shards: list[tuple[np.ndarray, np.ndarray, np.ndarray]], loader: Any, class_names: Sequence[str] | None
 ) -> Predictions:
     """All ranks' answers by position in the store (or in the order seen), each image once."""

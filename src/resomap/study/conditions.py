@@ -9,26 +9,25 @@ smaller resolution, so that larger maps and more detail can be told apart.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 from resomap.analysis.intervals import difference_estimate, seed_prior
 from resomap.analysis.pseudo import pseudo_values
 from resomap.config.schema import ResoMapConfig
-from resomap.data.decode import to_square
 from resomap.data.loaders import EvalLoader, to_model_input
 from resomap.errors import StudyError
-from resomap.evaluation.predict import predict
+from resomap.evaluation.many import View, predict_many
 from resomap.evaluation.store import read_predictions, write_predictions
 from resomap.models.checkpoints import Checkpoint, load_checkpoint
+from resomap.models.folding import for_inference
 from resomap.models.resolutions import takes
 from resomap.records import Cell, Condition, ImageDataset, Predictions
 from resomap.serialize import plain
@@ -74,49 +73,71 @@ def run_conditions(
         progress(f"conditions: {cell}")
         folder = study.layout.run_dir(cell, record.family)
         checkpoint = load_checkpoint(folder, allow_callables=builders.allows_callables(config))
-        for condition in missing:
-            answers = evaluate_condition(config, checkpoint, images, condition, device=device, precision=precision)
-            if answers is not None:
+        for answers in evaluate_conditions(config, checkpoint, images, missing, device=device, precision=precision):
+            for condition, found in answers.items():
                 path = study.layout.predictions_path(cell, condition)
-                write_predictions(path, answers, cell=cell, condition=condition)
+                write_predictions(path, found, cell=cell, condition=condition)
 
 
-def evaluate_condition(
+def evaluate_conditions(
     config: ResoMapConfig,
     checkpoint: Checkpoint,
     images: ImageDataset,
-    condition: Condition,
+    conditions: Sequence[Condition],
     *,
     device: str,
     precision: str,
-) -> Predictions | None:
-    """Predictions of a network under a condition; None where it does not take that size."""
-    side, info = condition.input_resolution, condition.information_resolution
-    if not takes(checkpoint.model, side):
-        return None
-    network = repaired(config, checkpoint, images, side, condition.weights, device=device)
-    recipe = replace(checkpoint.preprocessing, resolution=info)
-    loader = builders.checkpoint_loader(config, images, condition.split, preprocessing=recipe, device=device)
+) -> Iterator[dict[Condition, Predictions]]:
+    """Predictions of a network under conditions of one split, as they are made; sizes it does not take are left out.
+
+    The weights as trained see all their sizes in one pass over the images; repaired weights, which differ at each size,
+    see theirs in a pass a size, so that no more than two copies of the network are held.
+    """
+    sizes = {c.input_resolution for c in conditions}
+    fitting = [c for c in conditions if c.input_resolution in {side for side in sizes if takes(checkpoint.model, side)}]
     options: dict[str, Any] = {"device": device, "class_names": images.class_names, "mixed_precision": precision}
-    if info == side:
-        return predict(network, loader, **options)
-    answers = predict(network, _Enlarged(loader, side, recipe.kernel, torch.device(device)), **options)
-    ids = np.array([image.image_id for image in loader.store.images])
-    return replace(answers, image_ids=ids)
+    for group in _passes(fitting):
+        views = _views(config, checkpoint, images, group, device=device, precision=precision)
+        loader = builders.sizes_loader(
+            config,
+            images,
+            group[0].split,
+            preprocessing=checkpoint.preprocessing,
+            resolutions=[c.information_resolution for c in group],
+            device=device,
+        )
+        yield predict_many(views, loader, kernel=checkpoint.preprocessing.kernel, **options)
 
 
-class _Enlarged:
-    """Batches of a smaller resolution, enlarged as an image of that size would be: the size without the detail."""
+def _passes(conditions: Sequence[Condition]) -> list[list[Condition]]:
+    """Conditions that are evaluated together."""
+    groups: dict[int, list[Condition]] = {}
+    for condition in conditions:
+        together = 0 if condition.weights == AS_TRAINED else condition.input_resolution
+        groups.setdefault(together, []).append(condition)
+    return list(groups.values())
 
-    def __init__(self, loader: EvalLoader, side: int, kernel: str, device: torch.device) -> None:
-        self.loader, self.side, self.kernel, self.device = loader, side, kernel, device
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in self.loader:
-            pictures = (Image.fromarray(pixels) for pixels in batch.images.numpy())
-            squares = np.stack([to_square(picture, self.side, kernel=self.kernel) for picture in pictures])
-            enlarged = replace(batch, images=torch.from_numpy(squares))
-            yield to_model_input(enlarged, self.device, non_blocking=True, channels_last=True)
+def _views(
+    config: ResoMapConfig,
+    checkpoint: Checkpoint,
+    images: ImageDataset,
+    conditions: Sequence[Condition],
+    *,
+    device: str,
+    precision: str,
+) -> dict[Condition, View]:
+    """Each condition's network, folded for inference; the weights as trained are one network for all sizes."""
+    networks: dict[tuple[str, int], nn.Module] = {}
+    views = {}
+    for condition in conditions:
+        side = condition.input_resolution
+        key = (condition.weights, 0 if condition.weights == AS_TRAINED else side)
+        if key not in networks:
+            network = repaired(config, checkpoint, images, side, condition.weights, device=device)
+            networks[key] = for_inference(network, side, precision=precision)
+        views[condition] = View(networks[key], side, condition.information_resolution)
+    return views
 
 
 def repaired(

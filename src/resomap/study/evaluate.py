@@ -11,6 +11,7 @@ from resomap.evaluation.predict import predict
 from resomap.evaluation.store import write_predictions
 from resomap.metrics.classification import classification_metrics
 from resomap.models.checkpoints import load_checkpoint
+from resomap.models.folding import for_inference
 from resomap.records import Cell, Condition, ImageDataset
 from resomap.study import builders
 
@@ -35,9 +36,8 @@ def evaluate_checkpoint(
     cell = Cell(metadata.model, metadata.resolution, metadata.seed)
     condition = Condition(split, cell.resolution, cell.resolution)
     loader = builders.checkpoint_loader(config, images, split, preprocessing=checkpoint.preprocessing, device=device)
-    answers = predict(
-        checkpoint.model, loader, device=device, class_names=images.class_names, mixed_precision=precision
-    )
+    network = for_inference(checkpoint.model, cell.resolution, precision=precision)
+    answers = predict(network, loader, device=device, class_names=images.class_names, mixed_precision=precision)
     if predictions_path is not None:
         write_predictions(predictions_path, answers, cell=cell, condition=condition)
     values = classification_metrics(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,9 @@ from resomap.analysis.pseudo import pseudo_values
 from resomap.analysis.recommend import Budget, Option, Recommendation, recommend
 from resomap.config.schema import ResoMapConfig
 from resomap.errors import CheckpointError, ConfigError, ResolutionError
-from resomap.evaluation.predict import predict
+from resomap.evaluation.many import View, predict_many
 from resomap.models.checkpoints import load_checkpoint
+from resomap.models.folding import for_inference
 from resomap.models.registry import build_model, normalisation_of
 from resomap.models.resolutions import SIZE_ERRORS, dry_forward
 from resomap.profiling.latency import BATCH_1
@@ -58,20 +58,23 @@ def probe(
         except SIZE_ERRORS as wrong:
             raise ResolutionError(f"{name} does not take {side} px ({wrong}); leave it out of --resolutions") from wrong
     splits = ("val", "test") if "test" in images.splits else ("val", "val")
+    evaluated = for_inference(network, recipe.resolution, precision=precision)
+    views = {side: View(evaluated, side, side) for side in resolutions}
     answers: dict[tuple[str, int], Predictions] = {}
-    for side in resolutions:
-        for split in dict.fromkeys(splits):
-            progress(f"{side} px, {split}")
-            loader = builders.checkpoint_loader(
-                config, images, split, preprocessing=replace(recipe, resolution=side), device=device
-            )
-            answers[split, side] = predict(
-                network, loader, device=device, class_names=images.class_names, mixed_precision=precision
-            )
+    for split in dict.fromkeys(splits):
+        progress(f"{split} at {len(views)} sizes")
+        loader = builders.sizes_loader(
+            config, images, split, preprocessing=recipe, resolutions=resolutions, device=device
+        )
+        found = predict_many(
+            views, loader, device=device, kernel=recipe.kernel, class_names=images.class_names,
+            mixed_precision=precision,
+        )  # fmt: skip
+        answers |= {(split, side): stored for side, stored in found.items()}
     options: dict[str, Any] = builders.profiling_options(config)
     plan = ProfilingPlan(device=device, protocols=(BATCH_1,), **options)
     profiles = profile_subjects([Subject(name, network, side) for side in resolutions], plan, progress=progress)
-    found = recommend(
+    verdict = recommend(
         [
             _option(name, side, answers, splits, metric, profile)
             for side, profile in zip(resolutions, profiles, strict=True)
@@ -83,7 +86,7 @@ def probe(
         labels_N=answers[splits[1], resolutions[0]].labels,
         warnings=("one network trained at one size: a network trained at each size may do better there (resomap run)",),
     )
-    return found, {side: answers[splits[1], side] for side in resolutions}, profiles
+    return verdict, {side: answers[splits[1], side] for side in resolutions}, profiles
 
 
 def _network(

@@ -18,6 +18,7 @@ from resomap.evaluation.store import write_predictions
 from resomap.layout import METADATA, StudyLayout
 from resomap.metrics.classification import classification_metrics
 from resomap.models.checkpoints import Checkpoint, load_checkpoint, read_metadata
+from resomap.models.folding import for_inference
 from resomap.profiling.profiler import ProfileRecord, ProfilingPlan, Subject, profile_subjects
 from resomap.profiling.report import profiling_report
 from resomap.records import Cell, Condition, ImageDataset
@@ -132,9 +133,8 @@ class ResolutionExplainabilityAnalyzer:
             loader = builders.checkpoint_loader(
                 self.config, images, split, preprocessing=checkpoint.preprocessing, device=device
             )
-            answers = predict(
-                checkpoint.model, loader, device=device, class_names=images.class_names, mixed_precision=precision
-            )
+            network = for_inference(checkpoint.model, cell.resolution, precision=precision)
+            answers = predict(network, loader, device=device, class_names=images.class_names, mixed_precision=precision)
             condition = Condition(split, cell.resolution, cell.resolution)
             write_predictions(self.layout.predictions_path(cell, condition), answers, cell=cell, condition=condition)
             values = classification_metrics(

@@ -15,6 +15,7 @@ from resomap.layout import LAST_STATE, METADATA
 from resomap.lease import Lease
 from resomap.metrics.classification import classification_metrics
 from resomap.models.checkpoints import load_checkpoint
+from resomap.models.folding import for_inference
 from resomap.models.registry import count_parameters
 from resomap.models.summary import write_summary
 from resomap.records import Cell, Condition, FitRecord, Predictions, RunRecord
@@ -152,6 +153,7 @@ def _evaluated(context: StudyContext, cell: Cell, record: RunRecord, fit: FitRec
     metrics: dict[str, Mapping[str, Any]] = {}
     checkpoint = load_checkpoint(_run_dir(context, cell), allow_callables=":" in cell.model)
     guard.check()
+    network = for_inference(checkpoint.model, cell.resolution, precision=context.precision)
     if context.ranks.is_main:
         # Other conditions of earlier weights must not stand beside these.
         for stale in context.layout.predictions_dir(cell).glob("*.parquet"):
@@ -159,7 +161,7 @@ def _evaluated(context: StudyContext, cell: Cell, record: RunRecord, fit: FitRec
     for split in ("val", "test"):
         if split in context.stores:
             condition = Condition(split, cell.resolution, cell.resolution)
-            answers = _predict(context, cell, checkpoint.model, split)
+            answers = _predict(context, cell, network, split)
             metrics[condition.name] = _condition_metrics(context, condition, answers)
             guard.check()
             if context.ranks.is_main:

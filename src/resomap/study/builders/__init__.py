@@ -30,7 +30,7 @@ from resomap.study.builders.explanations import (
     method_options,
 )
 from resomap.study.builders.identity import determinants
-from resomap.study.builders.loaders import checkpoint_loader, eval_loader, micro_batch, train_loader
+from resomap.study.builders.loaders import checkpoint_loader, eval_loader, micro_batch, sizes_loader, train_loader
 from resomap.study.builders.models import (
     allows_callables,
     cells,
@@ -110,6 +110,7 @@ __all__ = [
     "profiling_options",
     "report_wanted",
     "settle_process",
+    "sizes_loader",
     "storable",
     "stores",
     "study_name",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,6 +96,27 @@ def stores(
     if problems:
         raise DatasetError("\n".join(problems))
     return opened
+
+
+def squares_store(
+    config: ResoMapConfig, images: ImageDataset, split: str, *, resolutions: Sequence[int], kernel: str
+) -> ImageStore:
+    """Evaluation images at these resolutions: the runs' own store where it has them, else one decoded for them."""
+    from resomap.data.hashes import content_hashes
+    from resomap.data.pyramid import StoreSettings, find_store, open_store
+
+    records = images.splits[split]
+    common: dict[str, Any] = {
+        "cache_dir": cache_dir(config),
+        "content_hashes": content_hashes(records, cache_dir=cache_dir(config)),
+        "on_bad_file": config.data.on_bad_file,
+    }
+    if kernel == config.data.kernel and set(resolutions) <= set(config.sweep.resolutions):
+        found = find_store(records, settings=_store_settings(config, split), **common)
+        if found is not None:
+            return found
+    settings = StoreSettings(tuple(sorted(set(resolutions))), kernel=kernel, max_pixels=max_pixels(config))
+    return open_store(records, settings=settings, cache_gib=config.data.cache_gib, **common)
 
 
 def _store_settings(config: ResoMapConfig, split: str) -> StoreSettings:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from resomap.config.schema import ResoMapConfig
 from resomap.records import Cell, ImageDataset, Preprocessing
-from resomap.study.builders.data import augmentation, cache_dir, max_pixels
+from resomap.study.builders.data import augmentation, squares_store
 from resomap.study.builders.models import preprocessing
 from resomap.study.ranks import Ranks
 
 if TYPE_CHECKING:
     from resomap.data.loaders import EvalLoader, TrainLoader
     from resomap.data.pyramid import ImageStore
+    from resomap.data.sizes_loader import SizesLoader
 
 
 def _loader_options(config: ResoMapConfig, device_type: str) -> dict[str, Any]:
@@ -76,31 +78,39 @@ def checkpoint_loader(
     config: ResoMapConfig, images: ImageDataset, split: str, *, preprocessing: Preprocessing, device: str
 ) -> EvalLoader:
     """Images of one split as a stored checkpoint wants them."""
-    from resomap.data.hashes import content_hashes
     from resomap.data.loaders import EvalLoader
-    from resomap.data.pyramid import StoreSettings, open_store
 
-    records = images.splits[split]
-    settings = StoreSettings(
-        resolutions=(preprocessing.resolution,),
-        kernel=preprocessing.kernel,
-        crop="center",
-        min_scale=1.0,
-        max_pixels=max_pixels(config),
-    )
-    store = open_store(
-        records,
-        settings=settings,
-        cache_dir=cache_dir(config),
-        cache_gib=config.data.cache_gib,
-        content_hashes=content_hashes(records, cache_dir=cache_dir(config)),
-        on_bad_file=config.data.on_bad_file,
-    )
+    side = preprocessing.resolution
     return EvalLoader(
-        store,
-        resolution=preprocessing.resolution,
-        batch_size=config.training.batch_size,
-        mean=preprocessing.mean,
-        std=preprocessing.std,
-        **_loader_options(config, device.partition(":")[0]),
+        squares_store(config, images, split, resolutions=[side], kernel=preprocessing.kernel),
+        resolution=side,
+        **_evaluation_options(config, preprocessing, device),
     )
+
+
+def sizes_loader(
+    config: ResoMapConfig,
+    images: ImageDataset,
+    split: str,
+    *,
+    preprocessing: Preprocessing,
+    resolutions: Sequence[int],
+    device: str,
+) -> SizesLoader:
+    """Images of one split as a stored checkpoint wants them, but at all of these resolutions, each decoded once."""
+    from resomap.data.sizes_loader import SizesLoader
+
+    return SizesLoader(
+        squares_store(config, images, split, resolutions=resolutions, kernel=preprocessing.kernel),
+        resolutions=resolutions,
+        **_evaluation_options(config, preprocessing, device),
+    )
+
+
+def _evaluation_options(config: ResoMapConfig, preprocessing: Preprocessing, device: str) -> dict[str, Any]:
+    return {
+        "batch_size": config.training.micro_batch or config.training.batch_size,
+        "mean": preprocessing.mean,
+        "std": preprocessing.std,
+        **_loader_options(config, device.partition(":")[0]),
+    }

@@ -1,0 +1,95 @@
+"""Many conditions at once: every image is decoded once, and each network sees it at its own size.
+
+Legend: B images, H W pixels, K classes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from resomap.data.batches import Batch, to_model_input
+from resomap.data.decode import to_square
+from resomap.data.sizes_loader import SizesLoader
+from resomap.evaluation.predict import autocast, concatenated, in_order
+from resomap.models.resolutions import in_eval_mode
+from resomap.records import Predictions
+
+K = TypeVar("K", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """A network, and the images that it is shown."""
+
+    network: nn.Module
+    side: int
+    """Of its input, in pixels."""
+    information: int
+    """To which the images are reduced before they are brought to `side`; equal to it for plain images."""
+
+
+def predict_many(
+    views: Mapping[K, View],
+    loader: SizesLoader,
+    *,
+    device: torch.device | str,
+    kernel: str,
+    class_names: Sequence[str] | None = None,
+    mixed_precision: str = "no",
+) -> dict[K, Predictions]:
+    """What predict() gives for each view, in one pass over the images.
+
+    Args:
+        views: networks are moved to the device and laid out channels-last; their modes are as before afterwards.
+        loader: holds every `information` resolution of the views.
+        kernel: with which reduced images are enlarged.
+    Raises:
+        DatasetError: the loader is empty.
+    """
+    device = torch.device(device)
+    answers: dict[K, list[tuple[Tensor, Tensor, Tensor]]] = {key: [] for key in views}
+    with contextlib.ExitStack() as stack:
+        for network in {id(view.network): view.network for view in views.values()}.values():
+            network.to(device).to(memory_format=torch.channels_last)
+            stack.enter_context(in_eval_mode(network))
+        stack.enter_context(torch.inference_mode())
+        stack.enter_context(autocast(device, mixed_precision))
+        pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count()))
+        for batches in loader:
+            for (side, information), keys in _by_input(views).items():
+                shown = enlarged(batches[information], side, kernel=kernel, pool=pool)
+                images_BCHW, labels_B = to_model_input(shown, device, non_blocking=True, channels_last=True)
+                for key in keys:
+                    probabilities_BK = views[key].network(images_BCHW).float().softmax(dim=1)
+                    answers[key].append((shown.indices, labels_B, probabilities_BK))
+    return {
+        key: in_order([concatenated(*map(list, zip(*parts, strict=True)))] if parts else [], loader, class_names)
+        for key, parts in answers.items()
+    }
+
+
+def _by_input(views: Mapping[K, View]) -> dict[tuple[int, int], list[K]]:
+    """Views that are shown the same pixels, together."""
+    groups: dict[tuple[int, int], list[K]] = {}
+    for key, view in views.items():
+        groups.setdefault((view.side, view.information), []).append(key)
+    return groups
+
+
+def enlarged(batch: Batch, side: int, *, kernel: str, pool: ThreadPoolExecutor) -> Batch:
+    """A batch brought to `side` as images of its size would be: the size without the detail."""
+    if batch.images.shape[1] == side:
+        return batch
+    pictures: Iterable[Image.Image] = map(Image.fromarray, batch.images.numpy())
+    squares = list(pool.map(lambda picture: to_square(picture, side, kernel=kernel), pictures))
+    return replace(batch, images=torch.from_numpy(np.stack(squares)))
