@@ -1,11 +1,12 @@
 # make demo: set up and run the main job on the embedded data set.
 # make test: set up and run the checks and all tests.
+# make bench: set up the peers and run every benchmark (hours); make bench PHOTOGRAPHS=DIR runs those on photographs too.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint configs clean
+.PHONY: demo test lint bench configs clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/resomap run --config configs/demo.yaml
@@ -17,6 +18,9 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(VENV)/.bench
+	$(BIN)/python benchmarks/run_all.py $(if $(PHOTOGRAPHS),--photographs $(PHOTOGRAPHS))
 
 configs: $(VENV)/.dev
 	$(BIN)/python -m resomap.config.document
@@ -30,6 +34,10 @@ $(VENV)/.runtime: requirements.txt pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.runtime requirements-dev.txt
 	$(PIP) install --quiet -r requirements-dev.txt
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.dev requirements-bench.txt
+	$(PIP) install --quiet -r requirements-bench.txt
 	touch $@
 
 clean:

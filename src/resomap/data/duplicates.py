@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations, pairwise
 
 import numpy as np
 
@@ -23,8 +24,9 @@ MAX_DIFFERENT_BITS = 7
 MIN_CORRELATION = 0.98
 MAX_COLOUR_DISTANCE = 16.0
 
-_PARTS = 8  # hashes that differ in 7 bits agree in one of 8 parts: only those pairs are compared
-_BLOCK = 256  # rows compared at once: bounds memory where thousands of images share a part
+_PARTS = 9  # hashes that differ in 7 bits agree in 2 of 9 parts: only those pairs are compared
+_BLOCK = 256  # rows compared at once: bounds memory where thousands of images share a hash
+_EDGES = 1_000_000  # pairs kept before they are merged into groups
 
 
 def exact_groups(records: Sequence[ImageRecord], hashes: Mapping[str, str]) -> list[list[ImageRecord]]:
@@ -39,47 +41,97 @@ def near_groups(signatures: Mapping[str, Signature]) -> list[list[str]]:
     """Groups of two or more keys, linked by near-identical pairs (a chain of them is one group)."""
     keys = list(signatures)
     labels = np.arange(len(keys))
-    for row, columns in _near_rows(list(signatures.values())):
-        found = labels[columns]
-        others = found[found != labels[row]]
-        if others.size:
-            labels[np.isin(labels, others)] = labels[row]
+    waiting: list[tuple[np.ndarray, np.ndarray]] = []
+    for pairs in _near_pairs(list(signatures.values())):
+        waiting.append(pairs)
+        if sum(len(rows) for rows, _ in waiting) > _EDGES:
+            labels, waiting = _merged(labels, waiting), []
     groups = defaultdict(list)
-    for key, label in zip(keys, labels.tolist(), strict=True):
+    for key, label in zip(keys, _merged(labels, waiting).tolist(), strict=True):
         groups[label].append(key)
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _near_rows(signatures: list[Signature]) -> Iterator[tuple[int, np.ndarray]]:
-    """Index of an image and indices (n,) of those near-identical to it; each pair comes once."""
+def _merged(labels: np.ndarray, pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """(N,) group numbers once the groups of each pair are one."""
+    if not pairs:
+        return labels
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    rows, columns = (labels[np.concatenate(side)] for side in zip(*pairs, strict=True))
+    links = coo_array((np.ones(len(rows), dtype=bool), (rows, columns)), shape=(len(labels),) * 2)
+    found: np.ndarray = connected_components(links, directed=False)[1][labels]
+    return found
+
+
+def _near_pairs(signatures: list[Signature]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Indices (n,) and (n,) of images that are near-identical."""
     if len(signatures) < 2:
         return
+    alike = _Thumbnails(signatures)
     bits = np.array([s.bits for s in signatures], dtype=np.uint64)
-    colours = np.stack([s.colour for s in signatures])
-    greys = np.stack([s.grey for s in signatures]).astype(np.float32)
-    greys -= greys.mean(axis=1, keepdims=True)
-    greys /= np.maximum(np.linalg.norm(greys, axis=1, keepdims=True), 1e-6)
-    parts = bits.astype(">u8").view(np.uint8).reshape(-1, _PARTS)
-    for part, members in _buckets(parts):
-        for start in range(0, len(members) - 1, _BLOCK):
-            rows, columns = members[start : start + _BLOCK], members[start:]
-            near = np.bitwise_count(bits[rows, None] ^ bits[columns]) <= MAX_DIFFERENT_BITS
-            near = np.triu(near, 1)  # each pair once, none with itself
-            for earlier in parts.T[:part]:
-                near &= earlier[rows, None] != earlier[columns]
-            active = near.any(axis=1)
-            rows, near = rows[active], near[active]
-            near &= greys[rows] @ greys[columns].T >= MIN_CORRELATION
-            for channel in colours.T:
-                near &= np.abs(channel[rows, None] - channel[columns]) <= MAX_COLOUR_DISTANCE
-            for row, mask in zip(rows.tolist(), near, strict=True):
-                yield row, columns[mask]
+    hashes, starts, counts = np.unique(np.sort(bits), return_index=True, return_counts=True)
+    order = np.argsort(bits, kind="stable")  # images of hash h: order[starts[h] : starts[h] + counts[h]]
+
+    def images(h: int) -> np.ndarray:
+        return order[starts[h] : starts[h] + counts[h]]
+
+    for h in np.flatnonzero(counts > 1).tolist():
+        yield from alike.among(images(h), images(h))
+    for one, other in _near_hashes(hashes):
+        single = (counts[one] == 1) & (counts[other] == 1)
+        yield alike.of_pairs(order[starts[one[single]]], order[starts[other[single]]])
+        for g, h in zip(one[~single].tolist(), other[~single].tolist(), strict=True):
+            yield from alike.among(images(g), images(h))
 
 
-def _buckets(parts: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """(N, parts) -> each part's number and the indices of the images that agree in it."""
-    for number, part in enumerate(parts.T):
-        order = np.argsort(part, kind="stable")
-        for members in np.split(order, np.flatnonzero(np.diff(part[order])) + 1):
-            if len(members) > 1:
-                yield number, members
+def _near_hashes(hashes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Indices (n,) and (n,) of different hashes that differ in few bits; a pair may come more than once.
+
+    Hashes are sorted by two of their parts; neighbours at distance 1, 2, ... within a run of equal parts are compared,
+    so the work is that of the pairs that agree in two parts.
+    """
+    edges = np.linspace(0, 64, _PARTS + 1).astype(int).tolist()
+    parts = [(hashes >> np.uint64(low)) & np.uint64(2 ** (high - low) - 1) for low, high in pairwise(edges)]
+    for first, second in combinations(parts, 2):
+        both = (first << np.uint64(8) | second).astype(np.uint16)
+        order = np.argsort(both, kind="stable")
+        both, places = both[order], np.arange(len(order))
+        for distance in range(1, len(order)):
+            places = places[: np.searchsorted(places, len(order) - distance)]
+            places = places[both[places] == both[places + distance]]
+            if not len(places):
+                break
+            one, other = order[places], order[places + distance]
+            near = np.bitwise_count(hashes[one] ^ hashes[other]) <= MAX_DIFFERENT_BITS
+            if near.any():
+                yield one[near], other[near]
+
+
+class _Thumbnails:
+    """What two images with near hashes must also have in common: the grey thumbnail, and the mean colour."""
+
+    def __init__(self, signatures: Sequence[Signature]) -> None:
+        self._colours = np.stack([s.colour for s in signatures])
+        greys = np.stack([s.grey for s in signatures]).astype(np.float32)
+        greys -= greys.mean(axis=1, keepdims=True)
+        self._greys = greys / np.maximum(np.linalg.norm(greys, axis=1, keepdims=True), 1e-6)
+
+    def of_pairs(self, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Those of the pairs (rows[i], columns[i]) that are near-identical."""
+        distance = np.abs(self._colours[rows] - self._colours[columns]).max(axis=1, initial=0)
+        kept = np.flatnonzero(distance <= MAX_COLOUR_DISTANCE)
+        rows, columns = rows[kept], columns[kept]
+        near = np.einsum("nk,nk->n", self._greys[rows], self._greys[columns]) >= MIN_CORRELATION
+        return rows[near], columns[near]
+
+    def among(self, rows: np.ndarray, columns: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Those of all pairs of a row and a column."""
+        for start in range(0, len(rows), _BLOCK):
+            block = rows[start : start + _BLOCK]
+            near = self._greys[block] @ self._greys[columns].T >= MIN_CORRELATION
+            for channel in self._colours.T:
+                near &= np.abs(channel[block, None] - channel[columns]) <= MAX_COLOUR_DISTANCE
+            row, column = np.nonzero(near)
+            yield block[row], columns[column]
