@@ -38,6 +38,7 @@ from resomap.study.builders.models import (
     check_parameters,
     family,
     model,
+    model_on_meta,
     model_specs,
     preprocessing,
 )
@@ -103,6 +104,7 @@ __all__ = [
     "metric_options",
     "micro_batch",
     "model",
+    "model_on_meta",
     "model_specs",
     "optimizer_factory",
     "preprocessing",

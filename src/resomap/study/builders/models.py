@@ -97,6 +97,13 @@ def model(config: ResoMapConfig, cell: Cell, *, num_classes: int) -> nn.Module:
     )
 
 
+def model_on_meta(config: ResoMapConfig, cell: Cell, *, num_classes: int) -> nn.Module:
+    """The cell's model without weights, for counting on shapes."""
+    from resomap.models.construct import construct_on_meta
+
+    return construct_on_meta(cell.model, num_classes=num_classes, specs=model_specs(config))
+
+
 def preprocessing(config: ResoMapConfig, cell: Cell) -> Preprocessing:
     """How the cell's model sees an image."""
     from resomap.models.registry import normalisation_of
