@@ -12,6 +12,7 @@
     ├── TargetLayerError         no layer to explain (its output is not B C H W)
     ├── TrainingDivergedError    the loss became NaN or infinite; carries epoch and learning rate
     ├── StorageError             the disk is full, read-only, or not permitted
+    ├── RunFailedError           a run's own process ended with an error or was killed; the message is its own
     ├── LeaseLostError           another process took a cell over while this one slept
     └── StudyError               a study directory does not fit what was asked of it
 
@@ -101,6 +102,10 @@ class TrainingDivergedError(ResoMapError):
 
 class StorageError(ResoMapError):
     """Writing failed: no room, no permission, or a read-only file system."""
+
+
+class RunFailedError(ResoMapError):
+    """A run failed in a process of its own."""
 
 
 class LeaseLostError(ResoMapError):

@@ -149,6 +149,8 @@ class SystemConfig(Section):
     """Only deterministic algorithms (slower on GPUs; the CPU is deterministic anyway)."""
     threads: Count | None = None
     """CPU threads for tensor work; null: torch's choice."""
+    processes_per_run: Count = 1
+    """Processes that each run is spread over on its machine (DistributedDataParallel), one a GPU; gloo on CPU."""
     keep_memory: bool = True
     """Keep freed memory for the next step (glibc): small networks train faster on CPU, for about 14 % more memory."""
     memory_gib: Positive | None = None

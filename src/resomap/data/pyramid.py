@@ -23,12 +23,12 @@ from PIL import Image
 from resomap.data import levels
 from resomap.data.decode import decode_rgb, to_square
 from resomap.data.store_build import Progress, decode_all, header_sizes
-from resomap.data.store_files import StoredImages, find, find_or_build
+from resomap.data.store_files import StoredImages, find, find_or_build, open_stored
 from resomap.data.store_settings import StoreSettings
-from resomap.errors import ConfigError, DatasetError, printable
+from resomap.errors import ConfigError, DatasetError, StorageError, printable
 from resomap.records import BadFile, CropBox, ImageRecord
 
-__all__ = ["CachedStore", "ImageStore", "OnTheFlyStore", "StoreSettings", "find_store", "open_store"]
+__all__ = ["CachedStore", "ImageStore", "OnTheFlyStore", "StoreSettings", "find_store", "open_store", "reopen_store"]
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +96,11 @@ class CachedStore(ImageStore):
         bad = [BadFile(images[i].image_id, reason) for i, reason in stored.bad]
         super().__init__(kept, stored.sizes[stored.good], bad, settings)
         self._stored = stored
+
+    @property
+    def folder(self) -> Path:
+        """Where its files lie: <cache_dir>/pyramid/<key>."""
+        return self._stored.folder
 
     def squares(self, resolution: int, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         self._check_resolution(resolution)
@@ -192,6 +197,19 @@ def find_store(
     store = CachedStore(images, stored, settings)
     _settle_bad_files(store, images, on_bad_file=on_bad_file)
     return store
+
+
+def reopen_store(folder: Path, images: Sequence[ImageRecord], settings: StoreSettings) -> CachedStore:
+    """Open the store in `folder` that another process has built from these images; the files of the images are not
+    looked at.
+
+    Raises:
+        StorageError: it is not there, damaged, or of another version.
+    """
+    stored = open_stored(folder, images, settings)
+    if stored is None:
+        raise StorageError(f"the decoded images {printable(folder)} are gone or damaged; run the same command again")
+    return CachedStore(images, stored, settings)
 
 
 def _on_the_fly(

@@ -118,7 +118,7 @@ def find(
     images: Sequence[ImageRecord], hashes: Sequence[str], *, settings: StoreSettings, cache_dir: Path
 ) -> StoredImages | None:
     """The store of these images if it is in the cache, complete."""
-    return _open(cache_dir / "pyramid" / store_key(hashes, settings), images, settings)
+    return open_stored(cache_dir / "pyramid" / store_key(hashes, settings), images, settings)
 
 
 def find_or_build(
@@ -138,7 +138,7 @@ def find_or_build(
     """
     root = cache_dir / "pyramid"
     folder = root / store_key(hashes, settings)
-    stored = _open(folder, images, settings)
+    stored = open_stored(folder, images, settings)
     if stored is not None:
         return stored
     if limit_bytes <= 0:
@@ -146,17 +146,17 @@ def find_or_build(
         return None
     make_dirs(root)
     with storage_errors(root), FileLock(_lock_of(folder)):
-        stored = _open(folder, images, settings)  # another process may have built it while we waited
+        stored = open_stored(folder, images, settings)  # another process may have built it while we waited
         if stored is not None:
             return stored
         sizes, bad = header_sizes(images, max_pixels=settings.max_pixels, workers=workers)
         if not _make_room(root, needed_bytes(sizes, settings), limit_bytes, key=folder.name):
             return None
         build(folder, images, sizes, bad, settings=settings, workers=workers, progress=progress)
-        return _open(folder, images, settings)
+        return open_stored(folder, images, settings)
 
 
-def _open(folder: Path, images: Sequence[ImageRecord], settings: StoreSettings) -> StoredImages | None:
+def open_stored(folder: Path, images: Sequence[ImageRecord], settings: StoreSettings) -> StoredImages | None:
     """The store in `folder`; None if it is not there, damaged or out of date."""
     try:
         meta = json.loads((folder / META).read_text())

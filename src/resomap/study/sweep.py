@@ -19,6 +19,7 @@ from resomap.records import Cell, RunRecord
 from resomap.serialize import provenance, to_json, write_text
 from resomap.study import builders
 from resomap.study.context import StudyContext
+from resomap.study.executors.processes import run_in_processes
 from resomap.study.interrupt import StopSignal, stop_on_signals
 from resomap.study.plan import plan_study, upsampled_share
 from resomap.study.progress import StudyProgress
@@ -70,6 +71,7 @@ def run_study(
         KeyboardInterrupt: stopped by Ctrl-C or SIGTERM, with the state saved.
     """
     ranks = connect_ranks(builders.device_name(config))
+    builders.check_processes(config, launched=ranks.world_size)
     with stop_on_signals() as stop:
         listener = progress if progress is not None and ranks.is_main else StudyProgress()
         context = plan_study(config, progress=listener, ranks=ranks, discard_changed=discard_changed)
@@ -165,8 +167,10 @@ def _run_or_record(
     Storage that fails ends the study instead: no later run could be stored either. None where another process
     has taken the cell over meanwhile: it alone says what became of it.
     """
+    processes = builders.processes_per_run(context.config)
     try:
-        return run_cell(context, cell, tracker=tracker, stop=stop, lease=lease)
+        run = run_cell if context.ranks.world_size > 1 or processes == 1 else run_in_processes
+        return run(context, cell, tracker=tracker, stop=stop, lease=lease)
     except Exception as error:
         # The study's boundary: a bug or a device error in one run must not cost the others.
         tracker.end_run("FAILED")

@@ -57,11 +57,14 @@ from resomap.study.builders.study import (
     waits_for_others,
 )
 from resomap.study.builders.training import (
+    check_processes,
     device_and_precision,
     device_name,
     keep_best,
     kept_checkpoints,
+    processes_per_run,
     settle_process,
+    threads_of_a_process,
     timing_trainer,
     trainer,
 )
@@ -76,6 +79,7 @@ __all__ = [
     "cells",
     "check_models",
     "check_parameters",
+    "check_processes",
     "checkpoint_loader",
     "class_weights",
     "dataset",
@@ -108,6 +112,7 @@ __all__ = [
     "model_specs",
     "optimizer_factory",
     "preprocessing",
+    "processes_per_run",
     "profiles_wanted",
     "profiling_options",
     "report_wanted",
@@ -118,6 +123,7 @@ __all__ = [
     "study_name",
     "study_params",
     "table_metric",
+    "threads_of_a_process",
     "timing_trainer",
     "tracker",
     "train_loader",

@@ -9,6 +9,7 @@ from resomap.config.schema import ResoMapConfig
 from resomap.records import Cell, ImageDataset, Preprocessing
 from resomap.study.builders.data import augmentation, squares_store
 from resomap.study.builders.models import preprocessing
+from resomap.study.builders.training import processes_per_run
 from resomap.study.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ def _loader_options(config: ResoMapConfig, device_type: str) -> dict[str, Any]:
 
 def micro_batch(config: ResoMapConfig, ranks: Ranks) -> int:
     """Images per forward pass and process; the same at every resolution."""
-    share = max(1, config.training.batch_size // ranks.world_size)
+    processes = ranks.world_size if ranks.world_size > 1 else processes_per_run(config)
+    share = max(1, config.training.batch_size // processes)
     return min(config.training.micro_batch or share, share)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resomap.config.schema import ResoMapConfig
+from resomap.errors import ConfigError, DeviceError
 from resomap.records import Cell
 
 if TYPE_CHECKING:
@@ -33,6 +34,46 @@ def settle_process(config: ResoMapConfig) -> None:
         release_freed_memory()
     if config.system.threads is not None:
         torch.set_num_threads(config.system.threads)
+
+
+def processes_per_run(config: ResoMapConfig) -> int:
+    """Processes that a run is spread over."""
+    return config.system.processes_per_run
+
+
+def threads_of_a_process(config: ResoMapConfig) -> int:
+    """CPU threads of each process of a run."""
+    import os
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return config.system.threads or max(1, cores // config.system.processes_per_run)
+
+
+def check_processes(config: ResoMapConfig, *, launched: int) -> None:
+    """system.processes_per_run goes with the device and with how this process was started.
+
+    Args:
+        launched: processes that torchrun or accelerate started, this one included.
+    Raises:
+        ConfigError: a launcher has started another number already.
+        DeviceError: fewer accelerators.
+    """
+    import torch
+
+    from resomap.training.device import select_device
+
+    wanted = config.system.processes_per_run
+    if wanted == 1:
+        return
+    if launched not in (1, wanted):
+        raise ConfigError(
+            f"system.processes_per_run is {wanted}, but a launcher started {launched} processes; leave one of the two"
+        )
+    device = select_device(config.system.device)
+    if device.type != "cpu" and (there := torch.accelerator.device_count()) < wanted:
+        raise DeviceError(
+            f"system.processes_per_run is {wanted}, but there are {there} {device.type} devices; lower it"
+        )
 
 
 def device_and_precision(config: ResoMapConfig) -> tuple[str, str]:
