@@ -54,7 +54,10 @@ def predicted_cost(config: ResoMapConfig, *, num_classes: int) -> Callable[[Cell
     of an image: counted on shapes at the smallest side, and in proportion to the pixels from there (as convolutions
     are, and as `resomap plan` scales its timing). A model that cannot be counted comes first.
     """
-    smallest = min(config.sweep.resolutions)
+    grid = builders.cells(config)
+    if len({cell.model for cell in grid}) == 1:
+        return lambda cell: float(cell.resolution**2)
+    smallest = min(cell.resolution for cell in grid)
     macs: dict[str, float] = {}
 
     def cost(cell: Cell) -> float:

@@ -44,6 +44,7 @@ from resomap.study.builders.models import (
 )
 from resomap.study.builders.study import (
     accepted_loss,
+    executor,
     layout,
     leases,
     matrix_wanted,
@@ -88,6 +89,7 @@ __all__ = [
     "device_name",
     "end_to_end_images",
     "eval_loader",
+    "executor",
     "explained_images",
     "explanation_extras",
     "explanation_methods",

@@ -13,6 +13,7 @@ from resomap.lease import Leases
 from resomap.records import ImageDataset
 
 if TYPE_CHECKING:
+    from resomap.study.work import Executor
     from resomap.tracking.protocol import Tracker
 
 
@@ -25,6 +26,13 @@ def layout(config: ResoMapConfig, images: ImageDataset) -> StudyLayout:
 def leases(config: ResoMapConfig, study: StudyLayout) -> Leases:
     """Which process works on what in this study."""
     return Leases(study.locks_dir, expiry_s=config.study.lease_seconds)
+
+
+def executor(config: ResoMapConfig) -> Executor:
+    """Who runs the cells."""
+    from resomap.study.executors.local import LocalExecutor
+
+    return LocalExecutor()
 
 
 def waits_for_others(config: ResoMapConfig) -> bool:

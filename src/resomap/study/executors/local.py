@@ -1,0 +1,53 @@
+"""This process runs the cells, one after the other; other processes on the same study take others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Self
+
+from resomap.records import Cell, RunRecord
+from resomap.study.schedule import longest_first, seed_by_seed
+from resomap.study.work import Work, attempt, settled
+
+
+class LocalExecutor:
+    """See work.Executor.
+
+    Alone it goes seed by seed, so that a study cut short has whole comparisons: the order changes nothing else. As soon
+    as it meets another process at work it takes the longest cell that is left, so that all end together.
+    """
+
+    def __init__(self) -> None:
+        self._shared = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def run(self, work: Work, cells: Sequence[Cell]) -> Iterator[tuple[Cell, RunRecord | None]]:
+        """Each cell with its record as it ends, or None where another process has it."""
+        left = list(cells)
+        while left:
+            if len(left) > 1:
+                left = (longest_first if self._shared else seed_by_seed)(left, work.cost)
+            cell = left.pop(0)
+            record = _claim_and_run(work, cell)
+            self._shared = self._shared or record is None
+            yield cell, record
+
+
+def _claim_and_run(work: Work, cell: Cell) -> RunRecord | None:
+    """Run the cell unless another process has it (then None, or its record if it is done by now)."""
+    context = work.context
+    lease = context.leases.acquire(context.layout.lease_name(cell)) if context.ranks.is_main else None
+    try:
+        mine = context.ranks.broadcast(lease is not None)
+        done = settled(context, cell, work.before[cell])
+        if done is not None or not mine:
+            return done
+        return attempt(context, cell, tracker=work.tracker, stop=work.stop, lease=lease)
+    finally:
+        if lease is not None:
+            lease.release()

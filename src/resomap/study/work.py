@@ -1,0 +1,103 @@
+"""The cells of a study as work to be claimed, done and recorded, whoever does it."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol, Self
+
+from resomap.allocator import trim
+from resomap.errors import ResoMapError, StorageError
+from resomap.lease import Lease
+from resomap.records import Cell, RunRecord
+from resomap.study import builders
+from resomap.study.context import StudyContext
+from resomap.study.executors.processes import run_in_processes
+from resomap.study.interrupt import StopSignal
+from resomap.study.run import failed_record, refresh_metrics, run_cell, stored_run
+from resomap.study.schedule import predicted_cost
+from resomap.tracking.protocol import Tracker
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be done, and what it is done with."""
+
+    context: StudyContext
+    before: Mapping[Cell, RunRecord | None]
+    """The records that this process found at its start."""
+    tracker: Tracker
+    stop: StopSignal
+
+    @cached_property
+    def cost(self) -> Callable[[Cell], float]:
+        """Predicted work of a cell, relative to the others."""
+        return predicted_cost(self.context.config, num_classes=self.context.images.num_classes)
+
+
+class Executor(Protocol):
+    """Runs cells; a context manager that holds what it needs meanwhile."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exception: object) -> None: ...
+
+    def run(self, work: Work, cells: Sequence[Cell]) -> Iterator[tuple[Cell, RunRecord | None]]:
+        """Each cell with its record as it ends, or None where another process has it.
+
+        Raises:
+            StorageError: the study cannot be written.
+            KeyboardInterrupt: the user stopped; what can be resumed is saved.
+        """
+        ...
+
+
+def settled(context: StudyContext, cell: Cell, before: RunRecord | None) -> RunRecord | None:
+    """The cell's record if nothing is left to do for it; the same on all ranks.
+
+    Args:
+        before: the record that this process found at its start. A failure since then is another process's, and final.
+    """
+    record = stored_run(context, cell) if context.ranks.is_main else None
+    if record is not None and record.status == "finished":
+        record = refresh_metrics(context, record)
+    elif record is not None and (record.status != "failed" or record == before):
+        record = None
+    return context.ranks.broadcast(record)
+
+
+def attempt(
+    context: StudyContext, cell: Cell, *, tracker: Tracker, stop: StopSignal, lease: Lease | None
+) -> RunRecord | None:
+    """Run the cell; whatever goes wrong with it becomes its record, and the study goes on.
+
+    Storage that fails ends the study instead: no later run could be stored either. None where another process
+    has taken the cell over meanwhile: it alone says what became of it.
+    """
+    alone = context.ranks.world_size == 1 and builders.processes_per_run(context.config) > 1
+    run = run_in_processes if alone else run_cell
+    try:
+        return run(context, cell, tracker=tracker, stop=stop, lease=lease)
+    except Exception as error:
+        # The study's boundary: a bug or a device error in one run must not cost the others.
+        tracker.end_run("FAILED")
+        if lease is not None and lease.lost:
+            log.warning("%s is left alone: another process has taken it over", cell)
+            return None
+        if isinstance(error, StorageError):
+            raise
+        if isinstance(error, ResoMapError):
+            log.error("%s failed: %s", cell, error)
+            return failed_record(context, cell, error=str(error))
+        log.error("%s failed: %r", cell, error, exc_info=True)
+        record = failed_record(context, cell, error=f"{error!r}\n{traceback.format_exc()}")
+        if context.ranks.world_size > 1:
+            raise  # the other ranks may wait for this one: let the launcher end them all
+        return record
+    finally:
+        trim()
