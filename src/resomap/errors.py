@@ -15,6 +15,7 @@
     ├── RunFailedError           a run's own process ended with an error or was killed; the message is its own
     ├── LeaseLostError           another process took a cell over while this one slept
     └── StudyError               a study directory does not fit what was asked of it
+        └── ExtrapolationError   a fitted law was asked for a resolution outside the measured range
 
 A message says what was expected, what came, and what to do. The command line prints it as one line
 (or a short list) and exits with status 2; nothing already computed is lost.
@@ -114,6 +115,10 @@ class LeaseLostError(ResoMapError):
 
 class StudyError(ResoMapError):
     """The study directory holds something else than what was asked for."""
+
+
+class ExtrapolationError(StudyError):
+    """A fitted law was asked for a resolution outside the range that it was measured in."""
 
 
 def printable(text: object) -> str:

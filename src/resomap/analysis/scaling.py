@@ -1,6 +1,7 @@
 """How cost grows with resolution: t = t0 + k r^p, fitted to measured times of one device and batch.
 
 Latency is never inferred from operations: small inputs are bound by launches and memory, large ones by arithmetic.
+How accuracy grows is in saturation.py.
 """
 
 from __future__ import annotations

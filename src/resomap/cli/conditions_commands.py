@@ -27,7 +27,8 @@ def matrix(
 ) -> None:
     """Evaluate every run at every resolution, and on images of less detail."""
     from resomap.study import builders
-    from resomap.study.conditions import WEIGHTS, detail_rows, matrix_tables, run_conditions
+    from resomap.study.conditions import run_conditions
+    from resomap.study.gain import WEIGHTS, detail_rows, matrix_tables
     from resomap.study.load import load_study
 
     kinds = [kind.strip() for kind in weights.split(",")]

@@ -20,11 +20,13 @@ def report(
     data: DataOption = None,
 ) -> None:
     """Write report/index.html, summary.txt, figures and a LaTeX table; trains and computes nothing anew."""
+    from resomap.layout import StudyLayout
     from resomap.study.figures import draw_figures
     from resomap.study.stages import report_study
 
     resolved = study_config(study, config, overrides, data=data, device="cpu")
-    draw_figures(resolved, progress=lambda what: print(f"{what} ...", file=sys.stderr))
-    verdict = report_study(resolved, progress=lambda what: print(f"{what} ...", file=sys.stderr))
+    layout = StudyLayout(study)
+    draw_figures(resolved, layout=layout, progress=lambda what: print(f"{what} ...", file=sys.stderr))
+    verdict = report_study(resolved, layout=layout, progress=lambda what: print(f"{what} ...", file=sys.stderr))
     print(verdict["recommendation"]["sentence"])
     print(f"report: {printable(study / 'report' / 'index.html')}")

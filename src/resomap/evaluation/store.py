@@ -7,6 +7,8 @@ the class names, the condition and the run, so that a file found alone can be un
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -52,11 +54,9 @@ def read_predictions(path: str | Path) -> Predictions:
     Raises:
         StudyError: missing, damaged, or not written by ResoMap.
     """
-    path = Path(path)
-    try:
-        table = pq.read_table(path)
-        about = json.loads(table.schema.metadata[_KEY])
-        names = tuple(str(name) for name in about["class_names"])
+    with _readable(path) as known:
+        table = pq.read_table(known)
+        names = tuple(str(name) for name in json.loads(table.schema.metadata[_KEY])["class_names"])
         flat = table["probabilities"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         return Predictions(
             image_ids=np.array(table["image_id"].to_pylist()),
@@ -64,6 +64,24 @@ def read_predictions(path: str | Path) -> Predictions:
             probabilities=flat.reshape(-1, len(names)),
             class_names=names,
         )
+
+
+def read_answers(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """(labels, predictions), both (N,) int64: without probabilities and names, which are most of a file.
+
+    Raises:
+        StudyError: as read_predictions.
+    """
+    with _readable(path) as known:
+        table = pq.read_table(known, columns=["label", "prediction"])
+        return table["label"].to_numpy(), table["prediction"].to_numpy()
+
+
+@contextmanager
+def _readable(path: str | Path) -> Iterator[Path]:
+    """What goes wrong while the file is read, as one line."""
+    try:
+        yield Path(path)
     except FileNotFoundError:
         raise StudyError(f"{printable(path)} is missing; run the study again to evaluate that run") from None
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as damage:

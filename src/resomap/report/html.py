@@ -105,6 +105,7 @@ def line_trace(position: int, name: str, x: Sequence[float], found: Sequence[Map
         "type": "scatter",
         "mode": "lines+markers",
         "name": _plain(name),
+        "legendgroup": _plain(name),
         "x": list(x),
         "y": values,
         "error_y": {
@@ -117,6 +118,37 @@ def line_trace(position: int, name: str, x: Sequence[float], found: Sequence[Map
         "line": {"color": _colour(position), "dash": _DASHES[position // len(COLOURS) % len(_DASHES)]},
         "marker": {"symbol": _SYMBOLS[MARKERS[position % len(MARKERS)]], "size": 8, "color": _colour(position)},
     }
+
+
+def curve_trace(position: int, name: str, points: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """A smooth line in the colour of the n-th model, without an entry of its own in the legend."""
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": _plain(name),
+        "legendgroup": _plain(name),
+        "showlegend": False,
+        "hoverinfo": "skip",
+        "x": [x for x, _ in points],
+        "y": [y for _, y in points],
+        "line": {"color": _colour(position), "dash": _DASHES[position // len(COLOURS) % len(_DASHES)], "width": 1.5},
+    }
+
+
+def level_line(height: float, label: str) -> dict[str, Any]:
+    """Layout of a dotted horizontal line with a few words on it."""
+    line = {"color": "#7f7f7f", "dash": "dot", "width": 1}
+    across = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": height, "y1": height, "line": line}
+    words = {
+        "xref": "paper",
+        "x": 1,
+        "y": height,
+        "text": _plain(label),
+        "showarrow": False,
+        "xanchor": "right",
+        "yanchor": "bottom",
+    }
+    return {"shapes": [across], "annotations": [words]}
 
 
 def _colour(position: int) -> str:

@@ -11,31 +11,25 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from resomap.analysis.intervals import difference_estimate, seed_prior
-from resomap.analysis.pseudo import pseudo_values
 from resomap.config.schema import ResoMapConfig
 from resomap.data.loaders import EvalLoader, to_model_input
 from resomap.errors import StudyError
 from resomap.evaluation.many import View, predict_many
-from resomap.evaluation.store import read_predictions, write_predictions
+from resomap.evaluation.store import write_predictions
 from resomap.models.checkpoints import Checkpoint, load_checkpoint
 from resomap.models.folding import for_inference
 from resomap.models.resolutions import takes
-from resomap.records import Cell, Condition, ImageDataset, Predictions
-from resomap.serialize import plain
+from resomap.records import Condition, ImageDataset, Predictions
 from resomap.study import builders
+from resomap.study.gain import AS_TRAINED, HEAD, WEIGHTS
 from resomap.study.load import Study
 
-AS_TRAINED, BATCH_NORM, HEAD = "as_trained", "bn_reestimated", "head_finetuned"
-WEIGHTS = (AS_TRAINED, BATCH_NORM, HEAD)
 _BN_IMAGES = 1024
 _HEAD_EPOCHS = 1
 _HEAD_RATE = 1e-3
@@ -198,81 +192,3 @@ def finetune_head(network: nn.Module, loader: EvalLoader, *, device: str) -> Non
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-
-
-def matrix_tables(study: Study, *, metric: str, weights: str = AS_TRAINED) -> dict[str, dict[str, Any]]:
-    """model -> rows trained at, columns tested at, mean metric over seeds; models never evaluated so are left out."""
-    tables = {}
-    for model, (resolutions, seeds) in study.grid.items():
-        values = [
-            [_mean(study, model, trained, tested, tested, seeds, metric, weights) for tested in resolutions]
-            for trained in resolutions
-        ]
-        own = sum(v is not None for row in values for v in row)
-        if own > len(resolutions):  # more than every run at its own size
-            tables[model] = {"trained": list(resolutions), "tested": list(resolutions), "values": values}
-    return tables
-
-
-def _read(study: Study, cell: Cell, side: int, info: int, weights: str = AS_TRAINED) -> Predictions | None:
-    path = study.layout.predictions_path(cell, Condition(study.splits[1], side, info, weights))
-    return read_predictions(path) if path.exists() else None
-
-
-def _mean(
-    study: Study, model: str, trained: int, side: int, info: int, seeds: tuple[int, ...], metric: str, weights: str
-) -> float | None:
-    values = _values(study, model, trained, side, info, seeds, metric, weights)
-    return None if values is None else float(values.mean())
-
-
-def _values(
-    study: Study,
-    model: str,
-    trained: int,
-    side: int,
-    info: int,
-    seeds: tuple[int, ...],
-    metric: str,
-    weights: str = AS_TRAINED,
-) -> np.ndarray | None:
-    """(S, N) values of a metric under a condition; None where a seed has none."""
-    rows = []
-    for seed in seeds:
-        stored = _read(study, Cell(model, trained, seed), side, info, weights)
-        if stored is None:
-            return None
-        classes = len(study.class_names)
-        rows.append(pseudo_values(stored.labels, stored.predicted, metric=metric, num_classes=classes))
-    return np.array(rows)
-
-
-def detail_rows(study: Study, *, metric: str) -> list[dict[str, Any]]:
-    """The gain of each step up in resolution, split into larger maps and more detail; both with intervals.
-
-    A(high, high) - A(low, low) = [A(high, low) - A(low, low)] + [A(high, high) - A(high, low)], where A(input,
-    information) is the metric: the first part is what larger feature maps bring, the second what the detail does.
-    """
-    rows = []
-    for model, (resolutions, seeds) in study.grid.items():
-        steps = list(pairwise(resolutions))
-        if len(resolutions) > 2:
-            steps.append((resolutions[0], resolutions[-1]))
-        for low, high in steps:
-            small = _values(study, model, low, low, low, seeds, metric)
-            blurred = _values(study, model, high, high, low, seeds, metric)
-            sharp = _values(study, model, high, high, high, seeds, metric)
-            if small is None or blurred is None or sharp is None:
-                continue
-            prior = seed_prior([small, blurred, sharp])
-            rows.append(
-                {
-                    "model": model,
-                    "low_resolution": low,
-                    "high_resolution": high,
-                    "total": plain(difference_estimate(sharp, small, prior=prior)),
-                    "size": plain(difference_estimate(blurred, small, prior=prior)),
-                    "detail": plain(difference_estimate(sharp, blurred, prior=prior)),
-                }
-            )
-    return rows

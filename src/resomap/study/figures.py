@@ -46,9 +46,10 @@ def draw_figures(
     progress: Progress = lambda _: None,
 ) -> list[Path]:
     """Every figure for which the study has data, as PNG and PDF in report/figures."""
-    images = images or builders.dataset(config)
-    layout = layout or builders.layout(config, images)
-    explained = explained_of(config, images) if layout.explanations_path.exists() else None
+    layout = layout or builders.layout(config, images or builders.dataset(config))
+    explained = None
+    if layout.explanations_path.exists():
+        explained = explained_of(config, images or builders.dataset(config))
     return draw_study(
         layout,
         explained=explained,

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from resomap.analysis.pseudo import pseudo_values
 from resomap.errors import StudyError, printable
-from resomap.evaluation.store import read_predictions
+from resomap.evaluation.store import read_answers, read_predictions
 from resomap.layout import StudyLayout
 from resomap.records import Cell, Condition, Predictions, RunRecord
 from resomap.serialize import read_json
@@ -94,6 +95,21 @@ class Study:
         return {}
 
     @cached_property
+    def _answers(self) -> dict[tuple[Cell, Condition], tuple[np.ndarray, np.ndarray]]:
+        """What `answers` has read."""
+        return {}
+
+    def answers(self, cell: Cell, condition: Condition) -> tuple[np.ndarray, np.ndarray] | None:
+        """(labels (N,), predictions (N,)) of a run under a condition; None where it was not evaluated so."""
+        if (cell, condition) not in self._answers:
+            path = self.layout.predictions_path(cell, condition)
+            if not path.exists():
+                return None
+            labels, predicted = read_answers(path)
+            self._answers[cell, condition] = labels.astype(np.int32), predicted.astype(np.int32)
+        return self._answers[cell, condition]
+
+    @cached_property
     def grid(self) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
         """model -> (resolutions, seeds) of the largest complete grid: seeds that every resolution has."""
         grid: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
@@ -118,6 +134,12 @@ class Study:
         labels, predicted = self._stacks[model, split]
         shared = self.grid[model][1]
         return labels, predicted[:, [shared.index(seed) for seed in (shared if seeds is None else seeds)]]
+
+    def values(self, model: str, split: str, metric: str, *, seeds: Sequence[int] | None = None) -> np.ndarray:
+        """(R, S, N) of a model's runs: numbers by image whose mean is the metric (analysis.pseudo)."""
+        labels, predicted_RSN = self.stack(model, split, seeds=seeds)
+        options: dict[str, Any] = {"metric": metric, "num_classes": len(self.class_names)}
+        return np.array([[pseudo_values(labels, one, **options) for one in of_side] for of_side in predicted_RSN])
 
     def _read_stack(self, model: str, split: str) -> tuple[np.ndarray, np.ndarray]:
         resolutions, seeds = self.grid[model]

@@ -1,9 +1,6 @@
-"""The tables of the report, from what a study stored."""
+"""The tables of the report about maps, cost and provenance, from what a study stored."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
 
 from resomap.errors import printable
 from resomap.metrics.consistency import AS_RESEEDING, BETTER, MORE, NOT_REPEATABLE, ONE_SEED
@@ -11,7 +8,6 @@ from resomap.profiling.report import FREED
 from resomap.report.html import Table, cell, interval_cell
 from resomap.study.load import Study
 
-_LARGEST_TABLE = 2000
 _SHORT = {
     AS_RESEEDING: "as a new seed",
     MORE: "more than a new seed",
@@ -19,126 +15,6 @@ _SHORT = {
     NOT_REPEATABLE: "seeds disagree: no answer",
     ONE_SEED: "one seed: no ceiling",
 }
-
-
-def options_table(answer: Mapping[str, Any], name: str) -> Table:
-    """Every option beside the best."""
-    rows = []
-    for o in answer["options"]:
-        best = f"{o['model']} at {o['resolution']} px" == answer["reference"]
-        rows.append(
-            [
-                f"{o['model']} at {o['resolution']} px",
-                interval_cell(o["metric"]),
-                cell(f"{o['latency_ms']:.2f}", o["latency_ms"]),
-                cell(f"{o['memory_mib']:.1f}", o["memory_mib"]),
-                cell("best", 0.0) if best else interval_cell(o["difference"]),
-                "–" if best else cell(f"{o['lower_bound']:+.3f}", o["lower_bound"]),
-                "yes" if o["not_inferior"] else "no",
-                cell(f"{o['front_probability']:.2f}", o["front_probability"]),
-            ]
-        )
-    columns = [
-        "option",
-        f"{name} on {answer['report_split']}",
-        "ms an image",
-        "MiB",
-        f"difference on {answer['select_split']}",
-        "one-sided bound",
-        f"within {answer['delta']:g}",
-        "P(on the front)",
-    ]
-    return Table(f"Every option beside the best; {answer['images']} images, {answer['seeds']} seeds", columns, rows)
-
-
-def detail_table(verdict: Mapping[str, Any], name: str) -> Table | None:
-    """The gain of each step and its two parts; None where nothing was evaluated so."""
-    rows = [
-        [
-            f"{r['model']}: {r['low_resolution']} to {r['high_resolution']} px",
-            interval_cell(r["total"]),
-            interval_cell(r["size"]),
-            interval_cell(r["detail"]),
-        ]
-        for r in verdict.get("detail", [])
-    ]
-    columns = ["step", "whole gain", "larger maps", "more detail"]
-    return Table(f"Gain of {name} and its two parts, with 95 % intervals", columns, rows) if rows else None
-
-
-def classes_table(verdict: Mapping[str, Any]) -> Table:
-    """Critical resolution of each class."""
-    rows = [
-        [
-            c["name"],
-            c["model"],
-            c["images"],
-            cell(f"{c['critical_resolution']} ({c['low']} to {c['high']})", c["critical_resolution"]),
-            cell(f"{c['recall'][0]:.3f}", c["recall"][0]),
-            cell(f"{max(c['recall']):.3f}", max(c["recall"])),
-            cell(f"{c['gain']:+.3f}", c["gain"]),
-        ]
-        for c in verdict["classes"]
-    ]
-    shown = sorted(rows, key=lambda row: -row[6]["value"])[:_LARGEST_TABLE]
-    more = f"; the {_LARGEST_TABLE} of {len(rows)} with the largest gain" if len(rows) > len(shown) else ""
-    return Table(
-        f"Critical resolution of each class: from there on recall stays within 0.05 of its best{more}",
-        ["class", "model", "images", "critical px (95 %)", "recall at smallest", "best recall", "gain"],
-        shown,
-    )
-
-
-def images_table(verdict: Mapping[str, Any]) -> Table:
-    """Images by the resolution that they need."""
-    rows = [
-        [
-            r["model"],
-            "at none" if r["resolution"] is None else cell(f"{r['resolution']} px", r["resolution"]),
-            r["images"],
-            ", ".join(printable(e) for e in r["examples"][:3]),
-        ]
-        for r in verdict["images"]
-    ]
-    return Table(
-        "Images by the smallest resolution from which on most seeds are right",
-        ["model", "right from", "images", "for example"],
-        rows,
-    )
-
-
-def comparisons_table(verdict: Mapping[str, Any], name: str) -> Table:
-    """Pairs of resolutions."""
-    rows = [
-        [
-            f"{c['model']}: {c['high_resolution']} less {c['low_resolution']} px",
-            interval_cell(c["difference"]),
-            cell(f"{c['p_holm']:.2g}", c["p_holm"]),
-        ]
-        for c in verdict["comparisons"]
-    ]
-    return Table(
-        f"Differences of {name}, paired by image and seed, with 95 % intervals; p by Holm over a model's pairs",
-        ["pair", "difference", "p (Holm)"],
-        rows[:_LARGEST_TABLE],
-    )
-
-
-def cascades_table(verdict: Mapping[str, Any]) -> Table | None:
-    """Answer small, escalate where unsure."""
-    rows = [
-        [
-            f"{c['small']}, then {c['large']}",
-            cell(f"{c['threshold']:.3f}", c["threshold"]),
-            cell(f"{c['escalated']:.0%}", c["escalated"]),
-            cell(f"{c['accuracy']:.3f}", c["accuracy"]),
-            cell(f"{c['mean_latency_ms']:.2f}", c["mean_latency_ms"]),
-            cell(f"{c['large_accuracy']:.3f} at {c['large_latency_ms']:.2f} ms", c["large_accuracy"]),
-        ]
-        for c in verdict["cascades"]
-    ]
-    columns = ["cascade", "margin", "escalated", "accuracy", "mean ms", "large one alone"]
-    return Table("Answer small, escalate where the margin is below the threshold", columns, rows) if rows else None
 
 
 def consistency_table(study: Study) -> Table | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from resomap.config.schema import ResoMapConfig
-from resomap.errors import ResoMapError, StorageError, StudyError
+from resomap.errors import DatasetError, ResoMapError, StorageError, StudyError
 from resomap.layout import STAGES_LEASE, StudyLayout
 from resomap.records import ImageDataset
 from resomap.serialize import read_json
@@ -15,10 +15,11 @@ from resomap.study import builders
 from resomap.study.conditions import run_conditions
 from resomap.study.explanations import explain_study, explained_of
 from resomap.study.figures import draw_figures
-from resomap.study.load import load_study
+from resomap.study.load import Study, load_study
 from resomap.study.profile import profile_study, profiles_are_current
 from resomap.study.progress import StudyProgress
-from resomap.study.report import write_report
+from resomap.study.report import Shown, write_report
+from resomap.study.report_galleries import pictures_of
 from resomap.study.sweep import StudyResult
 from resomap.study.verdict import store_verdict
 
@@ -100,16 +101,24 @@ def report_study(
         StudyError: runs or profiles are missing.
     """
     progress("report")
-    if layout is None:
-        images = images or builders.dataset(config)
-        layout = builders.layout(config, images)
+    layout = layout or builders.layout(config, images or builders.dataset(config))
     study = load_study(layout.root)
     metric = builders.table_metric(config)
     verdict = store_verdict(study, metric=metric, delta=builders.accepted_loss(config))
-    gallery = builders.explanation_extras(config)["gallery"]
-    explained = None
-    if study.explanations is not None and gallery:
-        images = images or builders.dataset(config)
-        explained = explained_of(config, images)
-    write_report(study, verdict, metric=metric, explained=explained, gallery=gallery)
+    write_report(study, verdict, metric=metric, shown=_shown(config, study, images))
     return verdict
+
+
+def _shown(config: ResoMapConfig, study: Study, images: ImageDataset | None) -> Shown:
+    """The images for the galleries; none where the data set is gone, which costs nothing else of a report."""
+    count, kernel = builders.explanation_extras(config)["gallery"], builders.kernel(config)
+    if not count:
+        return Shown(0, kernel, None, None)
+    try:
+        images = images or builders.dataset(config)
+        explained = explained_of(config, images) if study.explanations is not None else None
+    except DatasetError as gone:
+        log.warning("the report has no galleries: %s", gone)
+        return Shown(0, kernel, None, None)
+    picture_of = pictures_of(images, study.splits[1], max_pixels=builders.max_pixels(config))
+    return Shown(count, kernel, picture_of, explained)

@@ -7,19 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from resomap.analysis.cascade import best_cascade
-from resomap.analysis.intervals import cochran_q, difference_estimate, holm, mean_estimate, seed_prior, two_sided_p
-from resomap.analysis.per_class import critical_resolutions, image_needs
 from resomap.analysis.power import detectable
-from resomap.analysis.pseudo import pseudo_values
 from resomap.analysis.recommend import Budget, Option, Recommendation, recommend
 from resomap.analysis.tradeoff import hypervolume, knee, pareto_front
 from resomap.errors import StudyError
 from resomap.profiling.latency import BATCH_1
-from resomap.records import Cell
-from resomap.serialize import plain, write_json
-from resomap.study.conditions import detail_rows, matrix_tables
+from resomap.serialize import plain, write_json, write_text
+from resomap.study import evidence
 from resomap.study.cost import timed_as
+from resomap.study.gain import class_detail_rows, detail_rows, matrix_tables
 from resomap.study.load import Study
 
 
@@ -38,7 +34,7 @@ def study_options(study: Study, *, metric: str, mode: str | None = None) -> list
     decide, report = study.splits
     options = []
     for model, (resolutions, _) in study.grid.items():
-        values = {split: _values(study, model, split, metric, sorted(seeds)) for split in {decide, report}}
+        values = {split: study.values(model, split, metric, seeds=sorted(seeds)) for split in {decide, report}}
         for position, side in enumerate(resolutions):
             if (model, side) not in profiles:
                 raise StudyError(
@@ -58,15 +54,6 @@ def study_options(study: Study, *, metric: str, mode: str | None = None) -> list
                 )
             )
     return options
-
-
-def _values(study: Study, model: str, split: str, metric: str, seeds: list[int]) -> np.ndarray:
-    """(R, S, N) pseudo-values."""
-    labels, predicted = study.stack(model, split, seeds=seeds)
-    classes = len(study.class_names)
-    return np.array(
-        [[pseudo_values(labels, p, metric=metric, num_classes=classes) for p in of_side] for of_side in predicted]
-    )
 
 
 def judge(
@@ -131,113 +118,50 @@ def analyse_study(study: Study, *, metric: str, delta: float) -> dict[str, Any]:
     """Everything that verdict.json holds: the recommendation, comparisons, trade-off, classes, images, cascades."""
     options = study_options(study, metric=metric)
     result = judge(study, metric=metric, delta=delta, options=options)
+    return {
+        "recommendation": plain(result),
+        "chance": evidence.chance(study, metric),
+        "metrics": evidence.metric_table(study, metric),
+        "saturation": list(evidence.saturation(study, metric, delta)),
+        "omnibus": list(evidence.omnibus_tests(study)),
+        "comparisons": list(evidence.comparisons(study, metric)),
+        **_tradeoff(options),
+        "classes": list(evidence.classes(study)),
+        "images": list(evidence.images(study)),
+        "flips": list(evidence.flips(study)),
+        "cascades": list(evidence.cascades(study, options)),
+        "matrix": matrix_tables(study, metric=metric),
+        "detail": detail_rows(study, metric=metric),
+        "detail_classes": class_detail_rows(study),
+    }
+
+
+def _tradeoff(options: Sequence[Option]) -> dict[str, Any]:
+    """The front, its knee, and the share of the plane (metric 0..1, latency 0..the dearest) that options dominate."""
     quality = np.array([o.report_SN.mean() for o in options])
     cost = np.array([o.latency_ms for o in options])
     best = knee(quality, cost)
+    dearest = float(cost.max())
+
+    def share(chosen: np.ndarray) -> float:
+        return hypervolume(quality[chosen], cost[chosen], worst_quality=0.0, worst_cost=dearest) / dearest
+
+    models = np.array([o.model for o in options])
     return {
-        "recommendation": plain(result),
-        "comparisons": list(_comparisons(study, metric)),
         "front": [
             {"model": o.model, "resolution": o.resolution, "on_front": bool(on)}
             for o, on in zip(options, pareto_front(quality, cost), strict=True)
         ],
         "knee": options[best].name if best is not None else None,
-        "hypervolume": hypervolume(quality, cost, worst_quality=0.0, worst_cost=float(cost.max())),
-        "classes": list(_classes(study)),
-        "images": list(_images(study)),
-        "cascades": list(_cascades(study, options)),
-        "matrix": matrix_tables(study, metric=metric),
-        "detail": detail_rows(study, metric=metric),
+        "hypervolume": share(np.ones(len(options), bool)),
+        "hypervolumes": {model: share(models == model) for model in dict.fromkeys(models.tolist())},
     }
 
 
 def store_verdict(study: Study, *, metric: str, delta: float) -> dict[str, Any]:
-    """analyse_study, written to analysis/verdict.json."""
+    """analyse_study, written to analysis/verdict.json, and what each image needs to analysis/images.csv."""
     analysed = analyse_study(study, metric=metric, delta=delta)
     write_json(study.layout.verdict_path, analysed)
+    needs = evidence.needs_table(study)
+    write_text(study.layout.image_needs_path, needs.to_csv(index=False, lineterminator="\n"))
     return analysed
-
-
-def _comparisons(study: Study, metric: str) -> Iterator[dict[str, Any]]:
-    """Each model's pairs of resolutions on the reporting split; p adjusted by Holm over the model's pairs."""
-    _, report = study.splits
-    for model, (resolutions, seeds) in study.grid.items():
-        values = _values(study, model, report, metric, list(seeds))
-        prior = seed_prior(list(values))
-        pairs = [(i, j) for j in range(len(resolutions)) for i in range(j)]
-        found = [difference_estimate(values[j], values[i], prior=prior) for i, j in pairs]
-        labels, predicted = study.stack(model, report, seeds=seeds[:1])
-        q, p_all = cochran_q((predicted[:, 0] == labels).T)
-        for (i, j), one, p in zip(pairs, found, holm([two_sided_p(f) for f in found]), strict=True):
-            yield {
-                "model": model,
-                "low_resolution": resolutions[i],
-                "high_resolution": resolutions[j],
-                "difference": plain(one),
-                "p_holm": p,
-                "cochran_q": q,
-                "cochran_p": p_all,
-            }
-
-
-def metric_table(study: Study, metric: str) -> list[dict[str, Any]]:
-    """Mean and interval of every option on the reporting split."""
-    _, report = study.splits
-    rows = []
-    for model, (resolutions, seeds) in study.grid.items():
-        values = _values(study, model, report, metric, list(seeds))
-        prior = seed_prior(list(values))
-        for side, of_side in zip(resolutions, values, strict=True):
-            rows.append({"model": model, "resolution": side} | plain(mean_estimate(of_side, prior=prior)))
-    return rows
-
-
-def _classes(study: Study) -> Iterator[dict[str, Any]]:
-    _, report = study.splits
-    for model, (resolutions, _) in study.grid.items():
-        labels, predicted = study.stack(model, report)
-        for need in critical_resolutions(predicted == labels, labels, resolutions, study.class_names):
-            yield {"model": model, "resolutions": list(resolutions)} | plain(need)
-
-
-def _images(study: Study) -> Iterator[dict[str, Any]]:
-    """How many images need which resolution."""
-    _, report = study.splits
-    for model, (resolutions, seeds) in study.grid.items():
-        labels, predicted = study.stack(model, report)
-        needs = image_needs(predicted == labels)
-        ids = study.read(Cell(model, resolutions[0], seeds[0]), report).image_ids
-        for position, side in enumerate([*resolutions, None]):
-            of_side = np.flatnonzero(needs == position)
-            yield {
-                "model": model,
-                "resolution": side,
-                "images": len(of_side),
-                "examples": [str(ids[i]) for i in of_side[:5]],
-            }
-
-
-def _cascades(study: Study, options: list[Option]) -> Iterator[dict[str, Any]]:
-    """Each model's smaller resolutions before its largest, first seed."""
-    decide, report = study.splits
-    latency = {(o.model, o.resolution): o.latency_ms for o in options}
-    for model, (resolutions, seeds) in study.grid.items():
-        large = resolutions[-1]
-        for small in resolutions[:-1]:
-            answers = [
-                (study.read(Cell(model, small, seeds[0]), split), study.read(Cell(model, large, seeds[0]), split))
-                for split in (decide, report)
-            ]
-            val, test = ((a.labels, a.probabilities, b.probabilities) for a, b in answers)
-            found = best_cascade(
-                val,
-                test,
-                latency_ms=(latency[model, small], latency[model, large]),
-                names=(f"{model} at {small} px", f"{model} at {large} px"),
-            )
-            alone = {
-                "small_accuracy": float((answers[1][0].predicted == answers[1][0].labels).mean()),
-                "large_accuracy": float((answers[1][1].predicted == answers[1][1].labels).mean()),
-                "large_latency_ms": latency[model, large],
-            }
-            yield {"model": model} | plain(found) | alone

@@ -6,21 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 from scipy.special import expit
-from statsmodels.stats.contingency_tables import cochrans_q
-from statsmodels.stats.contingency_tables import mcnemar as sm_mcnemar
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from resomap.analysis.intervals import (
-    cochran_q,
-    difference_estimate,
-    holm,
-    mcnemar,
-    mean_estimate,
-    seed_prior,
-    two_sided_p,
-    wilson,
-)
+from resomap.analysis.intervals import difference_estimate, mean_estimate, seed_prior, two_sided_p, wilson
+from resomap.analysis.paired import holm
 
 
 @pytest.mark.parametrize(("right", "images"), [(0, 10), (10, 10), (7, 10), (432, 500)])
@@ -65,27 +54,6 @@ def test_two_runs_of_one_seed_compare_like_a_paired_t_test() -> None:
     assert found.high == pytest.approx(expected.high, abs=2e-3)
     assert two_sided_p(found) == pytest.approx(stats.ttest_rel(a.astype(float), b.astype(float)).pvalue, rel=0.15)
     assert found.one_sided_low() > found.low
-
-
-def test_mcnemar_equals_statsmodels_and_mid_p_is_by_hand() -> None:
-    a = np.array([1] * 30 + [1] * 9 + [0] * 3 + [0] * 5, bool)
-    b = np.array([1] * 30 + [0] * 9 + [1] * 3 + [0] * 5, bool)
-    expected = sm_mcnemar([[30, 9], [3, 5]], exact=True).pvalue
-    assert mcnemar(a, b, mid_p=False) == pytest.approx(expected)
-    assert mcnemar(a, b) == pytest.approx(expected - stats.binom.pmf(3, 12, 0.5))
-    assert mcnemar(a, a) == 1
-
-
-def test_cochran_equals_statsmodels() -> None:
-    right = np.random.default_rng(1).random((80, 4)) < [0.6, 0.7, 0.8, 0.8]
-    expected = cochrans_q(right.astype(int))
-    assert cochran_q(right) == pytest.approx((expected.statistic, expected.pvalue))
-    assert cochran_q(np.ones((5, 3))) == (0, 1)
-
-
-def test_holm_equals_statsmodels() -> None:
-    p = [0.04, 0.001, 0.02, 0.3, 0.02]
-    np.testing.assert_allclose(holm(p), multipletests(p, method="holm")[1])
 
 
 def _runs(rng: np.random.Generator, seeds: int, images: int, levels: list[float], seed_sd: float) -> np.ndarray:

@@ -185,7 +185,7 @@ def test_cascade_by_hand() -> None:
 
 def test_power_is_what_simulation_finds() -> None:
     """McNemar's test at the number of images that the plan names finds the difference in 80 % of studies."""
-    from resomap.analysis.intervals import mcnemar
+    from resomap.analysis.paired import mcnemar
 
     images = images_needed(0.03, discordant=0.1)
     rng = np.random.default_rng(0)

@@ -1,0 +1,232 @@
+"""What a verdict rests on, from the stored predictions: one table each.
+
+Legend: R resolutions, S seeds, N images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from resomap.analysis.cascade import best_cascade
+from resomap.analysis.intervals import difference_estimate, mean_estimate, seed_prior, two_sided_p
+from resomap.analysis.paired import discordance, holm, omnibus
+from resomap.analysis.per_class import critical_resolutions, flipped_images, image_needs
+from resomap.analysis.recommend import Option
+from resomap.analysis.saturation import fit_saturation
+from resomap.records import Cell
+from resomap.serialize import plain
+from resomap.study.load import Study
+
+_EXAMPLES = 24
+"""Images named of each kind: more than any gallery shows."""
+
+
+def chance(study: Study, metric: str) -> dict[str, Any]:
+    """The best that answers without a look at the image can expect.
+
+    For macro F1: answering class k with probability q gives 2 p q / (p + q), whose mean over K classes is largest where
+    q is the class's share p, and then 1 / K.
+    """
+    labels, _ = study.stack(next(iter(study.grid)), study.splits[1])
+    counts = np.bincount(labels, minlength=len(study.class_names))
+    if metric == "accuracy":
+        most = int(counts.argmax())
+        return {"value": float(counts[most] / len(labels)), "how": f"always answering {study.class_names[most]}"}
+    how = "answering each class as often as it occurs"
+    return {"value": 1 / int((counts > 0).sum()), "how": how}
+
+
+def metric_table(study: Study, metric: str) -> list[dict[str, Any]]:
+    """Mean and interval of every option on the reporting split."""
+    _, report = study.splits
+    rows = []
+    for model, (resolutions, _) in study.grid.items():
+        values = study.values(model, report, metric)
+        prior = seed_prior(list(values))
+        for side, of_side in zip(resolutions, values, strict=True):
+            rows.append({"model": model, "resolution": side} | plain(mean_estimate(of_side, prior=prior)))
+    return rows
+
+
+def saturation(study: Study, metric: str, delta: float) -> Iterator[dict[str, Any]]:
+    """The saturating law through each model's means; models with fewer than four resolutions have none."""
+    for model, (resolutions, _) in study.grid.items():
+        values_RSN = study.values(model, study.splits[1], metric)
+        prior = seed_prior(list(values_RSN))
+        middle_SN = values_RSN.mean(axis=0)
+        own = [difference_estimate(of_side, middle_SN, prior=prior) for of_side in values_RSN]
+        curve = fit_saturation(
+            resolutions,
+            values_RSN.mean(axis=(1, 2)),
+            se_R=np.array([one.se for one in own]),
+            df=float(np.mean([one.df for one in own])),
+            delta=delta,
+        )
+        if curve is not None:
+            sides = np.geomspace(resolutions[0], resolutions[-1], 25)
+            sides[0], sides[-1] = resolutions[0], resolutions[-1]
+            drawn = [[float(side), curve.at(side)] for side in sides]
+            yield {"model": model, "delta": delta, "curve": drawn} | plain(curve)
+
+
+def omnibus_tests(study: Study) -> Iterator[dict[str, Any]]:
+    """Cochran's Q of each model: are its resolutions right equally often? p adjusted by Holm over the models."""
+    found = {}
+    for model, (resolutions, _) in study.grid.items():
+        if len(resolutions) > 1:
+            labels, predicted = study.stack(model, study.splits[1])
+            found[model] = omnibus(predicted == labels)
+    for (model, one), p in zip(found.items(), holm([one.p for one in found.values()]), strict=True):
+        yield {"model": model} | plain(one) | {"p_holm": p}
+
+
+def comparisons(study: Study, metric: str) -> Iterator[dict[str, Any]]:
+    """Each model's pairs of resolutions on the reporting split. The family is a model's pairs: p by Holm over them.
+
+    'difference' and 'p_holm' are about the metric, new images and a new seed; 'mcnemar' and 'mcnemar_p_holm' about
+    right answers of these very networks to new images.
+    """
+    _, report = study.splits
+    for model, (resolutions, _) in study.grid.items():
+        values = study.values(model, report, metric)
+        labels, predicted = study.stack(model, report)
+        right_RSN = predicted == labels
+        prior = seed_prior(list(values))
+        pairs = [(i, j) for j in range(len(resolutions)) for i in range(j)]
+        found = [difference_estimate(values[j], values[i], prior=prior) for i, j in pairs]
+        exact = [discordance(right_RSN[j], right_RSN[i]) for i, j in pairs]
+        adjusted = holm([two_sided_p(f) for f in found])
+        exact_adjusted = holm([one.p for one in exact])
+        for position, (i, j) in enumerate(pairs):
+            yield {
+                "model": model,
+                "low_resolution": resolutions[i],
+                "high_resolution": resolutions[j],
+                "difference": plain(found[position]),
+                "p_holm": adjusted[position],
+                "mcnemar": {
+                    "only_high": exact[position].only_first,
+                    "only_low": exact[position].only_second,
+                    "p": exact[position].p,
+                },
+                "mcnemar_p_holm": exact_adjusted[position],
+            }
+
+
+def classes(study: Study) -> Iterator[dict[str, Any]]:
+    """Critical resolution of each class by model."""
+    for model, (resolutions, _) in study.grid.items():
+        labels, predicted = study.stack(model, study.splits[1])
+        for need in critical_resolutions(predicted == labels, labels, resolutions, study.class_names):
+            yield {"model": model, "resolutions": list(resolutions)} | plain(need)
+
+
+def _image_ids(study: Study, model: str) -> np.ndarray:
+    resolutions, seeds = study.grid[model]
+    return study.read(Cell(model, resolutions[0], seeds[0]), study.splits[1]).image_ids
+
+
+def images(study: Study) -> Iterator[dict[str, Any]]:
+    """How many images need which resolution."""
+    for model, (resolutions, _) in study.grid.items():
+        labels, predicted = study.stack(model, study.splits[1])
+        needs = image_needs(predicted == labels)
+        ids = _image_ids(study, model)
+        for position, side in enumerate([*resolutions, None]):
+            of_side = np.flatnonzero(needs == position)
+            yield {
+                "model": model,
+                "resolution": side,
+                "images": len(of_side),
+                "examples": [str(ids[i]) for i in of_side[:5]],
+            }
+
+
+def needs_table(study: Study) -> pd.DataFrame:
+    """One row an image of the reporting split: its label, and for each model the smallest sufficient resolution.
+
+    Empty where no resolution is right with most seeds.
+    """
+    first = next(iter(study.grid))
+    labels, _ = study.stack(first, study.splits[1])
+    table = pd.DataFrame({"image_id": _image_ids(study, first), "class": np.array(study.class_names)[labels]})
+    for model, (resolutions, _) in study.grid.items():
+        labels, predicted = study.stack(model, study.splits[1])
+        sides = pd.array([*resolutions, None], dtype="Int64")
+        table[model] = sides.take(image_needs(predicted == labels))
+    return table
+
+
+def flips(study: Study) -> Iterator[dict[str, Any]]:
+    """Images whose answer turns right, or wrong, from one resolution to the next and from the smallest to the largest.
+
+    An answer is right where most seeds' are; the clearest turns are named first.
+    """
+    for model, (resolutions, _) in study.grid.items():
+        if len(resolutions) < 2:
+            continue
+        labels, predicted = study.stack(model, study.splits[1])
+        right_RSN = predicted == labels
+        share_RN = right_RSN.mean(axis=1)
+        ids = _image_ids(study, model)
+        steps = [*pairwise(range(len(resolutions))), (0, len(resolutions) - 1)]
+        for low, high in dict.fromkeys(steps):
+            gained, lost = flipped_images(share_RN[low], share_RN[high])
+            named = (low, high) == (0, len(resolutions) - 1)
+            yield {
+                "model": model,
+                "low_resolution": resolutions[low],
+                "high_resolution": resolutions[high],
+                "gained": len(gained),
+                "lost": len(lost),
+                "examples": {
+                    kind: [
+                        {
+                            "image_id": str(ids[i]),
+                            "label": study.class_names[labels[i]],
+                            "answers": [
+                                _usual(predicted[r, :, i], share_RN[r, i], study.class_names)
+                                for r in range(len(resolutions))
+                            ],
+                        }
+                        for i in found[:_EXAMPLES]
+                    ]
+                    for kind, found in (("gained", gained), ("lost", lost))
+                }
+                if named
+                else {},
+            }
+
+
+def _usual(predicted_S: np.ndarray, share: float, class_names: Sequence[str]) -> dict[str, Any]:
+    """The most frequent answer over seeds, and the share of seeds that are right."""
+    return {"answer": class_names[int(np.bincount(predicted_S).argmax())], "right": float(share)}
+
+
+def cascades(study: Study, options: Sequence[Option]) -> Iterator[dict[str, Any]]:
+    """Each model's smaller resolutions before its largest, first seed."""
+    decide, report = study.splits
+    latency = {(o.model, o.resolution): o.latency_ms for o in options}
+    for model, (resolutions, seeds) in study.grid.items():
+        large = resolutions[-1]
+        of_large = [study.read(Cell(model, large, seeds[0]), split) for split in (decide, report)]
+        for small in resolutions[:-1]:
+            of_small = [study.read(Cell(model, small, seeds[0]), split) for split in (decide, report)]
+            val, test = ((a.labels, a.probabilities, b.probabilities) for a, b in zip(of_small, of_large, strict=True))
+            found = best_cascade(
+                val,
+                test,
+                latency_ms=(latency[model, small], latency[model, large]),
+                names=(f"{model} at {small} px", f"{model} at {large} px"),
+            )
+            alone = {
+                "small_accuracy": float((of_small[1].predicted == of_small[1].labels).mean()),
+                "large_accuracy": float((of_large[1].predicted == of_large[1].labels).mean()),
+                "large_latency_ms": latency[model, large],
+            }
+            yield {"model": model} | plain(found) | alone

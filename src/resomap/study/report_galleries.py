@@ -1,0 +1,135 @@
+"""The galleries of the report: where the models look, and images whose answer turns with resolution."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from resomap.data.decode import decode_rgb, to_square
+from resomap.errors import BadImageError, printable
+from resomap.explainability.overlay import overlay
+from resomap.records import ImageDataset
+from resomap.report.html import data_uri
+from resomap.study.explained import ExplainedImages
+from resomap.study.load import Study
+from resomap.study.maps import read_maps
+
+log = logging.getLogger(__name__)
+
+PictureOf = Callable[[str], Image.Image | None]
+"""Image id -> the decoded image; None where it cannot be read."""
+
+_PICTURE = 168
+_TURNED = 224
+"""Side of the pictures that show what a network was given: larger inputs look like this one."""
+_KINDS = (("gained", "right only with more pixels"), ("lost", "wrong with more pixels"))
+
+
+def pictures_of(images: ImageDataset, split: str, *, max_pixels: int) -> PictureOf:
+    """Opens images of one split by their id."""
+    records = {record.image_id: record for record in images.splits.get(split, ())}
+
+    def picture_of(image_id: str) -> Image.Image | None:
+        if image_id not in records:
+            return None
+        try:
+            return decode_rgb(records[image_id].path, max_pixels=max_pixels)
+        except BadImageError as bad:
+            log.warning("left out of the gallery: %s", bad)
+            return None
+
+    return picture_of
+
+
+def explanation_galleries(study: Study, explained: ExplainedImages, count: int) -> Iterator[dict[str, Any]]:
+    """The explained images of each model, first seed, with their maps at every resolution.
+
+    Args:
+        count: images shown.
+    """
+    if study.explanations is None:
+        return
+    method = study.explanations["methods"][0]
+    chosen = sorted(
+        set(np.linspace(0, len(explained.records) - 1, min(count, len(explained.records))).astype(int).tolist())
+    )
+    squares = explained.squares(_PICTURE, kernel="bilinear")
+    names = explained.class_names
+    for model, (resolutions, seeds) in study.grid.items():
+        stored = []
+        for side in resolutions:
+            record = next(
+                r for r in study.runs if (r.cell.model, r.cell.resolution, r.cell.seed) == (model, side, seeds[0])
+            )
+            maps = read_maps(study.layout.maps_path(record.cell, method))
+            if maps is not None and len(maps.maps) == len(squares):
+                stored.append(maps)
+        if not stored:
+            continue
+        yield {
+            "model": model,
+            "method": method.replace("_", " "),
+            "sides": [maps.cell.resolution for maps in stored],
+            "images": [
+                {
+                    "name": printable(explained.records[i].image_id),
+                    "label": names[int(explained.labels[i])],
+                    "original": data_uri(squares[i]),
+                    "at": [
+                        {
+                            "side": maps.cell.resolution,
+                            "src": data_uri(overlay(squares[i], maps.maps[i])),
+                            "answer": names[int(maps.predicted[i])],
+                            "confidence": float(maps.confidence[i]),
+                            "right": bool(maps.correct[i]),
+                        }
+                        for maps in stored
+                    ],
+                }
+                for i in chosen
+            ],
+        }
+
+
+def flip_galleries(
+    study: Study, verdict: Mapping[str, Any], *, picture_of: PictureOf, kernel: str, count: int
+) -> Iterator[dict[str, Any]]:
+    """For each model: images that only a larger input gets right, and images that it gets wrong.
+
+    Args:
+        count: images shown of each kind.
+    """
+    for turned in verdict["flips"]:
+        sides = study.grid[turned["model"]][0]
+        for kind, words in _KINDS:
+            shown: list[dict[str, Any]] = []
+            for example in turned["examples"].get(kind, ()):
+                picture = picture_of(example["image_id"]) if len(shown) < count else None
+                if picture is not None:
+                    shown.append(_turned(example, picture, sides, kernel=kernel))
+            if shown:
+                step = f"{turned['low_resolution']} to {turned['high_resolution']} px"
+                about = f"{turned[kind]} images {words} ({step})"
+                yield {"model": turned["model"], "about": about, "sides": list(sides), "images": shown}
+
+
+def _turned(example: Mapping[str, Any], picture: Image.Image, sides: tuple[int, ...], *, kernel: str) -> dict[str, Any]:
+    return {
+        "name": printable(example["image_id"]),
+        "label": example["label"],
+        "at": [
+            {"side": side, "src": data_uri(_as_given(picture, side, kernel=kernel)), **answer}
+            for side, answer in zip(sides, example["answers"], strict=True)
+        ],
+    }
+
+
+def _as_given(picture: Image.Image, side: int, *, kernel: str) -> np.ndarray:
+    """The square that a network of this input size was given, its pixels enlarged as they are."""
+    square = Image.fromarray(to_square(picture, side, kernel=kernel))
+    how = Image.Resampling.NEAREST if side < _TURNED else Image.Resampling.LANCZOS
+    return np.asarray(square.resize((_TURNED, _TURNED), how))

@@ -1,0 +1,98 @@
+"""The interactive plots of the report, as plotly takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from resomap.profiling.latency import BATCH_1
+from resomap.report.html import curve_trace, heat_map, level_line, line_trace, sides_axis
+from resomap.study.cost import timed_as
+from resomap.study.load import Study
+
+Plot = dict[str, Any]
+_LATENCY = {"type": "log", "title": {"text": "latency of one image (ms)"}}
+
+
+def report_plots(study: Study, verdict: Mapping[str, Any], name: str) -> Iterator[tuple[str, Plot]]:
+    """(element id, plot) of every plot.
+
+    Args:
+        name: the metric, for people.
+    """
+    means: Sequence[Mapping[str, Any]] = verdict["metrics"]
+    latency = {(p["model"], p["resolution"]): timed_as(p, BATCH_1) for p in study.profiles if p["latency"]}
+    yield "plot-metric", _metric(means, verdict, name)
+    yield "plot-latency", _latency(means, latency)
+    yield "plot-front", _front(means, latency, verdict, name)
+    for model, table in verdict["matrix"].items():
+        sides = {key: [str(s) for s in table[key]] for key in ("trained", "tested")}
+        axes = {"x": "tested at (px)", "y": "trained at (px)", "label": name}
+        yield f"matrix-{model}", heat_map(sides["trained"], sides["tested"], table["values"], **axes)
+
+
+def _by_model(means: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for row in means:
+        found.setdefault(row["model"], []).append(row)
+    return found
+
+
+def _sides(means: Sequence[Mapping[str, Any]]) -> list[int]:
+    return sorted({row["resolution"] for row in means})
+
+
+def _metric(means: Sequence[Mapping[str, Any]], verdict: Mapping[str, Any], name: str) -> Plot:
+    """Points with intervals, the fitted law where it holds, and chance where the metric comes near it."""
+    laws = {row["model"]: row["curve"] for row in verdict["saturation"] if row["holds"]}
+    traces = []
+    for position, (model, rows) in enumerate(_by_model(means).items()):
+        points = line_trace(position, model, [row["resolution"] for row in rows], rows)
+        if model in laws:
+            traces.append(curve_trace(position, model, laws[model]))
+            points["mode"] = "markers"
+        traces.append(points)
+    sides, chance = _sides(means), float(verdict["chance"]["value"])
+    layout: Plot = {"xaxis": sides_axis(sides), "yaxis": {"title": {"text": name}}}
+    if chance > min(row["low"] for row in means) - 0.1:
+        layout |= level_line(chance, f"chance {chance:.3f}")
+    return {"data": traces, "layout": layout}
+
+
+def _latency(means: Sequence[Mapping[str, Any]], latency: Mapping[tuple[str, int], Mapping[str, Any]]) -> Plot:
+    traces = []
+    for position, (model, rows) in enumerate(_by_model(means).items()):
+        timed = [latency[model, row["resolution"]] for row in rows if (model, row["resolution"]) in latency]
+        sides = [row["resolution"] for row in rows if (model, row["resolution"]) in latency]
+        found = [{"value": t["median_ms"], "low": t["median_low_ms"], "high": t["median_high_ms"]} for t in timed]
+        traces.append(line_trace(position, model, sides, found))
+    return {"data": traces, "layout": {"xaxis": sides_axis(_sides(means)), "yaxis": _LATENCY}}
+
+
+def _front(
+    means: Sequence[Mapping[str, Any]],
+    latency: Mapping[tuple[str, int], Mapping[str, Any]],
+    verdict: Mapping[str, Any],
+    name: str,
+) -> Plot:
+    """Options by cost and metric, labelled by their side; a step line joins those that none beats in both."""
+    timed = {key: float(found["median_ms"]) for key, found in latency.items()}
+    traces = []
+    for position, (model, rows) in enumerate(_by_model(means).items()):
+        rows = [row for row in rows if (model, row["resolution"]) in timed]
+        trace = line_trace(position, model, [timed[model, row["resolution"]] for row in rows], rows)
+        sides = [str(row["resolution"]) for row in rows]
+        traces.append(trace | {"mode": "markers+text", "text": sides, "textposition": "top center"})
+    on = {(row["model"], row["resolution"]) for row in verdict["front"] if row["on_front"]}
+    chosen = [(row["model"], row["resolution"], row["value"]) for row in means]
+    best = sorted((timed[m, r], value) for m, r, value in chosen if (m, r) in on and (m, r) in timed)
+    line = {
+        "type": "scatter",
+        "mode": "lines",
+        "name": "front",
+        "x": [x for x, _ in best],
+        "y": [y for _, y in best],
+        "line": {"shape": "hv", "color": "#7f7f7f", "width": 1},
+        "hoverinfo": "skip",
+    }
+    return {"data": [line, *traces], "layout": {"xaxis": _LATENCY, "yaxis": {"title": {"text": name}}}}

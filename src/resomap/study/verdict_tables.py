@@ -1,0 +1,230 @@
+"""The tables of the report that show verdict.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from resomap.errors import printable
+from resomap.report.html import Table, cell, interval_cell
+
+_LARGEST_TABLE = 2000
+
+
+def options_table(answer: Mapping[str, Any], name: str) -> Table:
+    """Every option beside the best."""
+    rows = []
+    for o in answer["options"]:
+        best = f"{o['model']} at {o['resolution']} px" == answer["reference"]
+        rows.append(
+            [
+                f"{o['model']} at {o['resolution']} px",
+                interval_cell(o["metric"]),
+                cell(f"{o['latency_ms']:.2f}", o["latency_ms"]),
+                cell(f"{o['memory_mib']:.1f}", o["memory_mib"]),
+                cell("best", 0.0) if best else interval_cell(o["difference"]),
+                "–" if best else cell(f"{o['lower_bound']:+.3f}", o["lower_bound"]),
+                "yes" if o["not_inferior"] else "no",
+                cell(f"{o['front_probability']:.2f}", o["front_probability"]),
+            ]
+        )
+    columns = [
+        "option",
+        f"{name} on {answer['report_split']}",
+        "ms an image",
+        "MiB",
+        f"difference on {answer['select_split']}",
+        "one-sided bound",
+        f"within {answer['delta']:g}",
+        "P(on the front)",
+    ]
+    return Table(f"Every option beside the best; {answer['images']} images, {answer['seeds']} seeds", columns, rows)
+
+
+def detail_table(verdict: Mapping[str, Any], name: str) -> Table | None:
+    """The gain of each step and its two parts; None where nothing was evaluated so."""
+    rows = [[_step(r), *_parts(r)] for r in verdict["detail"]]
+    columns = ["step", "whole gain", "larger maps", "more detail"]
+    return Table(f"Gain of {name} and its two parts, with 95 % intervals", columns, rows) if rows else None
+
+
+def class_detail_table(verdict: Mapping[str, Any]) -> Table | None:
+    """The same by class; the steps that gain or lose most."""
+    ordered = sorted(verdict["detail_classes"], key=lambda r: -abs(r["total"]["value"]))
+    rows = [[r["name"], _step(r), r["images"], *_parts(r)] for r in ordered[:_LARGEST_TABLE]]
+    caption = f"Gain of recall of each class and its two parts, with 95 % intervals{_of(ordered, 'change')}"
+    columns = ["class", "step", "images", "whole gain", "larger maps", "more detail"]
+    return Table(caption, columns, rows) if rows else None
+
+
+def _step(row: Mapping[str, Any]) -> str:
+    return f"{row['model']}: {row['low_resolution']} to {row['high_resolution']} px"
+
+
+def _parts(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [interval_cell(row[part]) for part in ("total", "size", "detail")]
+
+
+def _of(rows: Sequence[Any], what: str) -> str:
+    """Says so where a table is cut."""
+    if len(rows) <= _LARGEST_TABLE:
+        return ""
+    return f"; the {_LARGEST_TABLE} of {len(rows)} with the largest {what} (all are in analysis/verdict.json)"
+
+
+def classes_table(verdict: Mapping[str, Any]) -> Table:
+    """Critical resolution of each class."""
+    rows = [
+        [
+            c["name"],
+            c["model"],
+            c["images"],
+            cell(f"{c['critical_resolution']} ({c['low']} to {c['high']})", c["critical_resolution"]),
+            cell(f"{c['recall'][0]:.3f}", c["recall"][0]),
+            cell(f"{max(c['recall']):.3f}", max(c["recall"])),
+            cell(f"{c['gain']:+.3f}", c["gain"]),
+        ]
+        for c in verdict["classes"]
+    ]
+    shown = sorted(rows, key=lambda row: -row[6]["value"])[:_LARGEST_TABLE]
+    return Table(
+        f"Critical resolution of each class: from there on recall stays within 0.05 of its best{_of(rows, 'gain')}",
+        ["class", "model", "images", "critical px (95 %)", "recall at smallest", "best recall", "gain"],
+        shown,
+    )
+
+
+def images_table(verdict: Mapping[str, Any]) -> Table:
+    """Images by the resolution that they need."""
+    rows = [
+        [
+            r["model"],
+            "at none" if r["resolution"] is None else cell(f"{r['resolution']} px", r["resolution"]),
+            r["images"],
+            ", ".join(printable(e) for e in r["examples"][:3]),
+        ]
+        for r in verdict["images"]
+    ]
+    return Table(
+        "Images by the smallest resolution from which on most seeds are right",
+        ["model", "right from", "images", "for example"],
+        rows,
+    )
+
+
+def comparisons_table(verdict: Mapping[str, Any], name: str) -> Table:
+    """Pairs of resolutions."""
+    rows = [
+        [
+            f"{c['model']}: {c['high_resolution']} less {c['low_resolution']} px",
+            interval_cell(c["difference"]),
+            _p_cell(c["p_holm"]),
+            cell(f"{c['mcnemar']['only_high']:g} / {c['mcnemar']['only_low']:g}", c["mcnemar"]["only_high"]),
+            _p_cell(c["mcnemar_p_holm"]),
+        ]
+        for c in verdict["comparisons"]
+    ]
+    return Table(
+        f"Differences of {name}, paired by image and seed, with 95 % intervals. Each p is adjusted by Holm over all "
+        "pairs of the model: the first is about new images and a new seed, McNemar's about right answers of these "
+        f"networks to new images{_of(rows, 'order')}",
+        ["pair", "difference", "p (Holm)", "images only the larger / the smaller gets right", "McNemar p (Holm)"],
+        rows[:_LARGEST_TABLE],
+    )
+
+
+def _p_cell(p: float) -> dict[str, Any]:
+    return cell("< 0.0001" if p < 1e-4 else f"{p:.2g}", p)
+
+
+def omnibus_table(verdict: Mapping[str, Any]) -> Table | None:
+    """Whether resolution matters at all, by model."""
+    rows = [
+        [o["model"], cell(f"{o['q']:.1f}", o["q"]), o["df"], _p_cell(o["p"]), _p_cell(o["p_holm"])]
+        for o in verdict["omnibus"]
+    ]
+    caption = "Are all resolutions right equally often? Cochran's Q of each model; p adjusted by Holm over the models"
+    return Table(caption, ["model", "Q", "degrees of freedom", "p", "p (Holm)"], rows) if rows else None
+
+
+def front_table(verdict: Mapping[str, Any]) -> Table | None:
+    """What each model's options dominate."""
+    shares = verdict["hypervolumes"]
+    rows = [[model, cell(f"{share:.3f}", share)] for model, share in shares.items()]
+    rows.append(["all models together", cell(f"{verdict['hypervolume']:.3f}", verdict["hypervolume"])])
+    caption = (
+        "Hypervolume: the share of the plane (metric 0 to 1, latency 0 to the dearest option's) in which an option is "
+        "both better and cheaper; 1 would be perfect at no cost"
+    )
+    return Table(caption, ["options of", "hypervolume"], rows) if len(shares) > 1 else None
+
+
+def saturation_table(verdict: Mapping[str, Any], name: str) -> Table | None:
+    """The law through each model's points, and where it levels off within the range."""
+    rows = []
+    for s in verdict["saturation"]:
+        low, high = s["resolutions"][0], s["resolutions"][-1]
+        enough = s["sufficient_px"]
+        rows.append(
+            [
+                s["model"],
+                f"{s['top']:.3f} - {s['drop']:.3f} (r / {low})^-{s['rate']:.2f}",
+                cell(f"{s['rate']:.2f} ({s['rate_low']:.2f} to {s['rate_high']:.2f})", s["rate"]),
+                cell(f"{s['worst_residual']:.3f}", s["worst_residual"]),
+                "yes" if s["holds"] else f"no (p {s['fit_p']:.1g})",
+                "–"
+                if enough is None
+                else cell(
+                    f"{enough:.0f} ({s['sufficient_low_px']:.0f} to {s['sufficient_high_px']:.0f})",
+                    enough,
+                ),
+                f"{low} to {high}",
+            ]
+        )
+    delta = verdict["recommendation"]["delta"]
+    columns = [
+        "model",
+        f"{name} at r px",
+        "rate (95 %)",
+        "worst residual",
+        "law holds",
+        f"within {delta:g} of the largest from px (95 %)",
+        "valid for px",
+    ]
+    caption = (
+        f"{name[0].upper() + name[1:]} as a saturating power law of resolution. It says where between the measured "
+        "resolutions one more is worth a run; outside them nothing is claimed"
+    )
+    return Table(caption, columns, rows) if rows else None
+
+
+def flips_table(verdict: Mapping[str, Any]) -> Table | None:
+    """Images that turn right and wrong with each step."""
+    rows = [
+        [
+            _step(f),
+            f["gained"],
+            f["lost"],
+            cell(f"{f['gained'] - f['lost']:+d}", f["gained"] - f["lost"]),
+        ]
+        for f in verdict["flips"]
+    ]
+    columns = ["step", "turn right", "turn wrong", "net"]
+    return Table("Images whose answer turns, by most seeds", columns, rows) if rows else None
+
+
+def cascades_table(verdict: Mapping[str, Any]) -> Table | None:
+    """Answer small, escalate where unsure."""
+    rows = [
+        [
+            f"{c['small']}, then {c['large']}",
+            cell(f"{c['threshold']:.3f}", c["threshold"]),
+            cell(f"{c['escalated']:.0%}", c["escalated"]),
+            cell(f"{c['accuracy']:.3f}", c["accuracy"]),
+            cell(f"{c['mean_latency_ms']:.2f}", c["mean_latency_ms"]),
+            cell(f"{c['large_accuracy']:.3f} at {c['large_latency_ms']:.2f} ms", c["large_accuracy"]),
+        ]
+        for c in verdict["cascades"]
+    ]
+    columns = ["cascade", "margin", "escalated", "accuracy", "mean ms", "large one alone"]
+    return Table("Answer small, escalate where the margin is below the threshold", columns, rows) if rows else None

@@ -1,0 +1,72 @@
+"""The saturating law: planted ones come back, others are refused, and nothing is said beyond the range."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from resomap.analysis.saturation import fit_saturation
+from resomap.errors import ExtrapolationError
+
+SIDES = (64, 96, 128, 192, 256)
+UNIT = np.array(SIDES) / SIDES[0]
+EXACT = np.full(len(SIDES), 1e-3)
+
+
+@pytest.mark.parametrize(("top", "drop", "rate"), [(0.95, 0.3, 1.5), (0.8, 0.1, 3.0), (1.0, 0.4, 0.7)])
+def test_a_planted_law_comes_back(top: float, drop: float, rate: float) -> None:
+    law = fit_saturation(SIDES, top - drop * UNIT**-rate, se_R=EXACT, df=1000, delta=0.01)
+    assert law is not None
+    assert (law.top, law.drop, law.rate) == pytest.approx((top, drop, rate), rel=0.05)
+    assert law.holds
+    assert law.worst_residual < 1e-3
+    # Solved by hand: drop (r / 64)^-rate = drop 4^-rate + 0.01.
+    expected = 64 * (4.0**-rate + 0.01 / drop) ** (-1 / rate)
+    assert law.sufficient_px == pytest.approx(expected, rel=0.02)
+    assert law.at(160) == pytest.approx(top - drop * 2.5**-rate, abs=1e-3)
+
+
+def test_beyond_the_measured_range_it_refuses() -> None:
+    law = fit_saturation(SIDES, 0.9 - 0.3 / UNIT, se_R=EXACT, df=100, delta=0.01)
+    assert law is not None
+    for side in (63.9, 257, 1024):
+        with pytest.raises(ExtrapolationError, match=r"from 64 to 256 px.*measure it"):
+            law.at(side)
+    assert law.at(64) < law.at(256)
+
+
+def test_a_curve_that_turns_is_not_the_law() -> None:
+    law = fit_saturation(SIDES, np.array([0.6, 0.8, 0.9, 0.8, 0.6]), se_R=np.full(5, 0.01), df=100, delta=0.01)
+    assert law is not None
+    assert not law.holds
+    assert law.sufficient_px is None
+
+
+def test_a_flat_curve_needs_the_smallest() -> None:
+    law = fit_saturation(SIDES, np.full(5, 0.9), se_R=np.full(5, 0.005), df=100, delta=0.02)
+    assert law is not None
+    assert law.holds
+    assert law.sufficient_px == 64
+
+
+def test_three_resolutions_have_no_law() -> None:
+    assert fit_saturation(SIDES[:3], np.array([0.5, 0.6, 0.7]), se_R=np.full(3, 0.01), df=10, delta=0.01) is None
+
+
+def test_intervals_hold_and_a_true_law_is_rarely_refused() -> None:
+    rng = np.random.default_rng(1)
+    truth = 0.95 - 0.3 * UNIT**-1.5
+    expected = 64 * (4.0**-1.5 + 0.01 / 0.3) ** (-1 / 1.5)
+    held = refused = 0
+    for i in range(60):
+        law = fit_saturation(
+            SIDES, truth + rng.normal(0, 0.01, 5), se_R=np.full(5, 0.01), df=200, delta=0.01, draws=200, seed=i
+        )
+        assert law is not None
+        refused += not law.holds
+        if law.holds:
+            assert law.sufficient_low_px is not None
+            assert law.sufficient_high_px is not None
+            held += law.sufficient_low_px <= expected <= law.sufficient_high_px
+    assert refused <= 3
+    assert held >= 48
