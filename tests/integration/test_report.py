@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,9 @@ import pytest
 from PIL import Image
 
 import resomap
-from resomap.study.gain import detail_rows
+from resomap.evaluation.store import write_predictions
+from resomap.records import Cell, Condition
+from resomap.study.gain import class_detail_rows, detail_rows
 from resomap.study.load import load_study
 
 CLASSES = ("<script>document.title='run'<", "ü \"quoted\" & 'single' $x$")
@@ -82,8 +85,11 @@ def test_the_report_is_one_file_and_escapes_names(study: Path) -> None:
     assert not re.search(r"""(?:src|href)\s*=\s*["'](?!data:|\#)""", own)
     assert "<script>document.title" not in page
     assert "&lt;script&gt;document.title" in page
-    for section in ("verdict", "evidence", "curves", "front", "matrix", "detail", "classes", "gallery", "consistency"):
+    sections = ("verdict", "evidence", "curves", "front", "matrix", "detail", "classes", "images", "gallery")
+    for section in (*sections, "consistency"):
         assert f'id="{section}"' in page, section
+    for shown in ("Chance, ", "Hypervolume", "Cochran&#39;s Q", "McNemar p (Holm)", "Gain of recall of each class"):
+        assert shown in page, shown
     assert (study / "report/table.tex").read_text().count(" px") == 2
     assert "macro f1 on test" in (study / "summary.txt").read_text()
 
@@ -128,6 +134,44 @@ document.body.dataset.result = JSON.stringify({
     assert result["requests"] == 0
 
 
+def test_images_that_turn_are_counted_named_and_shown(study: Path, cli: Callable, tmp_path: Path) -> None:
+    """Predictions are replaced by known ones: of 24 images two turn right and one turns wrong from 32 to 48 px."""
+    opened = load_study(study)
+    for side in (32, 48):
+        for seed in (0, 1):
+            cell, condition = Cell("tiny_cnn", side, seed), Condition("test", side, side)
+            stored = opened.read(cell, "test")
+            wrong = [0, 23] if side == 32 else [5]
+            answers = stored.labels.copy()
+            answers[wrong] = 1 - answers[wrong]
+            probabilities = np.eye(2, dtype=np.float32)[answers]
+            write_predictions(
+                opened.layout.predictions_path(cell, condition), replace(stored, probabilities=probabilities),
+                cell=cell, condition=condition,
+            )  # fmt: skip
+    ids = load_study(study).read(Cell("tiny_cnn", 32, 0), "test").image_ids
+    assert cli("report", study, "--set", "explainability.enabled=false").status == 0
+    (turned,) = json.loads((study / "analysis/verdict.json").read_text())["flips"]
+    assert (turned["gained"], turned["lost"]) == (2, 1)
+    assert [e["image_id"] for e in turned["examples"]["gained"]] == [ids[0], ids[23]]
+    assert [[a["right"] for a in e["answers"]] for e in turned["examples"]["lost"]] == [[1.0, 0.0]]
+    page = (study / "report/index.html").read_text()
+    assert "2 images right only with more pixels (32 to 48 px)" in page
+    assert page.count("as given to the model at 48 px") == 3
+    needs = pd.read_csv(study / "analysis/images.csv").set_index("image_id")["tiny_cnn"]
+    assert needs[ids[0]] == 48
+    assert needs.isna().sum() == 1
+    assert (needs == 32).sum() == 21
+    # The data set is gone: the page has no galleries, and all the rest.
+    shutil.rmtree(study / "explanations")
+    (study / "analysis/explanations.json").unlink()
+    outcome = cli("report", study, "--data", tmp_path / "gone")
+    assert outcome.status == 0, outcome.err
+    page = (study / "report/index.html").read_text()
+    assert "as given to the model" not in page
+    assert "turn right" in page
+
+
 def test_recommend_answers_and_refuses(study: Path, cli: Callable, tmp_path: Path) -> None:
     outcome = cli("recommend", study, "--delta", "0.2", "--json", tmp_path / "answer.json")
     assert outcome.status == 0, outcome.err
@@ -160,6 +204,13 @@ def test_matrix_and_split_of_the_gain(study: Path, cli: Callable) -> None:
     assert [(row["low_resolution"], row["high_resolution"]) for row in rows] == [(32, 48)]
     for row in rows:
         assert row["size"]["value"] + row["detail"]["value"] == pytest.approx(row["total"]["value"], abs=1e-12)
+    by_class = class_detail_rows(opened)
+    assert [row["name"] for row in by_class] == sorted(CLASSES)
+    for row in by_class:
+        assert row["size"]["value"] + row["detail"]["value"] == pytest.approx(row["total"]["value"], abs=1e-12)
+        assert row["total"]["low"] <= row["total"]["value"] <= row["total"]["high"]
+    # As many images of each class: the mean over classes is that of accuracy.
+    assert np.mean([row["detail"]["value"] for row in by_class]) == pytest.approx(rows[0]["detail"]["value"])
     # The diagonal of the matrix is what the run itself found.
     own = opened.results[(opened.results["split"] == "test") & (opened.results["resolution"] == 48)]["macro_f1"].mean()
     table = json.loads((study / "analysis/verdict.json").read_text())["matrix"]["tiny_cnn"]

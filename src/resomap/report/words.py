@@ -13,9 +13,13 @@ METHODS = (
     "and seed. Macro averages enter by their influence functions [5].",
     "An option is recommended if it is the cheapest that is shown not to be worse than the best by more than "
     "delta (one-sided 95 % bound), tested down each model's resolutions in a fixed sequence [6, 7] and at a level "
-    "shared by the models. Differences between resolutions carry p values adjusted by Holm [8]. Probabilities of "
+    "shared by the models. Differences between resolutions carry p values adjusted by Holm [8] over a model's pairs; "
+    "beside them stands McNemar's mid-p [11] and, for all resolutions at once, Cochran's Q [12], each joined over "
+    "seeds by n / k times the k-th smallest p [13]. Probabilities of "
     "lying on the Pareto front and the expected regret come from a crossed bootstrap of images and seeds [9], "
     "latencies drawn by round.",
+    "The smooth curves are saturating power laws [14], weighted by the errors of the points, drawn between the "
+    "measured resolutions only and only where the points do not contradict them (p of an F test at least 0.01).",
     "Latency is the median over blocks that were timed in turn over all models and resolutions. Memory counts the "
     "bytes of live tensors, predicted on shapes alone and measured.",
     "Heat maps are compared unscaled, in normalised image coordinates on the coarsest map's grid, for the same "
@@ -38,4 +42,9 @@ REFERENCES = (
     "Holm. A simple sequentially rejective multiple test procedure. Scand. J. Stat. 6, 1979.",
     "Owen. The pigeonhole bootstrap. Ann. Appl. Stat. 1, 2007. doi:10.1214/07-AOAS122",
     "Selvaraju et al. Grad-CAM. ICCV 2017. arXiv:1610.02391",
+    "Fagerland, Lydersen, Laake. The McNemar test for binary matched-pairs data. BMC Med. Res. Methodol. 13, 2013. "
+    "doi:10.1186/1471-2288-13-91",
+    "Cochran. The comparison of percentages in matched samples. Biometrika 37, 1950.",
+    "Vovk, Wang. Combining p-values via averaging. Biometrika 107, 2020. doi:10.1093/biomet/asaa027",
+    "Hestness et al. Deep learning scaling is predictable, empirically. 2017. arXiv:1712.00409",
 )
