@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resomap.data import signatures
+from resomap.data import duplicates, signatures
 from resomap.data.duplicates import near_groups
 from resomap.data.signatures import Signature, read_signatures, signature
 
@@ -81,6 +81,21 @@ def test_near_groups_agree_with_comparing_all_pairs():
     expected = [[str(i), str(i + 1)] for i in range(0, 120, 2) if (codes[i] ^ codes[i + 1]).bit_count() <= 7]
     assert 10 < len(expected) < 60
     assert sorted(groups) == sorted(expected)
+
+
+def test_near_groups_of_one_hash_are_told_apart_by_their_thumbnails(monkeypatch):
+    """40 images, 8 thumbnails, 3 hashes of which two are near: a group for each thumbnail and each far hash."""
+    monkeypatch.setattr(duplicates, "_EDGES", 5)  # groups are merged again and again
+    monkeypatch.setattr(duplicates, "_BLOCK", 3)
+    rng = np.random.default_rng(1)
+    greys, colour = rng.integers(0, 256, (8, 256), dtype=np.uint8), np.zeros(3, np.float32)
+    hashes = (0, 0b111, 2**64 - 1)
+    kinds = [(int(rng.integers(3)), int(rng.integers(8))) for _ in range(40)]
+    found = near_groups({str(i): Signature(hashes[h], greys[g], colour) for i, (h, g) in enumerate(kinds)})
+    expected: dict[tuple[bool, int], list[str]] = {}
+    for i, (h, g) in enumerate(kinds):
+        expected.setdefault((h == 2, g), []).append(str(i))
+    assert sorted(found) == sorted(group for group in expected.values() if len(group) > 1)
 
 
 def test_near_groups_of_none_and_of_one_are_empty():
