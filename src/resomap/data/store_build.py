@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -145,24 +146,25 @@ def _write_pixels(
     progress: Progress | None,
 ) -> None:
     table, total = _level_table(sizes, settings)
-    squares = {r: _allocate(folder / squares_name(r), len(images) * 3 * r * r) for r in settings.resolutions}
-    kept = _allocate(folder / LEVELS, total)
+    with contextlib.ExitStack() as stack:
+        squares = {
+            r: stack.enter_context(_reserved(folder / squares_name(r), len(images) * 3 * r * r))
+            for r in settings.resolutions
+        }
+        kept = stack.enter_context(_reserved(folder / LEVELS, total))
 
-    def write(index: int, image: Image.Image) -> None:
-        for resolution, target in squares.items():
-            block = 3 * resolution * resolution
-            pixels = to_square(image, resolution, kernel=settings.kernel)
-            target[index * block : (index + 1) * block] = pixels.reshape(-1)
-        first, count, offset = table[index].tolist()
-        for level in range(first, first + count):
-            pixels = levels.reduce(image, level)
-            kept[offset : offset + pixels.size] = pixels.reshape(-1)
-            offset += pixels.size
+        def write(index: int, image: Image.Image) -> None:
+            for resolution, target in squares.items():
+                pixels = to_square(image, resolution, kernel=settings.kernel)
+                _write_at(target, index * pixels.nbytes, pixels)
+            first, count, offset = table[index].tolist()
+            for level in range(first, first + count):
+                pixels = levels.reduce(image, level)
+                _write_at(kept, offset, pixels)
+                offset += pixels.nbytes
 
-    decode_all(images, sizes, bad, max_pixels=settings.max_pixels, workers=workers, progress=progress, keep=write)
+        decode_all(images, sizes, bad, max_pixels=settings.max_pixels, workers=workers, progress=progress, keep=write)
     table.tofile(folder / TABLE)
-    for mapped in (*squares.values(), kept):
-        mapped.flush()
     for path in folder.iterdir():
         with open(path, "rb") as stream:
             os.fsync(stream.fileno())
@@ -179,12 +181,24 @@ def _level_table(sizes: np.ndarray, settings: StoreSettings) -> tuple[np.ndarray
     return table, offset
 
 
-def _allocate(path: Path, size: int) -> np.memmap:
-    """A writable mapping whose room is reserved now: a full disk is an error here, not a crash while writing."""
-    size = max(1, size)  # nothing cannot be mapped
+@contextlib.contextmanager
+def _reserved(path: Path, size: int) -> Iterator[int]:
+    """The descriptor of a file whose room is reserved now: a full disk is an error here, before anything is decoded.
+
+    Written through the descriptor, not through a mapping, whose pages would all count as this process's memory.
+    """
+    size = max(1, size)  # nothing cannot be mapped later
     with open(path, "wb") as stream:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(stream.fileno(), 0, size)
         else:
             stream.truncate(size)
-    return np.memmap(path, dtype=np.uint8, mode="r+")
+        yield stream.fileno()
+
+
+def _write_at(descriptor: int, offset: int, pixels: np.ndarray) -> None:
+    """All of it, whatever a single call takes; several threads may write to one file."""
+    left = np.ascontiguousarray(pixels).reshape(-1).data
+    while left:
+        written = os.pwrite(descriptor, left, offset)
+        left, offset = left[written:], offset + written
