@@ -121,12 +121,17 @@ class ExtrapolationError(StudyError):
     """A fitted law was asked for a resolution outside the range that it was measured in."""
 
 
+_SECRETS = "password|passwd|pwd|token|secret|api[_-]?key|access[_-]?key|credential|signature|authorization"
+
+
 def printable(text: object) -> str:
     """`text` on one line: control characters (newline, escape, ...) shown as \\n, \\x1b."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in str(text))
 
 
 def without_secrets(text: str) -> str:
-    """`text` with the user and password of its URIs replaced, and passwords given as `password=...`."""
-    text = re.sub(r"(\w+://)(?<!sqlite://)(?<!file://)\S*@", r"\1***@", text)
-    return re.sub(r"(?i)\b(password|passwd|pwd|token|secret)=[^&\s]+", r"\1=***", text)
+    """`text` without the user and password of its URIs and without what is named a secret (`token=`, `Bearer `)."""
+    # Bounded repetition: `text` may come from a server, and must not cost more than its length.
+    text = re.sub(r"\b(\w{1,40}://)(?<!sqlite://)(?<!file://)\S*@", r"\1***@", text)
+    text = re.sub(r"(?i)\b(bearer|basic) +[\w.+/=~-]{8,}", r"\1 ***", text)
+    return re.sub(rf"(?i)((?:{_SECRETS})[\w.-]{{0,20}}[\"']?[=:] ?[\"']?)(?!basic |bearer )[^&\s\"']+", r"\1***", text)

@@ -100,7 +100,7 @@ class StudyLayout:
         return self.profiles_dir / folder_name(model) / f"{resolution}.json"
 
     def maps_path(self, cell: Cell, method: str) -> Path:
-        return self.root / "explanations" / _cell_part(cell) / f"{method}.npz"
+        return self.root / "explanations" / _cell_part(cell) / f"{folder_name(method)}.npz"
 
     @property
     def analysis_dir(self) -> Path:
@@ -131,7 +131,7 @@ class StudyLayout:
         return self.root / "report" / "figures"
 
     def predictions_path(self, cell: Cell, condition: Condition) -> Path:
-        return self.predictions_dir(cell) / f"{condition.name}.parquet"
+        return self.predictions_dir(cell) / f"{folder_name(condition.name)}.parquet"
 
 
 def _cell_part(cell: Cell) -> Path:

@@ -11,8 +11,12 @@ import math
 import os
 import platform
 import secrets
+import stat
+import struct
 import subprocess
 import sys
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -22,6 +26,13 @@ from typing import Any, BinaryIO
 
 from resomap.errors import ResoMapError, StorageError, printable, without_secrets
 
+DAMAGE: tuple[type[Exception], ...] = (
+    *(OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, AssertionError),
+    *(EOFError, MemoryError, SyntaxError, struct.error, zlib.error, zipfile.BadZipFile),
+)
+"""What readers of files (json, zipfile, numpy, torch, Pillow) raise on damaged or hostile bytes, found by fuzzing."""
+
+_LARGEST_JSON_BYTES = 2**30
 _STORAGE_ERRNOS = {
     errno.ENOSPC: "no space left on the device; free some and run the same command again",
     errno.EDQUOT: "the disk quota is exhausted; free some and run the same command again",
@@ -120,6 +131,7 @@ def plain(value: Any) -> Any:
 
 def read_json(path: Path, *, error: type[ResoMapError] = StorageError) -> Any:
     """Read JSON; a missing or damaged file raises `error` with the path."""
+    check_regular(path, most_bytes=_LARGEST_JSON_BYTES, error=error)
     try:
         return json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
@@ -128,6 +140,29 @@ def read_json(path: Path, *, error: type[ResoMapError] = StorageError) -> Any:
         raise error(f"cannot read {printable(path)}: {os_error.strerror}") from os_error
     except (ValueError, RecursionError) as bad:
         raise error(f"{printable(path)} is damaged (not JSON: {bad}); delete it and run again") from bad
+
+
+def check_regular(path: Path, *, most_bytes: int, error: type[ResoMapError]) -> None:
+    """Raise `error` for what must not be opened: a pipe would wait for ever, a device has no end.
+
+    A missing file passes: whoever opens it says so.
+    """
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return
+    if not stat.S_ISREG(status.st_mode):
+        reason = "Is a directory" if stat.S_ISDIR(status.st_mode) else "it is a pipe or a device, not a file"
+        raise error(f"cannot read {printable(path)}: {reason}")
+    if status.st_size > most_bytes:
+        raise error(f"{printable(path)} has {status.st_size:,} bytes, more than the {most_bytes:,} that it may have")
+
+
+def check_unpacked(archive: Any, *, most_bytes: int) -> None:
+    """ValueError where an opened npz would unpack to more than `most_bytes`: a file of megabytes can hold terabytes."""
+    held = sum(info.file_size for info in archive.zip.infolist())
+    if held > most_bytes:
+        raise ValueError(f"it unpacks to {held:,} bytes, more than the {most_bytes:,} that it may hold")
 
 
 def digest(value: object) -> str:

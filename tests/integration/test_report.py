@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import html
 import json
 import re
 import shutil
@@ -94,10 +97,7 @@ def test_the_report_is_one_file_and_escapes_names(study: Path) -> None:
     assert "macro f1 on test" in (study / "summary.txt").read_text()
 
 
-def test_the_report_works_in_a_browser_and_names_are_not_run(study: Path, browser: str, tmp_path: Path) -> None:
-    page = (study / "report/index.html").read_text()
-    probe = tmp_path / "probe.html"
-    check = """<script>
+CHECK = """
 const first = document.querySelector("table.sortable tbody tr td").textContent;
 const buttons = document.querySelectorAll("table.sortable th button");
 buttons[2].click(); buttons[2].click();
@@ -109,8 +109,15 @@ document.body.dataset.result = JSON.stringify({
   title: document.title, falling, shown, side: document.querySelector("output").textContent,
   plots: document.querySelectorAll(".plot .main-svg").length,
   requests: performance.getEntriesByType("resource").length});
-</script></body>"""
-    probe.write_text(page.replace("</body>", check))
+"""
+
+
+def opened_in(browser: str, page: str, folder: Path) -> tuple[dict, str]:
+    """What CHECK found in the page, and what the browser logged; the policy is told of CHECK."""
+    digest = base64.b64encode(hashlib.sha256(CHECK.encode()).digest()).decode()
+    probe = folder / "probe.html"
+    page = page.replace("; style-src", f" &#39;sha256-{digest}&#39;; style-src", 1)
+    probe.write_text(page.replace("</body>", f"<script>{CHECK}</script></body>"))
     options = [
         "--headless=new",
         "--no-sandbox",
@@ -119,19 +126,40 @@ document.body.dataset.result = JSON.stringify({
         "--enable-logging=stderr",
     ]
     done = subprocess.run(
-        [browser, *options, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", probe.as_uri()],
+        [browser, *options, f"--user-data-dir={folder / 'profile'}", "--dump-dom", probe.as_uri()],
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
-    assert "CONSOLE" not in done.stderr, done.stderr
     found = re.search(r'data-result="([^"]*)"', done.stdout)
-    assert found, done.stdout[-2000:]
-    result = json.loads(found.group(1).replace("&quot;", '"').replace("&lt;", "<").replace("&amp;", "&"))
+    assert found, done.stderr + done.stdout[-2000:]
+    return json.loads(html.unescape(found.group(1))), done.stderr
+
+
+def test_the_report_works_in_a_browser_and_names_are_not_run(study: Path, browser: str, tmp_path: Path) -> None:
+    page = (study / "report/index.html").read_text()
+    result, logged = opened_in(browser, page, tmp_path)
+    assert "CONSOLE" not in logged, logged
     assert result["title"].endswith("ResoMap")
     assert result["falling"] == sorted(result["falling"], reverse=True)
     assert set(result["shown"]) == {"1"}
     assert result["side"] == "48"
     assert result["plots"] >= 3
     assert result["requests"] == 0
+
+
+def test_the_reports_policy_stops_scripts_and_requests_that_get_into_the_page(
+    study: Path, browser: str, tmp_path: Path
+) -> None:
+    hostile = """<script>document.title = "run"</script><img src="x" onerror="document.title='run'">
+<a href="javascript:document.title='run'" id="link">x</a><script src="https://example.com/x.js"></script>
+<link rel="stylesheet" href="https://example.com/x.css">
+<iframe srcdoc="<script>parent.document.title='run'</script>"></iframe>
+<base href="https://example.com/"><form action="https://example.com/"><button></button></form>"""
+    page = (study / "report/index.html").read_text()
+    assert "unsafe-eval" not in page.split("<title>")[0]
+    result, logged = opened_in(browser, page.replace("<main>", f"<main>{hostile}"), tmp_path)
+    assert result["title"].endswith("ResoMap")
+    assert result["plots"] >= 3
+    assert logged.count("violates the following Content Security Policy directive") >= 4, logged
 
 
 def test_images_that_turn_are_counted_named_and_shown(study: Path, cli: Callable, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def print_explanations(result: Mapping[str, Any]) -> None:
     print_table(title, columns, rows)
     for verdict in dict.fromkeys(f"{r['model']}, {r['method']}: {r['verdict']}" for r in result["consistency"]
                                  if r["similarity"] == result["similarity"] and r["subset"] == "all"):  # fmt: skip
-        print(verdict)
+        print(printable(verdict))
     energy = result["has_masks"]
     rows = [
         [row["model"], row["method"], str(row["resolution"]), _figure(row["entropy"]), _figure(row["gini"])]

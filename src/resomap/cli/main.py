@@ -23,7 +23,7 @@ from resomap.cli import (
     run_commands,
     system_commands,
 )
-from resomap.errors import ResoMapError
+from resomap.errors import ResoMapError, printable, without_secrets
 from resomap.study.interrupt import stop_on_signals
 
 app = typer.Typer(
@@ -52,6 +52,13 @@ app.command("doctor")(system_commands.doctor)
 app.command("ui")(system_commands.ui)
 
 
+class _CleanFormatter(logging.Formatter):
+    """No passwords, and nothing that a terminal would act on: what is logged may quote files and servers."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(printable(line) for line in without_secrets(super().format(record)).split("\n"))
+
+
 def _version(value: bool) -> None:
     if value:
         print(f"resomap {__version__}")
@@ -66,7 +73,9 @@ def _main(
     verbose: bool = typer.Option(False, "--verbose", "-v", help="Show what the library logs."),
 ) -> None:
     level = logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_CleanFormatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("resomap").setLevel(level)
     if not verbose:
         # Libraries warn about their own future; users cannot act on it.
@@ -84,7 +93,7 @@ def main() -> None:
             app()
     except ResoMapError as error:
         for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+            print(f"error: {without_secrets(line)}", file=sys.stderr)
         sys.exit(2)
 
 

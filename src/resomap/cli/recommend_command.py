@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from resomap.cli.tables import print_table
-from resomap.errors import ConfigError
+from resomap.errors import ConfigError, printable
 
 if TYPE_CHECKING:
     from resomap.analysis.recommend import Recommendation
@@ -48,7 +48,7 @@ def recommend(
 
 def print_recommendation(found: Recommendation) -> None:
     """The sentence first, then what it rests on."""
-    print(found.sentence)
+    print(printable(found.sentence))
     rows = [
         [
             o.model,

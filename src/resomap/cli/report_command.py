@@ -28,5 +28,5 @@ def report(
     layout = StudyLayout(study)
     draw_figures(resolved, layout=layout, progress=lambda what: print(f"{what} ...", file=sys.stderr))
     verdict = report_study(resolved, layout=layout, progress=lambda what: print(f"{what} ...", file=sys.stderr))
-    print(verdict["recommendation"]["sentence"])
+    print(printable(verdict["recommendation"]["sentence"]))
     print(f"report: {printable(study / 'report' / 'index.html')}")

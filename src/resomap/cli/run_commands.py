@@ -127,7 +127,7 @@ def run_and_print(config: ResoMapConfig, *, discard_changed: bool) -> None:
         print_known_answers(answers)
     verdict = stored_sentence(result.layout) if builders.report_wanted(config) else None
     if verdict is not None:
-        print(f"\n{verdict}\nreport: {printable(result.layout.report_path)}")
+        print(f"\n{printable(verdict)}\nreport: {printable(result.layout.report_path)}")
     for reason in unfinished:
         print(f"not done: {reason}", file=sys.stderr)
     if result.failed or unfinished:

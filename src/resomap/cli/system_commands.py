@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from resomap.cli.tables import print_status, print_table
+from resomap.errors import printable
+from resomap.tracking.ui import LOOPBACK, is_loopback, ui_command
 
 
 def status(study: Annotated[Path, typer.Argument(help="The study's directory.")]) -> None:
@@ -35,10 +38,14 @@ def doctor(
 def ui(
     study: Annotated[Path, typer.Argument(help="The study's directory.")],
     port: Annotated[int, typer.Option(help="Port on this machine.", min=1, max=65535)] = 5000,
+    host: Annotated[str, typer.Option(help="Address to listen on; any other lets others in.")] = LOOPBACK,
 ) -> None:
     """Open MLflow's page on a study, for this machine only."""
-    from resomap.tracking.ui import ui_command
-
-    command = ui_command(study, port=port)
-    print(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)", flush=True)
+    command = ui_command(study, host=host, port=port)
+    if not is_loopback(host):
+        who = (
+            f"warning: everybody who reaches {printable(host)}:{port} can read, change and delete this study's records"
+        )
+        print(f"{who}: MLflow asks for no password", file=sys.stderr, flush=True)
+    print(f"MLflow on http://{printable(host)}:{port} (Ctrl-C ends it)", flush=True)
     raise typer.Exit(subprocess.run(command, check=False).returncode)

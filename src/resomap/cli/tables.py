@@ -31,7 +31,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         table.add_column(name, justify="left" if index == 0 else "right")
     for row in rows:
         table.add_row(*[printable(cell) for cell in row])
-    console().print(f"\n{title}", table)
+    console().print(f"\n{printable(title)}", table)
 
 
 def print_results(result: StudyResult, *, metric: str) -> None:
@@ -49,7 +49,7 @@ def print_results(result: StudyResult, *, metric: str) -> None:
         print_table(title, ["model", "side", "seeds", metric, "accuracy", "log loss", "train s", "img/s"], rows)
     for record in result.failed:
         first = (record.error or "unknown error").strip().splitlines()[0]
-        print(f"failed: {record.cell}: {printable(first)}")
+        print(f"failed: {printable(record.cell)}: {printable(first)}")
     if result.elsewhere:
         print(f"{len(result.elsewhere)} run(s) are being done by another process; see `resomap status`")
     print(f"study: {printable(result.layout.root)}  (results.csv, results.json, predictions/, checkpoints/)")

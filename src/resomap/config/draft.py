@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from resomap.config.expected import Where, dotted, fragment_at, in_words, is_section, places, remedy, unknown
 from resomap.config.schema import FILES, ResoMapConfig
 from resomap.config.yaml_text import is_unicode, show
-from resomap.errors import ConfigError, printable
+from resomap.errors import ConfigError, printable, without_secrets
 
 _MOST_PROBLEMS = 50
 
@@ -31,7 +31,7 @@ class Draft:
 
     def problem(self, source: str, text: str) -> None:
         """Note one line about `source` (a file, or '--set')."""
-        self._problems[f"{printable(source)}: {printable(text)}"] = None
+        self._problems[without_secrets(f"{printable(source)}: {printable(text)}")] = None
 
     def merge(self, content: object, source: str, where: Where = ()) -> None:
         """Put a mapping over the section at `where`, key by key; None (an empty file or section) changes nothing."""
@@ -55,6 +55,14 @@ class Draft:
                 self._more += 1
         else:
             self._put(where, value, source)
+
+    def withdraw(self, where: Where, default: object) -> str | None:
+        """Put `default` back at `where`; the file that had set something else, if one had."""
+        if where not in self._sources or self._value(where) is default:
+            return None
+        source = self._sources[where]
+        self._put(where, default, FILES[str(where[0])])
+        return source
 
     def _put(self, where: Where, value: object, source: str) -> None:
         container: Any = self._values

@@ -45,6 +45,7 @@ def load_config(
     """
     draft = Draft()
     _add_files(draft, path)
+    _withhold_code(draft)
     for text in [overrides] if isinstance(overrides, str) else overrides:
         _add_override(draft, text)
     for key, value in (flags or {}).items():
@@ -67,6 +68,17 @@ def _add_files(draft: Draft, path: str | Path | None) -> None:
         draft.problem(str(path), f"cannot be read ({reason}); give a folder of YAML files, or one YAML file")
     else:
         _add_folder(draft, path, names)
+
+
+def _withhold_code(draft: Draft) -> None:
+    """A file may come from anybody: that models may run code is said by hand or not at all."""
+    source = draft.withdraw(("models", "allow_callables"), False)
+    if source is not None:
+        log.warning(
+            "%s: models.allow_callables is not taken from a file; "
+            "if you trust the code that its models name, give --set models.allow_callables=true",
+            printable(source),
+        )
 
 
 def _add_folder(draft: Draft, folder: Path, names: Sequence[str]) -> None:

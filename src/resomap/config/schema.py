@@ -337,7 +337,7 @@ class ModelsConfig(Section):
     pretrained: bool | str = False
     """true: the library's weights (needs the network once); or the path of a weights file."""
     allow_callables: bool = False
-    """Allow package.module:callable as a model: it runs that code."""
+    """Allow package.module:callable as a model: it runs that code. Taken from --set only, never from a file."""
     families: dict[str, list[str]] = {
         "vgg": ["vgg11", "vgg13", "vgg16"],
         "resnet": ["resnet18", "resnet34", "resnet50", "resnet101"],

@@ -11,7 +11,6 @@ import errno
 import os
 import stat
 import struct
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from PIL import ExifTags, Image
 
 from resomap.data.pillow import pillow_formats, pillow_guard
 from resomap.errors import BadImageError, ConfigError, StorageError, printable
+from resomap.serialize import DAMAGE
 
 MAX_PIXELS = 178_956_970
 """Pillow's own limit: larger images are refused as decompression bombs."""
@@ -32,22 +32,7 @@ KERNELS = {
 }
 
 # Hostile bytes make Pillow's pure-Python plugins fail in many ways; all of them mean "cannot be decoded".
-_DECODE_ERRORS = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    ArithmeticError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    RuntimeError,
-    AssertionError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
+_DECODE_ERRORS: tuple[type[Exception], ...] = (*DAMAGE, Image.DecompressionBombError)
 _OS_REASONS = {
     errno.ENOENT: "no such file",
     errno.EACCES: "no permission to read it",

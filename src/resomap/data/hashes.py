@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from resomap.errors import StorageError
 from resomap.records import ImageDataset, ImageRecord
-from resomap.serialize import make_dirs, storage_errors, write_atomic
+from resomap.serialize import DAMAGE, make_dirs, storage_errors, write_atomic
 
 _FORMAT = 1
 _SETTLE_NS = 2_000_000_000  # file times can be this coarse: a younger file may change without showing it
@@ -120,7 +120,7 @@ def _read_index(path: Path) -> _Index:
         return {str(name): (_as_stamp(stamp), str(value)) for name, (stamp, value) in stored["files"].items()}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except DAMAGE as error:
         _logger.warning("the index of file hashes is damaged (%s) and is made again", type(error).__name__)
         return {}
 

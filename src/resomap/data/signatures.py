@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import zipfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,9 +15,10 @@ from PIL import Image
 
 from resomap.data.decode import decode_rgb
 from resomap.errors import BadImageError, StorageError
-from resomap.serialize import write_atomic
+from resomap.serialize import DAMAGE, check_unpacked, write_atomic
 
 _FORMAT = 1
+_LARGEST_BYTES = 2**32
 
 _logger = logging.getLogger(__name__)
 
@@ -87,13 +87,14 @@ def _read(path: Path) -> Signature | None:
 def _load(index: Path) -> dict[str, Signature]:
     try:
         with open(index, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
+            check_unpacked(stored, most_bytes=_LARGEST_BYTES)
             if stored["format"] != _FORMAT:
                 return {}
             columns = (stored["keys"].tolist(), stored["bits"].tolist(), stored["grey"], stored["colour"])
             return {key: Signature(*values) for key, *values in zip(*columns, strict=True)}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         _logger.warning("the index of image signatures is damaged (%s) and is made again", type(error).__name__)
         return {}
 

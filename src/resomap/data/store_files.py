@@ -47,9 +47,11 @@ from resomap.data.store_build import (
 from resomap.data.store_settings import StoreSettings
 from resomap.errors import BadImageError, StorageError, printable
 from resomap.records import ImageRecord
-from resomap.serialize import digest, make_dirs, storage_errors
+from resomap.serialize import DAMAGE, digest, make_dirs, storage_errors
 
 log = logging.getLogger(__name__)
+
+_DAMAGE: tuple[type[Exception], ...] = (*DAMAGE, StorageError)
 
 
 @dataclass(eq=False)
@@ -164,12 +166,14 @@ def open_stored(folder: Path, images: Sequence[ImageRecord], settings: StoreSett
         if not complete or meta["format"] != FORMAT:
             raise ValueError("sizes or format differ")
         sizes = np.array(meta["sizes"], dtype=np.int32).reshape(len(images), 2)
-        stored = StoredImages(folder, sizes, [(int(i), str(reason)) for i, reason in meta["bad"]])
+        if (sizes < 0).any():
+            raise ValueError("negative sizes")
+        stored = StoredImages(folder, sizes, [(range(len(images))[i], str(reason)) for i, reason in meta["bad"]])
         stored.open_all(settings.resolutions)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, StorageError) as damage:
-        log.warning("the decoded cache %s is damaged (%s); decoding again", folder.name, damage)
+    except _DAMAGE as damage:
+        log.warning("the decoded cache %s is damaged (%s); decoding again", folder.name, printable(damage))
         return None
     if any(_is_readable(images[i], settings) for i, _ in stored.bad):
         log.info("files that could not be read can be now; decoding again")

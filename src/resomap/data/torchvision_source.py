@@ -13,6 +13,7 @@ import errno
 import gzip
 import logging
 import os
+import re
 import shutil
 import socket
 import tarfile
@@ -141,7 +142,7 @@ def _open_splits(title: str, *, raw: Path, download: bool) -> dict[str, Any]:
     if download and not any(home.iterdir()):
         mark.touch()
     try:
-        with _socket_timeout(_TIMEOUT_S):
+        with _socket_timeout(_TIMEOUT_S), _careful_tar():
             opened = {
                 split: _construct(title, arguments, root=home, download=download)
                 for split, arguments in SOURCES[title].items()
@@ -182,6 +183,20 @@ def _socket_timeout(seconds: float) -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
+@contextlib.contextmanager
+def _careful_tar() -> Iterator[None]:
+    """torchvision unpacks with tarfile.extractall: let no member, link or device out of its folder."""
+    before = tarfile.TarFile.__dict__.get("extraction_filter")
+    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
+    try:
+        yield
+    finally:
+        if before is None:
+            del tarfile.TarFile.extraction_filter
+        else:
+            tarfile.TarFile.extraction_filter = before
+
+
 def _write_split(images: Any, folder: Path) -> None:
     files = _files_of(images)
     if files is None:
@@ -212,7 +227,7 @@ def _class_folder(images: Any, folder: Path, label: int) -> Path:
     names: Sequence[Any] = getattr(images, "classes", None) or getattr(images, "categories", None) or ()
     name = names[label] if label < len(names) else f"{label:04d}"
     text = str(name[0] if isinstance(name, tuple) else name)  # Imagenette: all synonyms
-    path = folder / text.strip().lstrip(".").replace("/", "_")
+    path = folder / (re.sub(r"[/\\\0]", "_", text.strip().lstrip("."))[:200] or f"{label:04d}")
     path.mkdir(parents=True, exist_ok=True)
     return path
 

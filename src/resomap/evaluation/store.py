@@ -7,6 +7,7 @@ the class names, the condition and the run, so that a file found alone can be un
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -18,9 +19,10 @@ import pyarrow.parquet as pq
 
 from resomap.errors import StudyError, printable
 from resomap.records import Cell, Condition, Predictions
-from resomap.serialize import to_json, write_atomic
+from resomap.serialize import DAMAGE, check_regular, to_json, write_atomic
 
 _KEY = b"resomap"
+_MOST_PROBABILITIES = 2**31
 
 
 def write_predictions(path: Path, predictions: Predictions, *, cell: Cell, condition: Condition) -> Path:
@@ -48,15 +50,32 @@ def _encodable(image_ids: np.ndarray) -> list[str]:
     return [str(i).encode("utf-8", "backslashreplace").decode() for i in image_ids]
 
 
+def _checked_names(opened: pq.ParquetFile) -> tuple[str, ...]:
+    """The class names, from the header alone; ValueError unless the columns are those that write_predictions writes.
+
+    Rows are cheap to promise (a run of equal values takes a few bytes), so they are counted before any is read.
+    """
+    schema = opened.schema_arrow
+    names = tuple(str(name) for name in json.loads(schema.metadata[_KEY])["class_names"])
+    wanted = {"image_id": pa.string(), "label": pa.int64(), "prediction": pa.int64()}
+    wanted["probabilities"] = pa.list_(pa.float32(), len(names))
+    for name, kind in wanted.items():
+        if schema.names.count(name) != 1 or not schema.field(name).type.equals(kind):
+            raise ValueError(f"expected one column {name} of {kind}")
+    rows = opened.metadata.num_rows
+    if len(schema.names) != len(wanted) or rows * max(1, len(names)) > _MOST_PROBABILITIES:
+        raise ValueError(f"{len(schema.names)} columns of {rows:,} rows for {len(names):,} classes")
+    return names
+
+
 def read_predictions(path: str | Path) -> Predictions:
     """Read what write_predictions stored.
 
     Raises:
         StudyError: missing, damaged, or not written by ResoMap.
     """
-    with _readable(path) as known:
-        table = pq.read_table(known)
-        names = tuple(str(name) for name in json.loads(table.schema.metadata[_KEY])["class_names"])
+    with _opened(path) as (file, names):
+        table = file.read()
         flat = table["probabilities"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         return Predictions(
             image_ids=np.array(table["image_id"].to_pylist()),
@@ -72,19 +91,22 @@ def read_answers(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         StudyError: as read_predictions.
     """
-    with _readable(path) as known:
-        table = pq.read_table(known, columns=["label", "prediction"])
+    with _opened(path) as (file, _):
+        table = file.read(columns=["label", "prediction"])
         return table["label"].to_numpy(), table["prediction"].to_numpy()
 
 
 @contextmanager
-def _readable(path: str | Path) -> Iterator[Path]:
-    """What goes wrong while the file is read, as one line."""
+def _opened(path: str | Path) -> Iterator[tuple[pq.ParquetFile, tuple[str, ...]]]:
+    """The file and its class names, its header checked; what goes wrong inside, as one line."""
+    path = Path(path)
+    check_regular(path, most_bytes=sys.maxsize, error=StudyError)
     try:
-        yield Path(path)
+        with pq.ParquetFile(path) as file:
+            yield file, _checked_names(file)
     except FileNotFoundError:
         raise StudyError(f"{printable(path)} is missing; run the study again to evaluate that run") from None
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as damage:
+    except (*DAMAGE, pa.ArrowException) as damage:
         first = printable(str(damage).splitlines()[0] if str(damage) else repr(damage))
         raise StudyError(
             f"{printable(path)} is damaged ({first}); delete the run's folder under checkpoints/ and run again"

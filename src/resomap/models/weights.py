@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from resomap.errors import CheckpointError, UnsafeCheckpointError, printable
+from resomap.serialize import DAMAGE
 
 _LOG = logging.getLogger(__name__)
 
@@ -32,11 +33,7 @@ _REFUSED = re.compile(
 )
 _CALLS = {"REDUCE", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD"}
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)|function ([\w.]+)")
-# What torch.load raises on damaged bytes, seen by feeding it truncated and flipped files.
-_DAMAGE = (
-    pickle.UnpicklingError, RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError,
-    EOFError, AssertionError, OSError, OverflowError, MemoryError, safetensors.SafetensorError,
-)  # fmt: skip
+_DAMAGE: tuple[type[Exception], ...] = (*DAMAGE, pickle.UnpicklingError, safetensors.SafetensorError)
 
 
 @dataclass(frozen=True, slots=True)

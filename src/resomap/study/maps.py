@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,9 +13,10 @@ import numpy as np
 
 from resomap.errors import StudyError, printable
 from resomap.records import Cell
-from resomap.serialize import plain, write_atomic
+from resomap.serialize import DAMAGE, check_unpacked, plain, write_atomic
 
 FORMAT = 1
+_LARGEST_BYTES = 2**32
 _ARRAYS = ("maps", "boxes", "labels", "targets", "predicted", "confidence")
 
 
@@ -77,10 +77,12 @@ def read_maps(path: Path) -> StoredMaps | None:
     try:
         # Opened here, since numpy leaves its own handle open when the file is no archive.
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
+            check_unpacked(stored, most_bytes=_LARGEST_BYTES)
             header = json.loads(stored["header"].tobytes())
             arrays = {name: stored[name] for name in _ARRAYS}
         if header["format"] != FORMAT:
             return None
+        _check_shapes(arrays, len(header["image_ids"]))
         return StoredMaps(
             cell=Cell(**header["cell"]),
             method=header["method"],
@@ -89,8 +91,18 @@ def read_maps(path: Path) -> StoredMaps | None:
             notes=header["notes"],
             **arrays,
         )
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as bad:
-        raise StudyError(f"{printable(path)} is damaged ({bad}); delete it and run `resomap explain` again") from bad
+    except DAMAGE as bad:
+        raise StudyError(
+            f"{printable(path)} is damaged ({printable(bad)}); delete it and run `resomap explain` again"
+        ) from bad
+
+
+def _check_shapes(arrays: Mapping[str, np.ndarray], count: int) -> None:
+    """ValueError unless every array has a number for each of `count` images."""
+    for name, values in arrays.items():
+        wanted = {"maps": 3, "boxes": 2}.get(name, 1)
+        if values.ndim != wanted or len(values) != count or values.dtype.kind not in "fiu":
+            raise ValueError(f"{name} holds {values.dtype} of shape {values.shape}")
 
 
 def choose_images(labels: Sequence[int] | np.ndarray, *, count: int, seed: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 from resomap.errors import StudyError, printable
 from resomap.layout import RUN_RECORD, StudyLayout
 from resomap.records import Cell, EpochRecord, RunRecord
-from resomap.serialize import read_json, write_json
+from resomap.serialize import DAMAGE, read_json, write_json
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +33,10 @@ def read_run(path: Path) -> RunRecord | None:
     raw = read_json(path, error=StudyError)
     try:
         return _parse(raw)
-    except (KeyError, TypeError, ValueError) as bad:
-        raise StudyError(f"{printable(path)} is not a run record ({bad!r}); delete it and run again") from bad
+    except DAMAGE as bad:
+        raise StudyError(
+            f"{printable(path)} is not a run record ({printable(repr(bad))}); delete it and run again"
+        ) from bad
 
 
 def _parse(raw: Mapping[str, Any]) -> RunRecord:
@@ -43,6 +45,8 @@ def _parse(raw: Mapping[str, Any]) -> RunRecord:
         raise ValueError(f"status {fields['status']!r}")
     cell = fields["cell"]
     fields["cell"] = Cell(str(cell["model"]), int(cell["resolution"]), int(cell["seed"]))
+    if not f"{cell['model']}{fields['family']}".isprintable() or not 0 < fields["cell"].resolution < 2**16:
+        raise ValueError(f"cell {fields['cell']}")
     fields["epochs"] = tuple(EpochRecord(**epoch) for epoch in fields["epochs"])
     return RunRecord(**fields)
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
+from resomap.config.yaml_text import parse
 from resomap.errors import StudyError, printable
 from resomap.layout import StudyLayout
 from resomap.lease import Leases
 from resomap.records import Cell, RunRecord
+from resomap.serialize import DAMAGE, check_regular
 from resomap.study.runs import stored_runs
+
+_LARGEST_CONFIG_BYTES = 2**26
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +53,13 @@ def study_status(path: str | Path) -> StudyStatus:
 
 def _planned_cells(layout: StudyLayout) -> list[Cell]:
     try:
-        stored = yaml.safe_load(layout.config_path.read_text("utf-8"))
+        check_regular(layout.config_path, most_bytes=_LARGEST_CONFIG_BYTES, error=StudyError)
+        stored = parse(layout.config_path.read_text("utf-8"))
         return [Cell(str(m), int(r), int(s)) for m, r, s in stored["provenance"]["cells"]]
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as bad:
+    except DAMAGE as bad:
         raise StudyError(
-            f"{printable(layout.config_path)} is damaged ({bad!r}); start the study again to write it anew"
+            f"{printable(layout.config_path)} is damaged ({printable(repr(bad))}); "
+            "start the study again to write it anew"
         ) from bad
 
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from filelock import FileLock
 
@@ -30,6 +31,8 @@ _ENVIRONMENT = {_RETRIES: "0", _TIMEOUT_S: "8", "MLFLOW_SUPPRESS_PRINTING_URL_TO
 """At first; MLflow's own limits are 7 tries of 120 s, and trying again is the Backlog's."""
 _LATER_TIMEOUT_S = "30"
 _LOCK_PATIENCE_S = 60.0
+_SHORTEST_SECRET = 4
+"""Shorter ones are part of every other word."""
 _PASSING = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED"}
 """Error codes of MLflow that may pass: a server away, a database locked or full."""
 
@@ -176,6 +179,8 @@ class MLflowTracker:
     def _describe(self, error: BaseException) -> str:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         named = first.replace(self._uri, _shown(self._uri)) if self._uri else first
+        for secret in _secrets(self._uri):
+            named = named.replace(secret, "***")
         return printable(without_secrets(named))[:300]
 
 
@@ -234,6 +239,18 @@ def _name(text: str) -> str:
 
 def _pieces(values: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     return (values[start : start + size] for start in range(0, len(values), size))
+
+
+def _secrets(uri: str) -> set[str]:
+    """The password and the values in the query of a server's URI, as written and as decoded: errors quote either."""
+    try:
+        parts = urlsplit(uri)
+        named = {parts.password or parts.username or "", *(value for _, value in parse_qsl(parts.query))}
+    except ValueError:
+        return set()
+    if parts.scheme in ("sqlite", "file", ""):
+        return set()
+    return {text for secret in named for text in (secret, unquote(secret)) if len(text) >= _SHORTEST_SECRET}
 
 
 def _shown(uri: str) -> str:

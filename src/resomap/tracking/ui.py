@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import ipaddress
 import sys
 from pathlib import Path
 
 from resomap.errors import StudyError, printable
 from resomap.layout import StudyLayout
 
+LOOPBACK = "127.0.0.1"
 _SETTINGS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
 """Jobs are for evaluating language models: they cost eight more processes, a GiB of memory and most of the start."""
 
 
-def ui_command(study: str | Path, *, port: int = 5000) -> list[str]:
-    """Arguments that start MLflow's server on the study's database, for this machine only.
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a server on `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def ui_command(study: str | Path, *, host: str = LOOPBACK, port: int = 5000) -> list[str]:
+    """Arguments that start MLflow's server on the study's database, for this machine only unless `host` is another.
 
     Raises:
         StudyError: the study has no database of its own.
@@ -34,7 +44,7 @@ def ui_command(study: str | Path, *, port: int = 5000) -> list[str]:
         "--backend-store-uri",
         f"sqlite:///{layout.mlflow_db_path.resolve()}",
         "--host",
-        "127.0.0.1",
+        host,
         "--port",
         str(port),
         "--workers",

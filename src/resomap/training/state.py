@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 import time
 import zipfile
 from pathlib import Path
@@ -11,11 +12,7 @@ from typing import Any
 import torch
 
 from resomap.errors import CheckpointError, UnsafeCheckpointError, printable
-from resomap.serialize import write_atomic
-
-# What torch.load raises on damaged bytes, besides UnpicklingError.
-_DAMAGE = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, EOFError, AssertionError,
-           OverflowError, MemoryError, zipfile.BadZipFile)  # fmt: skip
+from resomap.serialize import DAMAGE, check_regular, write_atomic
 
 FORMAT = "resomap-training-state"
 VERSION = 1
@@ -92,6 +89,7 @@ def read_state(path: Path) -> dict[str, Any]:
         UnsafeCheckpointError: it is a pickle that would run code.
     """
     where = printable(path)
+    check_regular(path, most_bytes=sys.maxsize, error=CheckpointError)
     try:
         with open(path, "rb") as stream:
             if not zipfile.is_zipfile(stream):
@@ -107,7 +105,7 @@ def read_state(path: Path) -> dict[str, Any]:
             f"{where} is damaged, or holds more than tensors and plain values and could run code; it was not "
             "loaded, delete it to start anew"
         ) from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise CheckpointError(f"{where} is damaged ({type(error).__name__}); delete it to start anew") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT or state.get("version") != VERSION:
         raise CheckpointError(f"{where} is no training state of this version; delete it to start anew")

@@ -20,7 +20,7 @@ import pytest
 
 from resomap.errors import StudyError, without_secrets
 from resomap.tracking.mlflow_tracker import MLflowTracker
-from resomap.tracking.ui import ui_command
+from resomap.tracking.ui import is_loopback, ui_command
 
 # mlflow's own dependencies warn about their future; that is theirs to mend.
 pytestmark = pytest.mark.filterwarnings("default")
@@ -205,6 +205,12 @@ def test_mlflow_two_processes_set_one_database_up_silently(tmp_path: Path) -> No
         ("mysql://host/db?user=me&password=pw&x=1", "mysql://host/db?user=me&password=***&x=1"),
         ("sqlite:////data/me@work/b.db", "sqlite:////data/me@work/b.db"),
         ("http://host:5000", "http://host:5000"),
+        ("https://abc123@host/x?api_key=k&page=2", "https://***@host/x?api_key=***&page=2"),
+        ("url: /api?token=abc (Caused by)", "url: /api?token=*** (Caused by)"),
+        ("Authorization: Bearer abcdefgh.ijkl", "Authorization: Bearer ***"),
+        ('{"password": "pw", "n": 1}', '{"password": "***", "n": 1}'),
+        ("X-Amz-Signature=00ff&x=1", "X-Amz-Signature=***&x=1"),
+        ("'aws_secret_access_key': 'k'", "'aws_secret_access_key': '***'"),
     ],
 )
 def test_without_secrets(text: str, shown: str) -> None:
@@ -253,3 +259,29 @@ def answer_of(request: urllib.request.Request, *, patience_s: float) -> str:
             if time.monotonic() - started > patience_s:
                 raise
             time.sleep(0.2)
+
+
+def test_errors_that_quote_a_secret_by_itself_are_cleaned() -> None:
+    tracker = MLflowTracker("postgresql://me:p%40ss-word@host/db?sslkey=key-key", "e", artifact_location=None)
+    error = ValueError("no login with p@ss-word (p%40ss-word) and key-key at postgresql://me:p%40ss-word@host/db")
+    assert tracker._describe(error) == "no login with *** (***) and *** at postgresql://***@host/db"
+    tracker._backlog.finish()
+
+
+@pytest.mark.parametrize(
+    ("host", "alone"),
+    [
+        *(("127.0.0.1", True), ("::1", True), ("localhost", True), ("127.1.2.3", True)),
+        *(("0.0.0.0", False), ("::", False), ("192.168.1.5", False), ("box", False)),
+    ],
+)
+def test_ui_knows_which_addresses_let_others_in(host: str, alone: bool) -> None:
+    assert is_loopback(host) is alone
+
+
+def test_ui_command_listens_on_loopback_unless_told_otherwise(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").touch()
+    command = ui_command(tmp_path)
+    assert command[command.index("--host") + 1] == "127.0.0.1"
+    command = ui_command(tmp_path, host="0.0.0.0")
+    assert command[command.index("--host") + 1] == "0.0.0.0"
