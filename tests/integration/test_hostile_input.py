@@ -371,7 +371,7 @@ def test_names_of_classes_and_files_do_not_reach_the_terminal_raw(
     data = make_images(tmp_path / "data", classes=classes)
     Image.new("RGB", (1, 1)).save(data / "train" / classes[0] / "\x1b[2J\n.png")
     (data / "train" / classes[0] / "broken\x1b[2J\n.png").write_bytes(b"no image")
-    outcome = cli("audit", "--data", data, "--set", f"data.cache_dir={tmp_path / 'cache'}")
+    outcome = cli("audit", data, "--set", f"data.cache_dir={tmp_path / 'cache'}")
     printed = outcome.out + outcome.err
     assert "Traceback" not in printed
     assert printable(classes[0]) in printed
@@ -379,7 +379,11 @@ def test_names_of_classes_and_files_do_not_reach_the_terminal_raw(
 
 
 def test_a_file_cannot_allow_code_by_itself(
-    tmp_path: Path, small_run: Callable[..., list[str]], make_images: Callable[..., Path], cli: Callable[..., Any]
+    tmp_path: Path,
+    small_run: Callable[..., list[str]],
+    make_images: Callable[..., Path],
+    cli: Callable[..., Any],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     (tmp_path / "cwd" / "hostile_net.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'was-run')!r})\n")
     config = tmp_path / "study.yaml"
@@ -389,7 +393,7 @@ def test_a_file_cannot_allow_code_by_itself(
         arguments.remove(flag)
     outcome = cli(*arguments, "--config", config)
     assert outcome.status == 2
-    assert "not taken from a file" in outcome.err
+    assert "not taken from a file" in caplog.text
     assert "allow_callables" in outcome.error_lines[0]
     assert not (tmp_path / "was-run").exists()
     assert load_config(config, ["models.allow_callables=true"]).models.allow_callables
