@@ -7,8 +7,8 @@
     python benchmarks/fuzz.py --tally fuzz.json --show         prints it
 
 Inputs are valid files and texts (see fuzz_targets.py) with bytes flipped, cut, repeated, replaced by awkward ones, or
-spliced together. An input that takes more than 5 s of processor time is a finding too; one that ends the process stays in
-the folder that was printed first.
+spliced together. An input that takes more than 5 s of processor time is a finding too; one that ends the process stays
+in the folder that was printed first.
 """
 
 from __future__ import annotations
