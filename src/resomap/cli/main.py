@@ -93,7 +93,7 @@ def main() -> None:
             app()
     except ResoMapError as error:
         for line in str(error).splitlines():
-            print(f"error: {without_secrets(line)}", file=sys.stderr)
+            print(f"error: {printable(without_secrets(line))}", file=sys.stderr)
         sys.exit(2)
 
 

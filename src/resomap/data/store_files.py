@@ -18,6 +18,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -51,6 +52,7 @@ from resomap.serialize import DAMAGE, digest, make_dirs, storage_errors
 
 log = logging.getLogger(__name__)
 
+_KEY = re.compile(r"[0-9a-f]{32}")
 _DAMAGE: tuple[type[Exception], ...] = (*DAMAGE, StorageError)
 
 
@@ -228,8 +230,8 @@ def _other_stores(root: Path, key: str) -> list[tuple[float, int, Path]]:
     """(time of last use, bytes, folder) of the others; unfinished ones have the time 0."""
     found = []
     for folder in root.iterdir():
-        if folder.stem == key or not folder.is_dir():
-            continue
+        if folder.stem == key or not _KEY.fullmatch(folder.stem) or not folder.is_dir():
+            continue  # also what is not ours: nobody's folder is deleted because a cache was laid beside it
         with contextlib.suppress(FileNotFoundError):  # another process evicts too
             meta = folder / META
             last_use = meta.stat().st_mtime if folder.suffix != ".tmp" and meta.exists() else 0.0

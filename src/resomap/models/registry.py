@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from resomap.errors import UnknownModelError
+from resomap.errors import UnknownModelError, printable
 from resomap.models.construct import Specs, construct, construct_on_meta
 from resomap.models.names import canonical_name, family_of, list_models
 from resomap.models.pretrained import check_published, library_normalisation
@@ -59,7 +59,7 @@ def build_model(
     """
     name = canonical_name(name)
     if ":" in name and not allow_callables:
-        raise UnknownModelError(f"{name} would run code of yours; allow it with allow_callables")
+        raise UnknownModelError(f"{printable(name)} would run code of yours; allow it with allow_callables")
     if resolution is not None:
         check_resolution(name, resolution, specs=specs, num_classes=num_classes)
     model = construct(name, num_classes=num_classes, specs=specs, published_weights=pretrained is True, seed=seed)

@@ -109,7 +109,13 @@ def _network(
             )
         return stored.model, stored.preprocessing, stored.metadata.model
     assert model is not None
-    network = build_model(model, num_classes=images.num_classes, pretrained=weights or False, resolution=side).eval()
+    network = build_model(
+        model,
+        num_classes=images.num_classes,
+        pretrained=weights or False,
+        resolution=side,
+        allow_callables=builders.allows_callables(config),
+    ).eval()
     mean, std = normalisation_of(model)
     return network, Preprocessing(side, builders.kernel(config), mean, std), model
 

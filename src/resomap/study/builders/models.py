@@ -93,6 +93,7 @@ def model(config: ResoMapConfig, cell: Cell, *, num_classes: int) -> nn.Module:
         pretrained=config.models.pretrained,
         resolution=cell.resolution,
         specs=model_specs(config),
+        allow_callables=config.models.allow_callables,
         seed=cell.seed,
     )
 
