@@ -121,13 +121,16 @@ def test_pickled_types_in_parquet_are_not_built(tmp_path: Path, sprung: Path) ->
 # Bombs: files that promise or unpack to more than there is
 
 
-def test_npz_that_unpacks_to_terabytes_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+def test_npz_that_unpacks_to_terabytes_is_refused_before_it_is_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resomap.study.maps._LARGEST_BYTES", 2**30)
     path = tmp_path / "m.npz"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("header.npy", b"\0" * 2**20)
     content = path.read_bytes().replace(struct.pack("<I", 2**20), struct.pack("<I", 0xFFFFFFF0))
-    path.write_bytes(content * 1)
-    with pytest.raises(StudyError, match=r"unpacks to 4,294,967,280 bytes|damaged"):
+    path.write_bytes(content)
+    with pytest.raises(StudyError, match="unpacks to 4,294,967,280 bytes"):
         read_maps(path)
 
 
