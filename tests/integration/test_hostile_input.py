@@ -291,7 +291,7 @@ def test_no_name_leaves_the_study(name: str, tmp_path: Path) -> None:
     cell, condition = Cell(name, 32, 0), Condition(name, 32, 32, name)
     paths = [
         layout.run_dir(cell, name), layout.predictions_path(cell, condition), layout.maps_path(cell, name),
-        layout.profile_path(name, 32), layout.lock_path(cell), layout.summary_dir(name, 32),
+        layout.profile_path(name, 32), layout.locks_dir / layout.lease_name(cell), layout.summary_dir(name, 32),
         tmp_path / folder_name(name),
     ]  # fmt: skip
     for path in paths:
