@@ -441,7 +441,7 @@ def test_secrets_of_a_tracking_server_are_nowhere_in_what_a_study_writes(
 
 @pytest.mark.parametrize(
     "override",
-    ["mlflow.tracking_url=http://me:hunter2@host", "http://me:hunter2@host", "mlflow.tracking_uri={a: 'http://me:hunter2@h'}",
+    ["mlflow.tracking_url=http://me:hunter2@host", "http://me:hunter2@host", "training.epochs=http://me:hunter2@host",
      "mlflow.enabled=http://me:hunter2@host"],
 )  # fmt: skip
 def test_secrets_are_not_in_messages_about_settings(override: str) -> None:
