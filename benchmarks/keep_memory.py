@@ -21,6 +21,7 @@ import time
 import numpy as np
 
 BATCH, STEPS = 16, 12
+LOW, HIGH = 224, 320
 JOBS = (("tiny_cnn", 224), ("mobilenet_v3_small", 224), ("resnet18", 224))
 
 
@@ -56,8 +57,6 @@ def measure(*, keep: bool) -> dict[str, float]:
 
     if keep:
         keep_freed_memory()
-    from latency_repeat import HIGH, LOW, profiled_ratio
-
     found: dict[str, float] = {}
     for model, _ in JOBS:
         found[f"latency {model} {HIGH}/{LOW}"] = profiled_ratio(model)
@@ -65,6 +64,19 @@ def measure(*, keep: bool) -> dict[str, float]:
         found[f"training {model} at {side} px, images/s"] = training_rate(model, side)
     found["peak resident memory, MiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return found
+
+
+def profiled_ratio(model: str) -> float:
+    """Latency at HIGH over latency at LOW, from one profile."""
+    from resomap.models.registry import build_model
+    from resomap.profiling.latency import BATCH_1, latency_ratio
+    from resomap.profiling.profiler import ProfilingPlan, Rounds, Subject, profile_subjects
+
+    network = build_model(model, num_classes=2).eval()
+    subjects = [Subject(model, network, side) for side in (LOW, HIGH)]
+    plan = ProfilingPlan(protocols=(BATCH_1,), rounds=Rounds(50))
+    small, large = (record.at(BATCH_1) for record in profile_subjects(subjects, plan))
+    return latency_ratio(large, small).value
 
 
 def training_rate(model: str, side: int) -> float:

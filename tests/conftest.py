@@ -116,7 +116,8 @@ def small_run(tmp_path: Path) -> Callable[..., list[str]]:
             "run", "--data", str(data), "--models", "tiny_cnn", "--resolutions", "32", "--seeds", "0",
             "--epochs", "2", "--batch-size", "8", "--device", "cpu", "--output", str(tmp_path / output),
             "--set", f"data.cache_dir={tmp_path / 'cache'}", "--set", "mlflow.enabled=false",
-            "--set", "system.profiling.enabled=false", "--set", "explainability.enabled=false", *extra,
+            "--set", "system.profiling.enabled=false", "--set", "system.profiling.precision=null",
+            "--set", "explainability.enabled=false", *extra,
         ]  # fmt: skip
 
     return arguments

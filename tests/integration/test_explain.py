@@ -67,6 +67,8 @@ def test_the_scripts_work_on_a_folder_of_checkpoints(study: Path, tmp_path: Path
         "explainability.images=6",
         "--set",
         "system.profiling.blocks=5",
+        "--set",
+        "system.profiling.precision=null",
     ]
     options += ["--set", "explainability.bootstrap_draws=200", "--set", f"data.cache_dir={tmp_path / 'cache'}"]
     out = tmp_path / "analysis"

@@ -47,6 +47,7 @@ def test_a_plan_names_memory_time_and_what_does_not_fit(
 
 def test_profile_prints_ratios_and_curves(common: list[str], cli: Callable, tmp_path: Path) -> None:
     outcome = cli("profile", *common, "--set", "system.profiling.blocks=5", "--set", "system.profiling.max_batch=2",
+                  "--set", "system.profiling.precision=null",
                   "--json", tmp_path / "all.json")  # fmt: skip
     assert outcome.status == 0, outcome.err
     assert "Latency ratio at batch 1 (paired rounds)" in outcome.out

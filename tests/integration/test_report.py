@@ -263,7 +263,7 @@ def test_detail_that_an_image_does_not_have_cannot_be_gained(
 def test_probe_of_a_checkpoint_gives_the_predictions_of_evaluate(study: Path, cli: Callable, tmp_path: Path) -> None:
     run = study / "checkpoints/cnn/tiny_cnn/48/seed0"
     common = ["--data", tmp_path / "data", "--set", f"data.cache_dir={tmp_path / 'cache'}",
-              "--set", "system.profiling.blocks=5"]  # fmt: skip
+              "--set", "system.profiling.blocks=5", "--set", "system.profiling.precision=null"]  # fmt: skip
     out = tmp_path / "probed"
     outcome = cli("probe", *common, "--checkpoint", run, "--resolutions", "32,48", "--output", out)
     assert outcome.status == 0, outcome.err

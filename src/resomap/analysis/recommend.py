@@ -249,7 +249,8 @@ def _fixed_sequence(options: Sequence[Option], bounds: Sequence[float], referenc
 
 def _latency_draws(options: Sequence[Option], *, draws: int, seed: int) -> np.ndarray:
     """(D, C) median latencies, the same rounds drawn for all."""
-    blocks = np.array([option.latency_blocks_ms for option in options])
+    rounds = min(len(option.latency_blocks_ms) for option in options)
+    blocks = np.array([option.latency_blocks_ms[:rounds] for option in options])
     chosen = np.random.default_rng(seed).integers(blocks.shape[1], size=(draws, blocks.shape[1]))
     return np.median(blocks[:, chosen], axis=2).T
 

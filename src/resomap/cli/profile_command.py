@@ -35,7 +35,7 @@ def profile(
     from resomap.profiling.report import print_profiling_report
     from resomap.serialize import write_json
     from resomap.study.cost import cost_curves
-    from resomap.study.profile import profile_study, ratios_to_smallest
+    from resomap.study.profile import profile_study, ratios_to_smallest, unreached
 
     resolved = configure(
         config, overrides,
@@ -47,10 +47,14 @@ def profile(
     ratios = ratios_to_smallest(records)
     if ratios:
         rows = [
-            [r["model"], f"{r['resolution']} / {r['over']}", f"{r['value']:.3f}", f"{r['low']:.3f}-{r['high']:.3f}"]
+            [r["model"], f"{r['resolution']} / {r['over']}", f"{r['value']:.3f}", f"{r['low']:.3f}-{r['high']:.3f}",
+             f"{r['rounds']} of {r['of_rounds']}"]
             for r in ratios
-        ]
-        print_table("Latency ratio at batch 1 (paired rounds)", ["model", "sides", "ratio", "95 % interval"], rows)
+        ]  # fmt: skip
+        columns = ["model", "sides", "ratio", "95 % interval", "undisturbed rounds"]
+        print_table("Latency ratio at batch 1 (median of paired rounds)", columns, rows)
+        for line in unreached(records, ratios):
+            print(line)
     curves = cost_curves(records)
     if curves:
         rows = [

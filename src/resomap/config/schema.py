@@ -122,6 +122,12 @@ class ProfilingConfig(Section):
     """Measure latency, throughput, memory and FLOPs of every model and resolution at the end of a run."""
     blocks: Annotated[int, Field(ge=5)] = 50
     """Timed blocks of each model and resolution, taken in turn so that drift of the machine falls on all alike."""
+    precision: Annotated[float, Field(gt=0.0, lt=1.0)] | None = 0.02
+    """Go on until the 95 % interval of each ratio of latency between two resolutions of a model is narrower than this
+    share of it and `blocks` rounds were undisturbed; null: `blocks` rounds, however they agree."""
+    budget_s: Positive = 45.0
+    """Seconds of timing for each mode; what is not reached by then is said. Every model and resolution gets 10 rounds
+    all the same."""
     warmup: Count = 5
     """Least number of untimed calls before; more until the times are stable."""
     modes: Annotated[

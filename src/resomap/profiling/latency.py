@@ -2,6 +2,10 @@
 
 'batch1': one image at a time, what a single request waits for. 'saturated': the largest batch before throughput stops
 growing, what a server or an offline job gets. A latency without its protocol means nothing, so every record names it.
+
+A shared machine has slow spells of many seconds, in which a small input may lose more than a large one: their ratio is
+then another one. So percentiles tell of all calls, but a ratio is taken from the undisturbed rounds alone, and says how
+many those were.
 """
 
 from __future__ import annotations
@@ -13,6 +17,12 @@ import numpy as np
 
 BATCH_1 = "batch1"
 SATURATED = "saturated"
+DISTURBED = 1.15
+"""A block is disturbed if it takes this many times as long as the subject's fastest blocks."""
+LEAST_ROUNDS = 10
+"""Where fewer rounds are undisturbed, so many of the least disturbed ones count."""
+_FASTEST = 3
+"""The third fastest block stands for the fastest: one alone could be a slip of the clock."""
 _GROWTH = 1.05
 _LONGEST_CALL_S = 2.0
 
@@ -49,10 +59,19 @@ class Ratio:
     """A latency over another, from pairs of blocks that were timed in the same round."""
 
     value: float
-    """Median of the paired ratios."""
+    """Median of the paired ratios of the undisturbed rounds."""
     low: float
     high: float
-    """95 % bootstrap interval over rounds."""
+    """95 % bootstrap interval over those rounds."""
+    rounds: int
+    """Undisturbed ones, which count."""
+    of_rounds: int
+    """All that were timed."""
+
+    @property
+    def width(self) -> float:
+        """Of the interval, as a share of the ratio."""
+        return (self.high - self.low) / self.value
 
 
 def summarise(
@@ -97,8 +116,30 @@ def latency_ratio(a: LatencyRecord, b: LatencyRecord, *, draws: int = 2000, seed
             f"expected two records of the same rounds, got {len(a.block_medians_ms)} and {len(b.block_medians_ms)} "
             "blocks; time both in one profile"
         )
-    pairs = (np.array(a.block_medians_ms) / a.batch_size) / (np.array(b.block_medians_ms) / b.batch_size)
-    return Ratio(float(np.median(pairs)), *_interval(pairs, draws=draws, seed=seed))
+    blocks = np.array([a.block_medians_ms, b.block_medians_ms]) / [[a.batch_size], [b.batch_size]]
+    return paired_ratio(*blocks, draws=draws, seed=seed)
+
+
+def paired_ratio(a_R: np.ndarray, b_R: np.ndarray, *, draws: int = 2000, seed: int = 0) -> Ratio:
+    """The ratio of two subjects' blocks, (R,) each in the order of the rounds."""
+    pairs = (a_R / b_R)[undisturbed(np.stack([a_R, b_R]))]
+    low, high = _interval(pairs, draws=draws, seed=seed)
+    return Ratio(float(np.median(pairs)), low, high, rounds=len(pairs), of_rounds=len(a_R))
+
+
+def undisturbed(blocks_SR: np.ndarray) -> np.ndarray:
+    """(R,) bool: rounds in which every subject came near its own fastest blocks.
+
+    Each subject is held against itself, so this favours none; see DISTURBED and LEAST_ROUNDS.
+
+    Args:
+        blocks_SR: medians of S subjects' blocks in R rounds.
+    """
+    rounds = blocks_SR.shape[1]
+    fastest_S = np.sort(blocks_SR, axis=1)[:, min(_FASTEST, rounds) - 1]
+    slowdown_R = (blocks_SR / fastest_S[:, None]).max(axis=0)
+    limit = max(DISTURBED, np.sort(slowdown_R)[min(LEAST_ROUNDS, rounds) - 1])
+    return np.asarray(slowdown_R <= limit)
 
 
 def _interval(values: np.ndarray, *, draws: int, seed: int) -> tuple[float, float]:

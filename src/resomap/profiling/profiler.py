@@ -6,21 +6,30 @@ All resolutions, models and modes of one call are timed in turn: see timing.py.
 from __future__ import annotations
 
 import logging
+import math
 import platform
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from resomap.allocator import keeps_freed_memory
 from resomap.errors import ConfigError, DeviceError
 from resomap.profiling.complexity import Complexity, get_model_complexity
-from resomap.profiling.latency import BATCH_1, SATURATED, LatencyRecord, saturating_batch, summarise
+from resomap.profiling.latency import (
+    BATCH_1,
+    SATURATED,
+    LatencyRecord,
+    paired_ratio,
+    saturating_batch,
+    summarise,
+)
 from resomap.profiling.memory import MemoryRecord, OptimizerFactory, predict_memory, profile_gpu_memory
 from resomap.profiling.modes import COMPILES, Deployed, deploy
-from resomap.profiling.timing import Call, Clock, clock_of, time_in_turn, warm_up
+from resomap.profiling.timing import Call, Clock, Enough, clock_of, fastest, time_in_turn
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +47,19 @@ class EndToEnd:
 
 
 @dataclass(frozen=True, slots=True)
+class Rounds:
+    """How many rounds of blocks are timed."""
+
+    least: int = 25
+    """Rounds of each protocol; undisturbed ones where `precision` is given."""
+    precision: float | None = None
+    """Go on until the 95 % interval of every ratio between two resolutions of a model is narrower than this share of
+    it; None: `least` rounds, however they agree."""
+    budget_s: float | None = None
+    """Seconds after which a mode is left as it is; None: no limit."""
+
+
+@dataclass(frozen=True, slots=True)
 class ProfileRecord:
     """Cost of one model at one resolution on one device."""
 
@@ -50,6 +72,8 @@ class ProfileRecord:
     """Whether the C library was told to (resomap.allocator): it changes latency on a CPU."""
     latency: tuple[LatencyRecord, ...]
     """One for each mode and protocol."""
+    rounds: Rounds
+    """As asked for."""
     complexity: Complexity
     """For one image."""
     inference_memory: MemoryRecord
@@ -87,8 +111,7 @@ class ProfilingPlan:
     modes: tuple[str, ...] = ("eager",)
     protocols: tuple[str, ...] = (BATCH_1, SATURATED)
     warmup: int = 5
-    runs: int = 25
-    """Timed blocks of each subject."""
+    rounds: Rounds = field(default_factory=Rounds)
     max_batch: int = 64
     training_batch: int = 1
     precision: str = "no"
@@ -115,7 +138,7 @@ def profile_model(
         device: 'cpu', 'cuda', ...
         loader: batches of (images, labels) or of images, whose first one tells the resolution.
         warmup: least number of untimed calls.
-        runs: timed blocks.
+        runs: timed blocks of each protocol.
         resolution: side in pixels where there is no loader; 224 if neither is given.
         modes: ways to deploy, see modes.deploy; those that cannot run here are named in `unavailable`.
         max_batch: largest batch tried for the throughput.
@@ -124,7 +147,7 @@ def profile_model(
         DeviceError: no such device.
     """
     side = resolution or (_side_of(loader) if loader is not None else 224)
-    plan = ProfilingPlan(str(device), tuple(modes), warmup=warmup, runs=runs, max_batch=max_batch)
+    plan = ProfilingPlan(str(device), tuple(modes), warmup=warmup, rounds=Rounds(runs), max_batch=max_batch)
     return profile_subjects([Subject(name or type(model).__name__, model, side)], plan)[0]
 
 
@@ -140,15 +163,14 @@ def _side_of(loader: Iterable[Any]) -> int:
 def profile_subjects(
     subjects: Sequence[Subject], plan: ProfilingPlan, *, progress: Callable[[str], None] = lambda _: None
 ) -> list[ProfileRecord]:
-    """Profile several models and resolutions; their blocks are timed in turn, protocol by protocol, mode by mode."""
+    """Profile several models and resolutions; the blocks of all, in both protocols, are timed in turn, mode by mode."""
     device = torch.device(plan.device)
     found: list[list[LatencyRecord]] = [[] for _ in subjects]
     missing: list[dict[str, str]] = [{} for _ in subjects]
     for mode in plan.modes:
         progress(f"latency: {mode}")
         deployed = _deploy_all(subjects, mode, device, missing)
-        for protocol in plan.protocols:
-            _time_protocol(subjects, deployed, protocol, mode, plan, found=found, missing=missing)
+        _time_mode(subjects, deployed, mode, plan, found=found, missing=missing)
     progress("memory and operations")
     return [
         _record(subject, plan, tuple(latency), unavailable)
@@ -175,39 +197,98 @@ def _deploy_all(
     return result
 
 
-def _time_protocol(
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A subject that can be timed: its position among all, its batch, and the call."""
+
+    position: int
+    batch: int
+    call: Call
+
+
+def _time_mode(
     subjects: Sequence[Subject],
     deployed: Sequence[Deployed | None],
-    protocol: str,
     mode: str,
     plan: ProfilingPlan,
     *,
     found: list[list[LatencyRecord]],
     missing: list[dict[str, str]],
 ) -> None:
-    clock = clock_of(torch.device(plan.device))
-    calls: list[Call] = []
-    batches: list[int] = []
-    kept: list[int] = []
+    device = torch.device(plan.device)
+    clock = clock_of(device)
+    groups = {p: _prepare(subjects, deployed, p, mode, plan, clock, missing) for p in plan.protocols}
+    twice = _same_as_batch_1(subjects, groups.get(SATURATED, [])) if BATCH_1 in groups else set()
+    groups = {p: [one for one in g if p == BATCH_1 or one.position not in twice] for p, g in groups.items()}
+    groups = {protocol: group for protocol, group in groups.items() if group}
+    times = time_in_turn(
+        [[one.call for one in group] for group in groups.values()],
+        clock=clock,
+        blocks=plan.rounds.least,
+        enough=None if plan.rounds.precision is None else _enough(subjects, list(groups.values()), plan.rounds),
+        budget_s=math.inf if plan.rounds.budget_s is None else plan.rounds.budget_s,
+        warmup=plan.warmup,
+        shifted=device.type == "cpu",
+    )
+    for (protocol, group), of_group in zip(groups.items(), times, strict=True):
+        for one, seconds in zip(group, of_group, strict=True):
+            record = summarise(seconds, protocol=protocol, mode=mode, batch_size=one.batch)
+            found[one.position].append(record)
+            if protocol == BATCH_1 and one.position in twice:
+                found[one.position].append(replace(record, protocol=SATURATED))
+
+
+def _same_as_batch_1(subjects: Sequence[Subject], saturated: Sequence[_Prepared]) -> set[int]:
+    """Positions of the models that one image saturates at every resolution.
+
+    Their calls are those of batch 1: the time is better spent on more rounds.
+    """
+    larger = {subjects[one.position].model for one in saturated if one.batch > 1}
+    return {one.position for one in saturated if subjects[one.position].model not in larger}
+
+
+def _prepare(
+    subjects: Sequence[Subject],
+    deployed: Sequence[Deployed | None],
+    protocol: str,
+    mode: str,
+    plan: ProfilingPlan,
+    clock: Clock,
+    missing: list[dict[str, str]],
+) -> list[_Prepared]:
+    """The calls of one protocol, of all subjects that can run in this mode."""
+    group: list[_Prepared] = []
     for i, (subject, ready) in enumerate(zip(subjects, deployed, strict=True)):
         if ready is None or mode in missing[i]:
             continue
         try:
             batch = 1
             if protocol == SATURATED:
-                batch = saturating_batch(
-                    _seconds_of(_searchable(subject, ready, mode, plan), subject.resolution, clock),
-                    largest=plan.max_batch,
-                )
-            calls.append(ready(_images(batch, subject.resolution)))
+                searched = _seconds_of(_searchable(subject, ready, mode, plan), subject.resolution, clock)
+                batch = saturating_batch(searched, largest=plan.max_batch)
+            group.append(_Prepared(i, batch, ready(_images(batch, subject.resolution))))
         except DeviceError as wrong:
             missing[i][mode] = str(wrong)
-            continue
-        batches.append(batch)
-        kept.append(i)
-    times = time_in_turn(calls, clock=clock, blocks=plan.runs, warmup=plan.warmup)
-    for i, batch, seconds in zip(kept, batches, times, strict=True):
-        found[i].append(summarise(seconds, protocol=protocol, mode=mode, batch_size=batch))
+    return group
+
+
+def _enough(subjects: Sequence[Subject], groups: Sequence[Sequence[_Prepared]], wanted: Rounds) -> Enough:
+    """Whether every model's ratios to its smallest resolution are known as well as wanted."""
+
+    def enough(number: int, times: list[np.ndarray]) -> bool:
+        of_model: dict[str, list[tuple[int, np.ndarray]]] = {}
+        for one, seconds in zip(groups[number], times, strict=True):
+            subject = subjects[one.position]
+            of_model.setdefault(subject.model, []).append((subject.resolution, np.median(seconds, axis=1)))
+        for sides in of_model.values():
+            (_, smallest), *others = sorted(sides, key=lambda side: side[0])
+            for _, blocks in others:
+                ratio = paired_ratio(blocks, smallest)
+                if ratio.rounds < wanted.least or ratio.width > (wanted.precision or 0):
+                    return False
+        return True
+
+    return enough
 
 
 def _searchable(subject: Subject, ready: Deployed, mode: str, plan: ProfilingPlan) -> Deployed:
@@ -218,7 +299,7 @@ def _searchable(subject: Subject, ready: Deployed, mode: str, plan: ProfilingPla
 
 
 def _seconds_of(ready: Deployed, resolution: int, clock: Clock) -> Callable[[int], float]:
-    return lambda batch: warm_up(ready(_images(batch, resolution)), clock=clock, least=3)
+    return lambda batch: fastest(ready(_images(batch, resolution)), clock=clock)
 
 
 def _images(batch: int, resolution: int) -> Tensor:
@@ -247,6 +328,7 @@ def _record(
         threads=torch.get_num_threads(),
         keeps_freed_memory=keeps_freed_memory(),
         latency=latency,
+        rounds=plan.rounds,
         complexity=get_model_complexity(subject.network, one),
         inference_memory=profile_gpu_memory(subject.network, one, device=device),
         training_memory=profile_gpu_memory(subject.network, **training),

@@ -1,9 +1,17 @@
-"""Durations of calls on a device, taken in turn so that drift of the machine falls on all alike."""
+"""Durations of calls on a device, taken in turn so that drift of the machine falls on all alike.
+
+Where a network's intermediate results lie in memory changes its time by some percent, and stays as it is for the life
+of a process (Mytkowicz et al. 2009, doi:10.1145/1508244.1508275). On a CPU they are therefore moved before each block,
+by a block of memory of random size in their way, so that rounds average over places as repeating the process would
+(Curtsinger and Berger 2013, doi:10.1145/2451116.2451141).
+"""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -11,13 +19,21 @@ import torch
 
 Call = Callable[[], object]
 Clock = Callable[[Call], float]
+Enough = Callable[[int, list[np.ndarray]], bool]
+"""(group, seconds of its subjects (rounds, calls) so far) -> whether they are known well enough."""
 
-BLOCK_S = 0.05
+BLOCK_S = 0.03
 """A block repeats a short call until it has taken about this long."""
 _MOST_CALLS = 32
 _STABLE = 0.03
 _WINDOW = 5
 _LONGEST_WARMUP_S = 3.0
+_LEAST_ROUNDS = 10
+"""Every subject gets these, whatever the budget of time."""
+_LEAST_S = 20.0
+"""Slow spells of a shared machine last as long: rounds that agree for less may all lie in one."""
+_SHIFTS = (2**16, 2**22)
+"""Bytes by which results are moved in memory: up to the size of the largest pages and of a small network's maps."""
 
 
 def clock_of(device: torch.device) -> Clock:
@@ -73,24 +89,87 @@ def _stable(times: Sequence[float]) -> bool:
     return bool(abs(later - earlier) < _STABLE * earlier)
 
 
-def time_in_turn(calls: Sequence[Call], *, clock: Clock, blocks: int, warmup: int = 5) -> list[np.ndarray]:
-    """Seconds of every call: `blocks` rounds, in each of which every subject has one block of calls.
+def fastest(call: Call, *, clock: Clock, calls: int = 5) -> float:
+    """Seconds of the fastest of a few calls, after an untimed one: what a slow spell of the machine changes least."""
+    call()
+    return min(clock(call) for _ in range(calls))
+
+
+def time_in_turn(
+    groups: Sequence[Sequence[Call]],
+    *,
+    clock: Clock,
+    blocks: int,
+    enough: Enough | None = None,
+    budget_s: float = math.inf,
+    warmup: int = 5,
+    shifted: bool = False,
+) -> list[list[np.ndarray]]:
+    """Seconds of every call, in rounds: in each, every subject of a group has one block of calls.
+
+    The group that has had the least time gets the next round, so that all groups see the machine over the same while.
+    A group is done after `blocks` rounds, or, where `enough` is given, once that says so as well; beyond the budget
+    after 10.
+
+    Args:
+        groups: subjects that are timed in the same rounds (one protocol each).
+        budget_s: seconds for all groups together, warm-up excluded.
+        shifted: move results in memory from block to block (CPU).
+    Returns:
+        For each group one array (rounds, calls of a block) a subject.
+    """
+    timed = [_Group(calls, clock, warmup) for calls in groups]
+    shift = np.random.default_rng(0) if shifted else None
+    started = time.perf_counter()
+    waiting = dict(enumerate(timed))
+    while waiting:
+        number, group = min(waiting.items(), key=lambda item: item[1].spent_s)
+        group.time_round(shift)
+        spent_s = time.perf_counter() - started
+        rounds = len(group.rounds)
+        done = rounds >= blocks and (
+            enough is None or (spent_s >= _LEAST_S and rounds % 5 == 0 and enough(number, group.times()))
+        )
+        if done or (spent_s >= budget_s and rounds >= _LEAST_ROUNDS):
+            del waiting[number]
+    return [group.times() for group in timed]
+
+
+@dataclass(slots=True)
+class _Group:
+    """Subjects that are timed in the same rounds.
 
     Each round starts with another subject, so that none always follows the same one. A block of short calls starts with
     an untimed one, which brings the subject's weights back into the caches; for a long call that does not matter, and
     the time is better spent on more rounds.
-
-    Returns:
-        One array (blocks, calls of a block) a subject.
     """
-    expected = [warm_up(call, clock=clock, least=warmup) for call in calls]
-    counts = [int(np.clip(round(BLOCK_S / max(seconds, 1e-9)), 1, _MOST_CALLS)) for seconds in expected]
-    times = [np.empty((blocks, count)) for count in counts]
-    for block in range(blocks):
-        for turn in range(len(calls)):
-            subject = (turn + block) % len(calls)
-            call = calls[subject]
-            if counts[subject] > 1:
+
+    calls: Sequence[Call]
+    clock: Clock
+    warmup: int
+    counts: list[int] = field(init=False)
+    rounds: list[list[list[float]]] = field(default_factory=list)
+    spent_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        expected = [warm_up(call, clock=self.clock, least=self.warmup) for call in self.calls]
+        self.counts = [int(np.clip(round(BLOCK_S / max(seconds, 1e-9)), 1, _MOST_CALLS)) for seconds in expected]
+
+    def time_round(self, shift: np.random.Generator | None) -> None:
+        started = time.perf_counter()
+        subjects = len(self.calls)
+        row: list[list[float]] = [[] for _ in self.calls]
+        for turn in range(subjects):
+            subject = (turn + len(self.rounds)) % subjects
+            call = self.calls[subject]
+            # Kept until the next block: what the call allocates has to lie elsewhere.
+            moved = torch.empty(int(shift.integers(*_SHIFTS)), dtype=torch.uint8) if shift else None
+            if self.counts[subject] > 1:
                 call()
-            times[subject][block] = [clock(call) for _ in range(counts[subject])]
-    return times
+            row[subject] = [self.clock(call) for _ in range(self.counts[subject])]
+            del moved
+        self.rounds.append(row)
+        self.spent_s += time.perf_counter() - started
+
+    def times(self) -> list[np.ndarray]:
+        return [np.array([row[subject] for row in self.rounds]) for subject in range(len(self.calls))]

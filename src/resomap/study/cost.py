@@ -11,7 +11,7 @@ import numpy as np
 from resomap.analysis.scaling import fit_cost_curve
 from resomap.errors import StudyError
 from resomap.layout import StudyLayout
-from resomap.profiling.latency import BATCH_1, SATURATED
+from resomap.profiling.latency import BATCH_1, SATURATED, undisturbed
 from resomap.profiling.profiler import ProfileRecord
 from resomap.serialize import read_json
 
@@ -46,7 +46,7 @@ def cost_curves(records: Sequence[ProfileRecord]) -> list[dict[str, Any]]:
         for protocol in (BATCH_1, SATURATED):
             timed = [(r.resolution, r.at(protocol)) for r in of_model]
             blocks = np.array([np.array(t.block_medians_ms) / t.batch_size for _, t in timed])
-            curve = fit_cost_curve([side for side, _ in timed], blocks) if timed else None
+            curve = fit_cost_curve([side for side, _ in timed], blocks[:, undisturbed(blocks)]) if timed else None
             if curve is not None:
                 rows.append({"model": model, "protocol": protocol} | asdict(curve))
     return rows

@@ -23,7 +23,7 @@ from resomap.profiling.complexity import get_model_complexity
 from resomap.profiling.latency import BATCH_1, latency_ratio
 from resomap.profiling.profiler import EndToEnd, ProfileRecord, ProfilingPlan, Subject, device_name, profile_subjects
 from resomap.records import Cell, ImageDataset, Preprocessing
-from resomap.serialize import provenance, read_json, write_json
+from resomap.serialize import plain, provenance, read_json, write_json
 from resomap.study import builders
 from resomap.study.ranks import Ranks
 
@@ -75,17 +75,17 @@ def profile_study(
 def profiles_are_current(config: ResoMapConfig, layout: StudyLayout) -> bool:
     """Whether every model and resolution of the grid has a profile of this hardware, with these settings."""
     device, _ = builders.device_and_precision(config)
-    here = {"device": str(torch.device(device)), "device_name": device_name(torch.device(device)),
-            "threads": torch.get_num_threads(), "keeps_freed_memory": keeps_freed_memory()}  # fmt: skip
     options = builders.profiling_options(config)
+    here = {"device": str(torch.device(device)), "device_name": device_name(torch.device(device)),
+            "threads": torch.get_num_threads(), "keeps_freed_memory": keeps_freed_memory(),
+            "rounds": plain(options["rounds"])}  # fmt: skip
     for model, resolution in {(cell.model, cell.resolution) for cell in builders.cells(config)}:
         path = layout.profile_path(model, resolution)
         if not path.exists():
             return False
         stored = read_json(path, error=StudyError)
         modes = {timed["mode"] for timed in stored["latency"]} | set(stored["unavailable"])
-        rounds = {len(timed["block_medians_ms"]) for timed in stored["latency"]}
-        if {k: stored.get(k) for k in here} != here or modes != set(options["modes"]) or rounds - {options["runs"]}:
+        if {k: stored.get(k) for k in here} != here or modes != set(options["modes"]):
             return False
     return True
 
@@ -166,3 +166,20 @@ def ratios_to_smallest(records: Sequence[ProfileRecord], *, protocol: str = BATC
             rows.append({"model": model, "resolution": record.resolution, "over": of_model[0].resolution}
                         | asdict(ratio))  # fmt: skip
     return rows
+
+
+def unreached(records: Sequence[ProfileRecord], ratios: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the budget of time did not suffice for, in words."""
+    wanted = records[0].rounds
+    if wanted.precision is None:
+        return []
+    widths = [(r["high"] - r["low"]) / r["value"] for r in ratios]
+    few = min(r["rounds"] for r in ratios)
+    lines = []
+    if max(widths) > wanted.precision:
+        lines.append(f"intervals up to {max(widths):.1%} of the ratio wide, where {wanted.precision:.1%} was wanted")
+    if few < wanted.least:
+        lines.append(f"{few} undisturbed rounds, where {wanted.least} were wanted: something else slowed this machine")
+    if lines:
+        lines.append(f"timing ended after {wanted.budget_s:g} s; system.profiling.budget_s gives it more")
+    return lines

@@ -12,9 +12,17 @@ from torch import nn
 from resomap.errors import ConfigError, DeviceError
 from resomap.models.registry import build_model
 from resomap.profiling import modes, timing
-from resomap.profiling.latency import BATCH_1, SATURATED, latency_ratio, saturating_batch, summarise
+from resomap.profiling.latency import (
+    BATCH_1,
+    SATURATED,
+    latency_ratio,
+    paired_ratio,
+    saturating_batch,
+    summarise,
+    undisturbed,
+)
 from resomap.profiling.modes import deploy, onnx_session
-from resomap.profiling.profiler import ProfilingPlan, Subject, profile_model, profile_subjects
+from resomap.profiling.profiler import ProfilingPlan, Rounds, Subject, profile_model, profile_subjects
 from resomap.profiling.report import print_profiling_report
 from resomap.profiling.timing import clock_of, time_in_turn, warm_up
 
@@ -46,6 +54,32 @@ def test_ratio_is_paired_by_round_and_per_image() -> None:
         latency_ratio(slow, summarise(drift[:2], protocol=SATURATED, mode="eager", batch_size=1))
 
 
+def _drifting(slow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Blocks of a small and a large input, in ms: twice the time, but only 1.6 times in the rounds that are slow."""
+    rng = np.random.default_rng(0)
+    noise = 1 + 0.01 * rng.standard_normal((2, len(slow)))
+    return np.where(slow, 5 * 1.5, 5) * noise[0], np.where(slow, 10 * 1.2, 10) * noise[1]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.8])
+def test_a_slow_spell_of_the_machine_does_not_change_a_ratio(share: float) -> None:
+    small, large = _drifting(np.arange(80) >= 80 * (1 - share))
+    found = paired_ratio(large, small)
+    assert found.value == pytest.approx(2, abs=0.01)
+    assert found.low <= 2 <= found.high
+    assert (found.rounds, found.of_rounds) == (pytest.approx(80 * (1 - share), abs=1), 80)
+    assert found.width == pytest.approx((found.high - found.low) / found.value)
+
+
+def test_rounds_count_as_undisturbed_by_hand() -> None:
+    # Fastest: the third, 10 and 20. 14 % more is allowed, 16 % is not, to whichever subject it happens.
+    blocks = np.array([[10.0] * 10 + [10, 10, 11.4, 11.6, 10], [20.0] * 10 + [20, 22.8, 20, 20, 23.2]])
+    assert undisturbed(blocks).tolist() == [True] * 13 + [False, False]
+    # Too few are undisturbed: the ten least disturbed ones count, of 10 and 11 to 30 ms.
+    rising = np.array([[10.0] * 3 + list(range(11, 31))])
+    assert undisturbed(rising).tolist() == [True] * 10 + [False] * 13
+
+
 def test_every_round_has_every_subject_and_starts_with_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "BLOCK_S", 0.02)
     said: list[str] = []
@@ -56,10 +90,62 @@ def test_every_round_has_every_subject_and_starts_with_another(monkeypatch: pyte
         call()
         return costs[said[-1]]
 
-    times = time_in_turn(calls, clock=clock, blocks=3, warmup=2)
+    (times,) = time_in_turn([calls], clock=clock, blocks=3, warmup=2)
     assert [t.shape for t in times] == [(3, 2), (3, 5)]  # 20 ms a block
     rounds = said[-(3 * (1 + 2 + 1 + 5)) :]
     assert "".join(rounds) == "aaa" + "b" * 6 + "b" * 6 + "aaa" + "aaa" + "b" * 6
+
+
+def test_groups_share_the_time_and_rounds_end_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: now))
+    costs = {"short": 0.1, "long": 0.4}
+
+    def call_of(name: str):
+        def call() -> None:
+            nonlocal now
+            now += costs[name]
+
+        return call
+
+    def clock(call) -> float:
+        started = now
+        call()
+        return now - started
+
+    def rounds(**options: object) -> list[int]:
+        found = time_in_turn([[call_of("short")], [call_of("long")]], clock=clock, warmup=1, **options)
+        return [len(group[0]) for group in found]
+
+    assert rounds(blocks=12) == [12, 12]
+    # Both get 10 s of 20 s: a hundred short ones and 25 long ones; nothing ends by itself.
+    short, long = rounds(blocks=12, enough=lambda number, times: False, budget_s=20.0)
+    assert (short, long) == (pytest.approx(100, abs=5), pytest.approx(25, abs=2))
+    # The budget is over before the 10 rounds that everybody gets.
+    assert rounds(blocks=50, budget_s=1.0) == [10, 10]
+    # The long one is satisfied at once, which is believed after 20 s; the short one has 200 rounds then or later.
+    asked: list[tuple[int, int]] = []
+
+    def enough(number: int, times: list[np.ndarray]) -> bool:
+        asked.append((number, len(times[0])))
+        return number == 1 or len(times[0]) >= 150
+
+    short, long = rounds(blocks=12, enough=enough)
+    assert (short, long) == (150, 30)
+    assert all(count % 5 == 0 for _, count in asked)
+
+
+def test_results_lie_elsewhere_in_every_block() -> None:
+    places: list[int] = []
+
+    def call() -> None:
+        places.append(torch.empty(2**21, dtype=torch.uint8).data_ptr())
+
+    time_in_turn([[call]], clock=clock_of(CPU), blocks=8, warmup=1, shifted=True)
+    moved = set(places[-8 * 33 :: 33])  # 32 calls and an untimed one a block
+    places.clear()
+    time_in_turn([[call]], clock=clock_of(CPU), blocks=8, warmup=1)
+    assert len(moved) > len(set(places[-8 * 33 :: 33]))
 
 
 def test_warm_up_goes_on_until_the_times_are_stable() -> None:
@@ -170,6 +256,46 @@ def test_resolutions_share_one_deployed_network(monkeypatch: pytest.MonkeyPatch)
     )
     network = build_model("tiny_cnn", num_classes=3)
     subjects = [Subject("tiny_cnn", network, side) for side in (32, 64)]
-    records = profile_subjects(subjects, ProfilingPlan(runs=2, warmup=1, protocols=(BATCH_1,)))
+    records = profile_subjects(subjects, ProfilingPlan(rounds=Rounds(2), warmup=1, protocols=(BATCH_1,)))
     assert made == ["eager"]
     assert [record.resolution for record in records] == [32, 64]
+
+
+def test_one_image_that_saturates_a_model_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resomap.profiling.profiler.saturating_batch", lambda seconds_of, largest: 1)
+    network = build_model("tiny_cnn", num_classes=3)
+    (record,) = profile_subjects([Subject("tiny_cnn", network, 32)], ProfilingPlan(rounds=Rounds(3), warmup=1))
+    single, saturated = record.latency
+    assert (single.protocol, saturated.protocol) == (BATCH_1, SATURATED)
+    assert single.block_medians_ms == saturated.block_medians_ms
+
+
+def test_rounds_go_on_until_the_ratio_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock of our own: 320 px take twice the time of 224 px, each with 4 % of noise."""
+    rng = np.random.default_rng(0)
+    sides: list[int] = []
+    monkeypatch.setattr(
+        "resomap.profiling.profiler.deploy",
+        lambda network, mode, device: lambda images: lambda: sides.append(images.shape[-1]),
+    )
+
+    def clock(call) -> float:
+        call()
+        return {32: 0.04, 64: 0.08}[sides[-1]] * (1 + 0.04 * rng.standard_normal())
+
+    monkeypatch.setattr("resomap.profiling.profiler.clock_of", lambda device: clock)
+    monkeypatch.setattr(timing, "_LEAST_S", 0.0)
+    network = build_model("tiny_cnn", num_classes=3)
+    subjects = [Subject("tiny_cnn", network, side) for side in (32, 64)]
+    found: dict[float | None, int] = {}
+    for precision in (None, 0.05, 0.02):
+        plan = ProfilingPlan(protocols=(BATCH_1,), warmup=1, rounds=Rounds(15, precision, budget_s=60))
+        small, large = (r.at(BATCH_1) for r in profile_subjects(subjects, plan))
+        ratio = latency_ratio(large, small)
+        assert ratio.value == pytest.approx(2, rel=0.02)
+        if precision is not None:
+            assert ratio.width <= precision
+        found[precision] = ratio.of_rounds
+    # Half the width takes four times the rounds, or more.
+    assert found[None] == 15
+    assert found[0.02] > 2 * found[0.05] >= 30

@@ -19,10 +19,12 @@ def profiles_wanted(config: ResoMapConfig) -> bool:
 
 def profiling_options(config: ResoMapConfig) -> dict[str, Any]:
     """Arguments of the profiler."""
+    from resomap.profiling.profiler import Rounds
+
     chosen = config.system.profiling
     return {
         "warmup": chosen.warmup,
-        "runs": chosen.blocks,
+        "rounds": Rounds(least=chosen.blocks, precision=chosen.precision, budget_s=chosen.budget_s),
         "modes": tuple(chosen.modes),
         "max_batch": chosen.max_batch,
     }
