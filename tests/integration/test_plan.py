@@ -50,7 +50,7 @@ def test_profile_prints_ratios_and_curves(common: list[str], cli: Callable, tmp_
                   "--set", "system.profiling.precision=null",
                   "--json", tmp_path / "all.json")  # fmt: skip
     assert outcome.status == 0, outcome.err
-    assert "Latency ratio at batch 1 (paired rounds)" in outcome.out
+    assert "Latency ratio at batch 1 (median of paired rounds)" in outcome.out
     assert "Cost curves t = t0 + k r^p" in outcome.out
     records = json.loads((tmp_path / "all.json").read_text())
     assert [r["resolution"] for r in records] == [32, 64, 96]
