@@ -12,6 +12,8 @@ from resomap.records import RunRecord
 from resomap.serialize import plain, write_json, write_text
 
 _LISTS = ("per_class", "confusion_matrix")
+_MOST_CLASSES = 100
+"""Lists of more are left to each run's own files: with K x K entries a run, the table of all would be gigabytes."""
 
 
 def result_rows(records: Iterable[RunRecord]) -> list[dict[str, Any]]:
@@ -47,6 +49,13 @@ def _run_columns(record: RunRecord) -> dict[str, Any]:
     }
 
 
+def _conditions(record: RunRecord) -> Any:
+    return {
+        name: plain({k: v for k, v in condition.items() if k not in _LISTS or len(v) <= _MOST_CLASSES})
+        for name, condition in record.metrics.items()
+    }
+
+
 def _mean(values: list[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
@@ -60,6 +69,6 @@ def write_results(layout: StudyLayout, records: Iterable[RunRecord], *, study: M
     records = list(records)
     frame = pd.DataFrame(result_rows(records))
     write_text(layout.results_csv_path, frame.to_csv(index=False, lineterminator="\n"))
-    runs = [_run_columns(r) | {"conditions": plain(r.metrics), "history": plain(r.epochs)} for r in records]
+    runs = [_run_columns(r) | {"conditions": _conditions(r), "history": plain(r.epochs)} for r in records]
     write_json(layout.results_json_path, {"study": study, "runs": runs})
     return frame

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 
     from resomap.training.trainer import Trainer
 
+_MOST_CONFUSIONS = 100
+"""Classes up to which a run's record holds its confusion matrix: 1,000 of them would be 13 MB of text a condition, and
+the stored predictions give it as well (metrics.classification.confusion_matrix)."""
+
 
 def run_cell(
     context: StudyContext, cell: Cell, *, tracker: Tracker, stop: StopSignal, lease: Lease | None = None
@@ -210,6 +214,8 @@ def _condition_metrics(context: StudyContext, condition: Condition, answers: Pre
         class_names=answers.class_names,
         **builders.metric_options(context.config),
     )
+    if len(answers.class_names) > _MOST_CONFUSIONS:
+        del values["confusion_matrix"]
     return {**dataclasses.asdict(condition), "images": len(answers.labels), **values}
 
 

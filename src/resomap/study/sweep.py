@@ -97,6 +97,7 @@ def _run_cells(context: StudyContext, *, tracker: Tracker, stop: StopSignal) -> 
     left = [cell for cell in context.cells if cell not in records]
     waits = builders.waits_for_others(context.config)
     work = Work(context, before=before, tracker=tracker, stop=stop)
+    tables = _Tables(context)
     with builders.executor(context.config) as executor:
         while left:
             elsewhere = []
@@ -106,7 +107,7 @@ def _run_cells(context: StudyContext, *, tracker: Tracker, stop: StopSignal) -> 
                     continue
                 records[cell] = record
                 context.progress.run_ended(record)
-                _collect(context)
+                tables.refresh()
             if not waits and len(elsewhere) == len(left):
                 break
             if elsewhere and len(elsewhere) == len(left):
@@ -121,6 +122,24 @@ def _run_cells(context: StudyContext, *, tracker: Tracker, stop: StopSignal) -> 
         frame=_collect(context),
         is_main=context.ranks.is_main,
     )
+
+
+class _Tables:
+    """results.csv and results.json while the study runs: written after a run, unless that would take too long.
+
+    They hold all runs, so writing them costs more with each; it shall not cost more than a twentieth of the time.
+    """
+
+    def __init__(self, context: StudyContext) -> None:
+        self._context = context
+        self._due = 0.0
+
+    def refresh(self) -> None:
+        started = time.monotonic()
+        if started >= self._due:
+            _collect(self._context)
+            ended = time.monotonic()
+            self._due = ended + 19 * (ended - started)
 
 
 def _collect(context: StudyContext) -> pd.DataFrame:

@@ -109,3 +109,16 @@ def test_study_status_tells_the_states_apart(tmp_path: Path) -> None:
 def test_study_status_of_something_else(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="is not a study"):
         study_status(tmp_path)
+
+
+def test_results_json_leaves_long_lists_to_the_runs(tmp_path: Path) -> None:
+    layout = StudyLayout(tmp_path)
+    for classes, kept in ((100, True), (101, False)):
+        lists = {"per_class": [{"class": str(k)} for k in range(classes)], "confusion_matrix": [[1]] * classes}
+        write_results(layout, [run(metrics={"x": {"split": "test", "accuracy": 0.5, **lists}})], study={})
+        (stored,) = json.loads(layout.results_json_path.read_text())["runs"]
+        assert stored["conditions"]["x"]["accuracy"] == 0.5
+        assert ("per_class" in stored["conditions"]["x"], "confusion_matrix" in stored["conditions"]["x"]) == (
+            kept,
+            kept,
+        )
