@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ JOBS = {
 }
 PEERS = ("plain", "lightning", "timm")
 WINDOW_S = 4.0
-"""Of the fastest loop; the others do as many updates."""
+"""Of ResoMap's; the others do as many updates."""
 
 
 class Loop:
@@ -78,8 +79,8 @@ def _die_with_parent() -> None:
 
 def run_job(
     name: str, before: dict[str, Any], *, images: Path, folder: Path, rounds: int, window_s: float
-) -> dict[str, Any]:
-    """images/s of every loop in every round; those of `before`, if any, stay, and so does its trial."""
+) -> Iterator[dict[str, Any]]:
+    """images/s of every loop, after each round; those of `before`, if any, stay, and so does its trial."""
     model, side, batch = JOBS[name]
     common = {"model": model, "side": side, "batch": batch, "images": str(images), "cache": str(folder)}
     tuned = before.get("tuned") or trial(folder, common)
@@ -94,16 +95,17 @@ def run_job(
         for arm, job in arms.items():
             loops[arm] = Loop(folder / f"{arm}.log", **job)
         for loop in loops.values():
-            loop.ask(2)
-        slowest_free = min(loops[arm].ask(2) for arm in arms)
-        updates = min(12, max(2, round(2 * window_s / slowest_free)))
+            loop.ask(2 if side < 512 else 1)
+        updates = before.get("updates") or min(12, max(2, round(window_s / loops["resomap"].ask(2) * 2)))
         for turn in range(rounds):
-            for arm in list(arms) if turn % 2 == 0 else list(reversed(arms)):
-                rates[arm].append(batch * updates / loops[arm].ask(updates))
+            order = list(arms) if turn % 2 == 0 else list(reversed(arms))
+            found = {arm: batch * updates / loops[arm].ask(updates) for arm in order}
+            for arm, rate in found.items():
+                rates[arm].append(rate)
+            yield {"rates": rates, "tuned": tuned, "batch": batch, "updates": updates}
     finally:
         for loop in loops.values():
             loop.close()
-    return {"rates": rates, "tuned": tuned, "batch": batch, "updates": updates}
 
 
 def trial(folder: Path, common: dict[str, Any]) -> dict[str, Any]:
@@ -155,11 +157,13 @@ def main() -> None:
             for job in given.jobs.split(","):
                 started = time.monotonic()
                 images = given.photographs or folder / "images"
-                results[job] = run_job(
+                found = run_job(
                     job, results.get(job, {}), images=images, folder=folder, rounds=given.rounds,
                     window_s=given.window_s,
                 )  # fmt: skip
-                write_json(given.results, results)
+                for so_far in found:
+                    results[job] = so_far
+                    write_json(given.results, results)
                 print(f"{job}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     summary(results)
 
