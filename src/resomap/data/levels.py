@@ -4,7 +4,7 @@ Level k is the image reduced 2^k times by averaging (Pillow's Image.reduce). A c
 level in which it still has at least GAP times the pixels it ends with. Pillow's own `reducing_gap` argument does the
 same, and calls 2.0 close to indistinguishable from resizing the original.
 
-Legend: H W native size, k level, r resolution.
+Legend: B images, H W native size, k level, r resolution.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import math
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.nn.functional import interpolate
 
 from resomap.data.decode import KERNELS
-from resomap.records import CropBox
 
 GAP = 2.0
 
@@ -52,31 +52,32 @@ def reduce(image: Image.Image, level: int) -> np.ndarray:
     return np.asarray(image.reduce(2**level) if level else image)
 
 
-def wanted_level(box: CropBox, size_hw: tuple[int, int], resolution: int) -> int:
-    """The level from which a box should be cut."""
-    return level_for(min(box.height * size_hw[0], box.width * size_hw[1]), resolution)
+def wanted_levels(boxes_B4: np.ndarray, sizes_B2: np.ndarray, resolution: int) -> np.ndarray:
+    """(B,) int64: the level from which each box (top, left, height, width in fractions) should be cut."""
+    shorter_B = (boxes_B4[:, 2:] * sizes_B2).min(axis=1)
+    # As level_for: at least GAP times the pixels, and the same slack.
+    log_B = np.log2(np.maximum(shorter_B, 1e-9) / (GAP * resolution))
+    return np.where(shorter_B < GAP * resolution, 0, np.maximum(0, np.floor(log_B + 1e-9))).astype(np.int64)
 
 
-def cut(pixels_hw3: np.ndarray, box: CropBox, size_hw: tuple[int, int], level: int) -> np.ndarray:
-    """The box's pixels in a level, rounded to whole ones; a view."""
-    top, bottom = _range(box.top, box.height, size_hw[0] / 2**level, pixels_hw3.shape[0])
-    left, right = _range(box.left, box.width, size_hw[1] / 2**level, pixels_hw3.shape[1])
-    return pixels_hw3[top:bottom, left:right]
+def edges(boxes_B4: np.ndarray, sizes_B2: np.ndarray, levels_B: np.ndarray) -> np.ndarray:
+    """(B, 4) int64: first row, first column, height and width of each box in its level, rounded to whole pixels."""
+    scaled_B2 = sizes_B2 / 2.0 ** levels_B[:, None]
+    limits_B2 = -(-sizes_B2 // (1 << levels_B[:, None]))
+    first_B2 = np.minimum(np.maximum(0, np.rint(boxes_B4[:, :2] * scaled_B2)), limits_B2 - 1)
+    last_B2 = np.rint((boxes_B4[:, :2] + boxes_B4[:, 2:]) * scaled_B2)
+    last_B2 = np.minimum(limits_B2, np.maximum(first_B2 + 1, last_B2))
+    return np.concatenate([first_B2, last_B2 - first_B2], axis=1).astype(np.int64)
 
 
-def _range(start: float, length: float, side: float, limit: int) -> tuple[int, int]:
-    first = min(max(0, round(start * side)), limit - 1)
-    last = min(limit, max(first + 1, round((start + length) * side)))
-    return first, last
-
-
-def resize(pixels_hw3: np.ndarray, resolution: int, *, kernel: str) -> np.ndarray:
-    """(r, r, 3) uint8, antialiased: by torch where it has the kernel (within 1 of Pillow), else by Pillow."""
+def resize_into(slot_HWC: Tensor, pixels_hwC: Tensor, *, kernel: str) -> None:
+    """Fill (r, r, 3) uint8, antialiased: by torch where it has the kernel (within 1 of Pillow), else by Pillow."""
+    side = (slot_HWC.shape[0], slot_HWC.shape[1])
     if kernel not in ("bilinear", "bicubic"):
-        return np.asarray(Image.fromarray(pixels_hw3).resize((resolution, resolution), KERNELS[kernel]))
-    # torch takes no read-only memory, and would copy the rows together anyway. The batch axis is added first, so that
-    # torch sees channels_last and answers in it.
-    tensor = torch.from_numpy(np.array(pixels_hw3))[None].permute(0, 3, 1, 2)
-    side = (resolution, resolution)
-    resized = interpolate(tensor, side, mode=kernel, align_corners=False, antialias=True)
-    return resized[0].permute(1, 2, 0).numpy()
+        image = Image.fromarray(pixels_hwC.contiguous().numpy())
+        slot_HWC.copy_(torch.from_numpy(np.array(image.resize(side[::-1], KERNELS[kernel]))))
+        return
+    # The batch axis makes torch see channels_last, and answer in it.
+    planes = pixels_hwC[None].permute(0, 3, 1, 2)
+    resized = interpolate(planes, side, mode=kernel, align_corners=False, antialias=True)
+    slot_HWC.copy_(resized[0].permute(1, 2, 0))

@@ -18,7 +18,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from resomap.data import levels
 from resomap.data.decode import decode_rgb, to_square
@@ -61,8 +63,8 @@ class ImageStore(ABC):
         """(len(indices), r, r, 3) uint8: evaluation images."""
 
     @abstractmethod
-    def level(self, index: int, level: int) -> tuple[np.ndarray, int]:
-        """Pixels (h, w, 3) of the kept level nearest to `level`, and which one that is."""
+    def level_pixels(self, indices: np.ndarray, levels_B: np.ndarray) -> tuple[list[Tensor], np.ndarray]:
+        """Pixels (h, w, 3) uint8 of the kept level nearest to the one wanted, read only, and which ones they are."""
 
     def squares_of(self, resolutions: Sequence[int], indices: Sequence[int] | np.ndarray) -> dict[int, np.ndarray]:
         """Resolution -> (len(indices), r, r, 3) uint8; no image is decoded twice."""
@@ -74,12 +76,26 @@ class ImageStore(ABC):
 
     def crop(self, index: int, box: CropBox, resolution: int) -> np.ndarray:
         """(r, r, 3) uint8: the box resized to the resolution, antialiased."""
+        boxes = np.array([[box.top, box.left, box.height, box.width]])
+        return self.crops(np.array([index]), boxes, resolution)[0]
+
+    def crops(self, indices: np.ndarray, boxes_B4: np.ndarray, resolution: int) -> np.ndarray:
+        """(B, r, r, 3) uint8: one box (top, left, height, width in fractions) of each image, resized, antialiased.
+
+        Where each box lies is worked out for the whole batch at once: per image, Python would cost as much as the
+        resizing of a small crop.
+        """
         self._check_resolution(resolution)
         if self.settings.crop == "center":
             raise ConfigError("a store opened with crop='center' holds no crops; open it with 'random_resized'")
-        size = (int(self.sizes[index, 0]), int(self.sizes[index, 1]))
-        pixels, level = self.level(index, levels.wanted_level(box, size, resolution))
-        return levels.resize(levels.cut(pixels, box, size, level), resolution, kernel=self.settings.kernel)
+        sizes_B2 = self.sizes[indices].astype(np.int64)
+        pixels, chosen_B = self.level_pixels(indices, levels.wanted_levels(boxes_B4, sizes_B2, resolution))
+        edges = levels.edges(boxes_B4, sizes_B2, chosen_B).tolist()
+        out = torch.empty((len(pixels), resolution, resolution, 3), dtype=torch.uint8)
+        for slot, image, (top, left, height, width) in zip(out.unbind(), pixels, edges, strict=True):
+            region = image[top : top + height, left : left + width]
+            levels.resize_into(slot, region, kernel=self.settings.kernel)
+        return out.numpy()
 
     def _check_resolution(self, resolution: int) -> None:
         if resolution not in self.settings.resolutions:
@@ -106,8 +122,8 @@ class CachedStore(ImageStore):
         self._check_resolution(resolution)
         return self._stored.squares(resolution)[self._stored.good[np.asarray(indices)]]
 
-    def level(self, index: int, level: int) -> tuple[np.ndarray, int]:
-        return self._stored.level(int(self._stored.good[index]), level)
+    def level_pixels(self, indices: np.ndarray, levels_B: np.ndarray) -> tuple[list[Tensor], np.ndarray]:
+        return self._stored.level_pixels(self._stored.good[indices], levels_B)
 
 
 class OnTheFlyStore(ImageStore):
@@ -126,10 +142,14 @@ class OnTheFlyStore(ImageStore):
                 squares[position] = to_square(image, resolution, kernel=self.settings.kernel)
         return made
 
-    def level(self, index: int, level: int) -> tuple[np.ndarray, int]:
-        kept = self.settings.levels_of((int(self.sizes[index, 0]), int(self.sizes[index, 1])))
-        chosen = min(max(level, kept.start), kept.stop - 1)
-        return levels.reduce(self._decode(index), chosen), chosen
+    def level_pixels(self, indices: np.ndarray, levels_B: np.ndarray) -> tuple[list[Tensor], np.ndarray]:
+        chosen_B = levels_B.copy()
+        pixels = []
+        for i, index in enumerate(indices.tolist()):
+            kept = self.settings.levels_of((int(self.sizes[index, 0]), int(self.sizes[index, 1])))
+            chosen_B[i] = min(max(levels_B[i], kept.start), kept.stop - 1)
+            pixels.append(torch.from_numpy(np.array(levels.reduce(self._decode(index), int(chosen_B[i])))))
+        return pixels, chosen_B
 
     def _decode(self, index: int) -> Image.Image:
         return decode_rgb(self.images[index].path, max_pixels=self.settings.max_pixels)

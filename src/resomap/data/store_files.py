@@ -20,6 +20,7 @@ import logging
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,9 +28,10 @@ from typing import Any
 
 import numpy as np
 import PIL
+import torch
 from filelock import FileLock, Timeout
+from torch import Tensor
 
-from resomap.data import levels
 from resomap.data.decode import native_size
 from resomap.data.store_build import (
     FORMAT,
@@ -40,7 +42,6 @@ from resomap.data.store_build import (
     build,
     decode_as_promised,
     header_sizes,
-    level_bytes,
     needed_bytes,
     remove,
     squares_name,
@@ -70,24 +71,29 @@ class StoredImages:
         spoiled = {index for index, _ in self.bad}
         self.good = np.array([i for i in range(len(self.sizes)) if i not in spoiled], dtype=np.int64)
         self._maps: dict[str, np.ndarray] = {}
+        self._flat: Tensor | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_maps": {}}
+        return self.__dict__ | {"_maps": {}, "_flat": None}
 
     def squares(self, resolution: int) -> np.ndarray:
         """(N, r, r, 3) uint8, memory-mapped."""
         return self._map(squares_name(resolution), (len(self.sizes), resolution, resolution, 3))
 
-    def level(self, index: int, level: int) -> tuple[np.ndarray, int]:
-        """Pixels of the kept level nearest to `level`, and which one that is."""
-        first, count, offset = self._table()[index].tolist()
-        chosen = min(max(level, first), first + count - 1)
-        size = tuple(self.sizes[index].tolist())
-        for earlier in range(first, chosen):
-            offset += level_bytes(size, earlier)
-        height, width = levels.level_shape(size, chosen)
-        flat = self._map(LEVELS, (-1,))
-        return flat[offset : offset + height * width * 3].reshape(height, width, 3), chosen
+    def level_pixels(self, indices: np.ndarray, levels_B: np.ndarray) -> tuple[list[Tensor], np.ndarray]:
+        """Pixels (h, w, 3) of the kept level nearest to the one wanted, views into the mapping, and which they are."""
+        first_B, count_B, offset_B = self._table()[indices].T
+        chosen_B = np.clip(levels_B, first_B, first_B + count_B - 1)
+        sizes_B2 = self.sizes[indices].astype(np.int64)
+        offset_B = offset_B.copy()
+        for level in range(int(first_B.min()), int(chosen_B.max())):
+            block = 1 << level
+            height_B, width_B = -(-sizes_B2[:, 0] // block), -(-sizes_B2[:, 1] // block)
+            offset_B += np.where((level >= first_B) & (level < chosen_B), height_B * width_B * 3, 0)
+        shapes_B2 = -(-sizes_B2 // (1 << chosen_B[:, None]))
+        flat = self._level_bytes()
+        places = zip(shapes_B2.tolist(), offset_B.tolist(), strict=True)
+        return [flat.as_strided((h, w, 3), (3 * w, 3, 1), offset) for (h, w), offset in places], chosen_B
 
     def open_all(self, resolutions: Sequence[int]) -> None:
         """Map every file now, so that the store outlives its deletion."""
@@ -95,6 +101,14 @@ class StoredImages:
             self.squares(resolution)
         self._table()
         self._map(LEVELS, (-1,))
+
+    def _level_bytes(self) -> Tensor:
+        """All levels as one tensor over the mapping. Nobody writes to it: the mapping is read-only."""
+        if self._flat is None:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+                self._flat = torch.from_numpy(self._map(LEVELS, (-1,)))
+        return self._flat
 
     def _table(self) -> np.ndarray:
         return self._map(TABLE, (len(self.sizes), 3), dtype=np.int64)

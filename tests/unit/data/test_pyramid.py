@@ -152,12 +152,35 @@ def test_level_for_keeps_twice_the_pixels():
 
 def test_needed_levels_hold_what_training_asks_for(photographs, open_images):
     store = open_images(photographs(5), resolutions=(8, 16, 64))
-    for i, box in boxes_of(store, count=40):
-        size = (int(store.sizes[i, 0]), int(store.sizes[i, 1]))
-        for resolution in store.settings.resolutions:
-            wanted = levels.wanted_level(box, size, resolution)
-            assert wanted in store.settings.levels_of(size)
-            assert store.level(i, wanted)[1] == wanted
+    chosen = list(boxes_of(store, count=40))
+    indices = np.array([i for i, _ in chosen])
+    sizes = store.sizes[indices].astype(np.int64)
+    boxes = np.array([[box.top, box.left, box.height, box.width] for _, box in chosen])
+    for resolution in store.settings.resolutions:
+        wanted = levels.wanted_levels(boxes, sizes, resolution)
+        shorter = (boxes[:, 2:] * sizes).min(axis=1)
+        assert wanted.tolist() == [levels.level_for(side, resolution) for side in shorter.tolist()]
+        assert all(level in store.settings.levels_of(tuple(size)) for level, size in zip(wanted, sizes, strict=True))
+        np.testing.assert_array_equal(store.level_pixels(indices, wanted)[1], wanted)
+
+
+def test_edges_are_whole_pixels_inside_the_level():
+    # 100 x 60 px in level 1 is 50 x 30. Rows 0.1 to 0.6: 5 to 30. Columns 0.5 to 0.999: 15 to round(29.97) = 30.
+    sizes, level = np.array([[100, 60], [5, 5]]), np.array([1, 1])
+    boxes = np.array([[0.1, 0.5, 0.5, 0.499], [0.99, 0.0, 0.001, 0.2]])
+    # 5 x 5 px in level 1 is 3 x 3 (a last partial block counts): a box thinner than a pixel keeps one.
+    assert levels.edges(boxes, sizes, level).tolist() == [[5, 15, 25, 15], [2, 0, 1, 1]]
+
+
+def test_crops_of_a_batch_are_those_of_single_images(photographs, open_images):
+    for gib in (0.0, 1.0):
+        store = open_images(photographs(7), resolutions=(8, 32), cache_gib=gib)
+        chosen = list(boxes_of(store))
+        indices = np.array([i for i, _ in chosen])
+        boxes = np.array([[box.top, box.left, box.height, box.width] for _, box in chosen])
+        for resolution in (8, 32):
+            expected = [store.crop(i, box, resolution) for i, box in chosen]
+            np.testing.assert_array_equal(store.crops(indices, boxes, resolution), expected)
 
 
 def test_center_store_keeps_no_levels_and_refuses_crops(photographs, open_images, tmp_path):
@@ -403,11 +426,14 @@ def test_store_is_built_where_room_cannot_be_reserved(photographs, open_images, 
     assert_same_pixels(open_images(records), open_images(records, cache_gib=1.0))
 
 
-def test_pixels_of_a_store_cannot_be_written_to(photographs, open_images):
+def test_pixels_handed_out_are_the_callers_own(photographs, open_images):
     # A copy-on-write map larger than memory is refused by Linux, so maps are read-only; what is handed out is not.
     store = open_images(photographs(2))
-    assert not store.level(0, 0)[0].flags.writeable
-    assert store.square(0, 16).flags.writeable
+    for pixels in (store.square(0, 16), store.crop(0, WHOLE, 16)):
+        before = pixels.copy()
+        pixels[:] = 255 - pixels
+        assert not np.array_equal(pixels, before)
+    np.testing.assert_array_equal(store.crop(0, WHOLE, 16), before)
 
 
 def test_cache_folder_that_is_a_file_is_one_clear_line(photographs, open_images, tmp_path):
