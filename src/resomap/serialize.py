@@ -15,6 +15,7 @@ import stat
 import struct
 import subprocess
 import sys
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -28,7 +29,7 @@ from resomap.errors import ResoMapError, StorageError, printable, without_secret
 
 DAMAGE: tuple[type[Exception], ...] = (
     *(OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, AssertionError),
-    *(EOFError, MemoryError, SyntaxError, struct.error, zlib.error, zipfile.BadZipFile),
+    *(EOFError, MemoryError, SyntaxError, struct.error, zlib.error, zipfile.BadZipFile, tokenize.TokenError),
 )
 """What readers of files (json, zipfile, numpy, torch, Pillow) raise on damaged or hostile bytes, found by fuzzing."""
 

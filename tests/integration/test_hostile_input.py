@@ -101,6 +101,20 @@ def test_object_arrays_in_npz_are_refused(tmp_path: Path, sprung: Path) -> None:
     assert read_signatures({}, index=path) == {}
 
 
+def test_array_headers_that_do_not_end_are_refused(tmp_path: Path) -> None:
+    """numpy reads them with Python's tokenizer, which has an error of its own."""
+    header = b"{'descr': '<f4', 'fortran_order': Fals".ljust(117) + b"\n"
+    for name, read in (("m.npz", read_maps), ("s.npz", lambda path: read_signatures({}, index=path))):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            for member in ("header.npy", "format.npy"):
+                archive.writestr(member, b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header)
+        if name == "m.npz":
+            with pytest.raises(StudyError, match="damaged"):
+                read(tmp_path / name)
+        else:
+            assert read(tmp_path / name) == {}
+
+
 def test_pickled_types_in_parquet_are_not_built(tmp_path: Path, sprung: Path) -> None:
     """arrow.py_extension_type is how pyarrow once pickled Python types (CVE-2023-47248)."""
     path = tmp_path / "p.parquet"
