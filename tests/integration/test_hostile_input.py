@@ -248,6 +248,8 @@ def test_image_bombs_take_no_memory(name: str, tmp_path: Path) -> None:
         "<<: {a: 1}",
         "? [a, b]\n: 1",
         "a: " + "9" * 10_000,
+        'a: "\\U' + "9" * 400 + '"',
+        'a: "\\UFFFFFFFF"',
     ],
 )
 def test_hostile_yaml_is_refused(text: str, tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def parse(text: str) -> Any:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise YamlTextError(f"line {line}: the character U+{ord(text[error.position]):04X} is not allowed") from error
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:  # the latter: a "\U" of very many digits
         raise YamlTextError("a number has too many digits") from error
 
 
