@@ -1,6 +1,6 @@
 """Explain one checkpoint on some images.
 
-python example_explainability.py --checkpoint RUN_FOLDER --data DIR --method gradcam --num-samples 10
+python example_explainability.py --checkpoint RUN_FOLDER --method gradcam --num-samples 10 [--data DIR]
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from pathlib import Path
 from PIL import Image
 
 import resomap
+from resomap.study.builders import dataset
 
 
 def main() -> int:
     """0, or 2 with one message where something is wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", required=True, help="a run's folder or weights file")
-    parser.add_argument("--data", required=True, help="folder of images, torchvision:NAME, or acuity")
+    parser.add_argument("--data", help="folder of images, torchvision:NAME, or acuity; default: that of its study")
     parser.add_argument("--model", help="checked against the checkpoint")
     parser.add_argument("--resolution", type=int, help="default: the checkpoint's own")
     parser.add_argument("--method", default="gradcam")
@@ -33,8 +34,14 @@ def main() -> int:
         explainer = resomap.ModelExplainer(
             checkpoint.model, class_names=known.class_names, preprocessing=checkpoint.preprocessing
         )
-        cache = Path(resomap.load_config().data.cache_dir).expanduser()
-        images = resomap.open_dataset(given.data, cache_dir=cache)
+        above = (folder / "study.yaml" for folder in Path(given.checkpoint).resolve().parents)
+        study = next((path for path in above if path.is_file()), None)
+        images = dataset(resomap.load_config(study, flags={"data.source": given.data} if given.data else {}))
+        if images.class_names != tuple(known.class_names):
+            raise resomap.ResoMapError(
+                f"{images.name}: expected the classes that the checkpoint tells apart, "
+                f"{', '.join(known.class_names)}; got {', '.join(images.class_names)}; give --data"
+            )
         split = images.splits.get("test") or images.splits["val"]
         chosen = split[:: max(1, len(split) // given.num_samples)][: given.num_samples]
         for number, record in enumerate(chosen):

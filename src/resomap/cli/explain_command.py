@@ -72,12 +72,20 @@ def print_explanations(result: Mapping[str, Any]) -> None:
                                  if r["similarity"] == result["similarity"] and r["subset"] == "all"):  # fmt: skip
         print(printable(verdict))
     energy = result["has_masks"]
+    random = {(r["model"], r["method"], r["resolution"]): r for r in result["faithfulness"]}
+    none = {"value": None}
     rows = [
         [row["model"], row["method"], str(row["resolution"]), _figure(row["entropy"]), _figure(row["gini"])]
-        + ([_figure(row["energy_in_mask"], True), _figure(row["pointing_game"])] if energy else [])
+        + ([
+            _figure(row["energy_in_mask"], True),
+            _figure(random.get((row["model"], row["method"], row["resolution"]), {})
+                    .get("random_weights_energy_in_mask", none), True),
+            _figure(row["pointing_game"]),
+        ] if energy else [])
         for row in result["spread"]
-    ]
-    columns = ["model", "method", "side", "entropy", "gini"] + (["energy in mask / area", "pointing"] if energy else [])
+    ]  # fmt: skip
+    columns = ["model", "method", "side", "entropy", "gini"]
+    columns += ["energy in mask / area", "random weights", "pointing"] if energy else []
     print_table("Where the maps lie", columns, rows)
 
 

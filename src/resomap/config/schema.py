@@ -306,6 +306,8 @@ class ExplainabilityConfig(Section):
     """Remove octave bands from the images and measure which detail each resolution uses."""
     sanity: bool = True
     """Compare with maps of the same network with random weights (one run of each model and resolution)."""
+    random_weights: Annotated[int, Field(ge=3)] = 20
+    """Random initialisations of that comparison where the evidence's place is known (acuity); 1 elsewhere."""
 
     @model_validator(mode="after")
     def _steps_ordered(self) -> ExplainabilityConfig:

@@ -159,6 +159,20 @@ def energy_in_mask(maps_Nhw: np.ndarray, masks_Nhw: np.ndarray) -> np.ndarray:
     return np.where(area > 0, energy / np.where(area > 0, area, 1), np.nan)
 
 
+def energy_parts(maps_Nhw: np.ndarray, masks_Nhw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(energy inside the mask over its share of the area, energy), each (N,): to be summed before they are divided.
+
+    A map without energy has no share of its own, and leaving it out favours networks that show something only where
+    there is contrast. Of sums it is a part like every other.
+    """
+    maps = np.nan_to_num(np.asarray(maps_Nhw, dtype=np.float64)).reshape(len(maps_Nhw), -1)
+    masks = np.asarray(masks_Nhw, dtype=np.float64).reshape(len(masks_Nhw), -1)
+    area = masks.mean(axis=1)
+    known = area > 0
+    inside = np.where(known, (maps * masks).mean(axis=1) / np.where(known, area, 1), 0)
+    return inside, np.where(known, maps.mean(axis=1), 0)
+
+
 def pointing_game(maps_Nhw: np.ndarray, masks_Nhw: np.ndarray) -> np.ndarray:
     """(N,) 1 where the highest cell lies in the mask, else 0; NaN for a constant map.
 

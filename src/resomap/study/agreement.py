@@ -14,6 +14,8 @@ from resomap.metrics import maps as measures
 from resomap.metrics.consistency import SIMILARITIES, Interval, consistency
 from resomap.study.maps import StoredMaps
 
+_PARTNERS = 8
+"""Other images whose masks are laid on each map, for the level by chance."""
 Framed = Mapping[int, Mapping[int, np.ndarray]]
 """resolution -> seed -> (N, g, g), NaN outside of what the models see."""
 
@@ -99,7 +101,7 @@ def _spread(
     draws: int,
     seed: int,
 ) -> list[dict[str, Any]]:
-    """How maps are spread, by resolution: mean over seeds of an image, interval over images."""
+    """How maps are spread, by resolution: mean over seeds of an image, interval over images; energies in masks."""
     rows = []
     for resolution in sorted({one.cell.resolution for one in group}):
         of_side = [one for one in group if one.cell.resolution == resolution]
@@ -109,20 +111,40 @@ def _spread(
         }
         if masks is not None:
             pairs = [framed_with_masks(one.maps, one.boxes, masks) for one in of_side]
-            figures["energy_in_mask"] = np.nanmean([measures.energy_in_mask(*pair) for pair in pairs], axis=0)
             figures["pointing_game"] = np.nanmean([measures.pointing_game(*pair) for pair in pairs], axis=0)
         row: dict[str, Any] = {"resolution": resolution, "seeds": len(of_side)}
         row |= {name: asdict(mean_interval(values, draws=draws, seed=seed)) for name, values in figures.items()}
         if masks is not None:
-            labels = of_side[0].labels
-            row["energy_by_class"] = {
-                str(class_names[k] if len(class_names) > k else k): asdict(
-                    mean_interval(figures["energy_in_mask"][labels == k], draws=draws, seed=seed)
-                )
-                for k in np.unique(labels)
-            }
+            row |= _energies(of_side, masks, class_names, draws=draws, seed=seed)
         rows.append(row)
     return rows
+
+
+def _energies(
+    of_side: Sequence[StoredMaps], masks: Sequence[np.ndarray], class_names: Sequence[str], *, draws: int, seed: int
+) -> dict[str, Any]:
+    """Energy in the masks, in those of other images (chance), and by class; intervals over images, and over seeds."""
+    inside, total = _stacked(of_side, masks)
+    labels = of_side[0].labels
+    by_class = {
+        str(class_names[k] if len(class_names) > k else k): asdict(
+            pooled_energy(inside[:, labels == k], total[:, labels == k], draws=draws, seed=seed)
+        )
+        for k in np.unique(labels)
+    }
+    return {
+        "energy_in_mask": asdict(pooled_energy(inside, total, draws=draws, seed=seed)),
+        "energy_in_other_masks": asdict(pooled_energy(*_stacked(of_side, masks, others=True), draws=draws, seed=seed)),
+        "energy_by_class": by_class,
+    }
+
+
+def _stacked(
+    of_side: Sequence[StoredMaps], masks: Sequence[np.ndarray], *, others: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """energy_of each seed, (S, N) each."""
+    parts = [energy_of(one.maps, one.boxes, masks, others=others) for one in of_side]
+    return np.array([inside for inside, _ in parts]), np.array([total for _, total in parts])
 
 
 def framed_with_masks(
@@ -143,6 +165,62 @@ def mean_interval(values: np.ndarray, *, draws: int = 2000, seed: int = 0) -> In
     chosen = np.random.default_rng(seed).integers(len(known), size=(draws, len(known)))
     low, high = np.quantile(known[chosen].mean(axis=1), [0.025, 0.975])
     return Interval(float(known.mean()), float(low), float(high))
+
+
+def pooled_energy(
+    inside_SN: np.ndarray,
+    total_SN: np.ndarray,
+    *,
+    over: tuple[np.ndarray, np.ndarray] | None = None,
+    draws: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Energy in the mask over its area of S networks' maps of N images, all energy summed: 1 for unrelated maps.
+
+    The interval draws images anew, and networks where there are three or more: the networks are the sample, since one
+    with random weights may by chance show the evidence or hide it in all images alike.
+
+    Args:
+        inside_SN, total_SN: of metrics.maps.energy_parts.
+        over: the same of other networks on the same images, whose figure this one is divided by.
+    """
+    rng = np.random.default_rng(seed)
+    images = inside_SN.shape[1]
+    images_DN = np.concatenate([np.ones((1, images)), rng.multinomial(images, np.full(images, 1 / images), draws)])
+    figures_D = _pooled(inside_SN, total_SN, images_DN, rng)
+    if over is not None:
+        other_D = _pooled(*over, images_DN, rng)
+        figures_D = np.where(other_D > 0, figures_D / np.where(other_D > 0, other_D, 1), np.nan)
+    known = figures_D[1:][np.isfinite(figures_D[1:])]
+    if not np.isfinite(figures_D[0]) or len(known) < draws / 2:
+        return Interval(None)
+    low, high = np.quantile(known, [0.025, 0.975])
+    return Interval(float(figures_D[0]), float(low), float(high))
+
+
+def _pooled(inside_SN: np.ndarray, total_SN: np.ndarray, images_DN: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(D,) sums inside over all sums; the first draw is the sample itself."""
+    networks = len(inside_SN)
+    networks_DS = np.ones((len(images_DN), networks))
+    if networks >= 3:
+        networks_DS[1:] = rng.multinomial(networks, np.full(networks, 1 / networks), len(images_DN) - 1)
+    inside_D, total_D = (
+        np.einsum("ds,sn,dn->d", networks_DS, parts, images_DN, optimize=True) for parts in (inside_SN, total_SN)
+    )
+    return np.where(total_D > 0, inside_D / np.where(total_D > 0, total_D, 1), np.nan)
+
+
+def energy_of(
+    maps_Nhw: np.ndarray, boxes_N4: np.ndarray, masks: Sequence[np.ndarray], *, others: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """metrics.maps.energy_parts in the common frame; `others`: mean over masks of other images, the level by chance."""
+    framed, framed_masks = framed_with_masks(maps_Nhw, boxes_N4, masks)
+    if not others:
+        return measures.energy_parts(framed, framed_masks)
+    shifts = np.unique(np.linspace(1, len(framed) - 1, min(_PARTNERS, len(framed) - 1)).round().astype(int))
+    parts = [measures.energy_parts(framed, np.roll(framed_masks, shift, axis=0)) for shift in shifts]
+    inside, total = np.mean(parts, axis=0)
+    return inside, total
 
 
 def _methods(group: Sequence[StoredMaps]) -> list[dict[str, Any]]:

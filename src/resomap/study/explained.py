@@ -35,6 +35,17 @@ class ExplainedImages:
         """(N, 4): the region that the models see, in fractions of the image."""
         return seen_boxes(np.array([(p.height, p.width) for p in self.pictures]))
 
+    def spread_over(self, count: int) -> tuple[np.ndarray, ExplainedImages]:
+        """(positions, those images): at most `count`, evenly spaced, since images of a class may lie together."""
+        positions = np.unique(np.linspace(0, len(self.records) - 1, min(count, len(self.records))).round().astype(int))
+        chosen = ExplainedImages(
+            self.split,
+            self.class_names,
+            tuple(self.records[i] for i in positions),
+            tuple(self.pictures[i] for i in positions),
+        )
+        return positions, chosen
+
     def squares(self, resolution: int, *, kernel: str) -> np.ndarray:
         """(N, r, r, 3) uint8: as evaluation sees them."""
         return np.stack([to_square(picture, resolution, kernel=kernel) for picture in self.pictures])

@@ -135,7 +135,8 @@ def analyse_sources(
             probes.append(
                 probe_run(
                     checkpoints[one.cell], one, explained, options=recipe.options.get(one.method, {}),
-                    device=recipe.device, sanity=extras["sanity"], masks=masks, draws=agreement["draws"],
+                    device=recipe.device, random_weights=extras["random_weights"], masks=masks,
+                    draws=agreement["draws"],
                 )
             )  # fmt: skip
     spectral = _spectral(checkpoints.values(), explained, recipe, progress) if extras["spectral"] else []

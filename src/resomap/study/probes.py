@@ -18,7 +18,7 @@ from resomap.explainability.receptive_field import effective_receptive_field
 from resomap.explainability.spectral import octave_bands, without_band
 from resomap.metrics import maps as measures
 from resomap.models.checkpoints import Checkpoint
-from resomap.study.agreement import framed_with_masks, mean_interval
+from resomap.study.agreement import energy_of, mean_interval, pooled_energy
 from resomap.study.explained import ExplainedImages
 from resomap.study.maps import StoredMaps
 
@@ -34,20 +34,23 @@ def probe_run(
     *,
     options: Mapping[str, Any],
     device: str,
-    sanity: bool,
+    random_weights: int,
     masks: Sequence[np.ndarray] | None = None,
     draws: int = 2000,
 ) -> dict[str, Any]:
-    """One run's maps of one method against its own network; on the first images, since each costs many passes.
+    """One run's maps of one method against its own network; on a few images, since each costs many passes.
 
+    Args:
+        random_weights: initialisations that the maps are held against; 0: none.
     Returns:
         Plain values: insertion and deletion area, max-sensitivity, likeness to maps of random weights, receptive field.
     """
     network = checkpoint.model.to(device)
-    first, images_BCHW = next(iter(images.batches(checkpoint.preprocessing, batch_size=FAITHFUL_IMAGES)))
+    chosen, few_images = images.spread_over(FAITHFUL_IMAGES)
+    _, images_BCHW = next(iter(few_images.batches(checkpoint.preprocessing, batch_size=len(chosen))))
     images_BCHW = images_BCHW.to(device)
-    targets_B = torch.from_numpy(stored.targets[first]).to(device)
-    maps_Bhw = torch.from_numpy(stored.maps[first]).to(device)
+    targets_B = torch.from_numpy(stored.targets[chosen]).to(device)
+    maps_Bhw = torch.from_numpy(stored.maps[chosen]).to(device)
     curves = insertion_deletion(network, images_BCHW, maps_Bhw, targets_B)
     few = slice(0, SENSITIVE_IMAGES)
     row: dict[str, Any] = asdict(stored.cell) | {
@@ -65,14 +68,13 @@ def probe_run(
             )
         ),
     }
-    if sanity:
-        random = _random_maps(network, stored.method, images_BCHW, targets_B, options)
-        row["random_weights_spearman"] = asdict(
-            mean_interval(measures.spearman(maps_Bhw.cpu().numpy(), random), draws=draws)
-        )
-        if masks is not None:
-            pair = framed_with_masks(random, images.boxes[first], masks[first])
-            row["random_weights_energy_in_mask"] = asdict(mean_interval(measures.energy_in_mask(*pair), draws=draws))
+    if random_weights:
+        random = [
+            _random_maps(network, stored.method, images_BCHW, targets_B, options, seed=seed)
+            for seed in range(random_weights if masks is not None else 1)
+        ]
+        row |= _beside_random(stored.maps[chosen], random, images.boxes[chosen],
+                              [masks[i] for i in chosen] if masks is not None else None, draws=draws)  # fmt: skip
     try:
         field = effective_receptive_field(network, stored.cell.resolution)
         row |= {"receptive_field_px": field.side_px, "receptive_field_share": field.share_of_input}
@@ -81,10 +83,42 @@ def probe_run(
     return row
 
 
+def _beside_random(
+    maps_Bhw: np.ndarray,
+    random: Sequence[np.ndarray],
+    boxes_B4: np.ndarray,
+    masks: Sequence[np.ndarray] | None,
+    *,
+    draws: int,
+) -> dict[str, Any]:
+    """Likeness to maps of random weights; with masks also how much more the trained ones lie on the evidence.
+
+    Several initialisations are pooled: the sign of a random head decides whether a map shows what stands out in all
+    images, or hides it, so that a single one says nothing. What is left above 1 is contrast, to which any filter
+    responds.
+    """
+    alike = np.array([measures.spearman(maps_Bhw, of_one) for of_one in random])
+    known = np.isfinite(alike)
+    of_image = np.where(
+        known.any(axis=0), np.where(known, alike, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1), np.nan
+    )
+    row: dict[str, Any] = {
+        "random_weights": len(random),
+        "random_weights_spearman": asdict(mean_interval(of_image, draws=draws)),
+    }
+    if masks is not None:
+        inside, total = energy_of(maps_Bhw, boxes_B4, masks)
+        parts = [energy_of(of_one, boxes_B4, masks) for of_one in random]
+        fresh = np.array([part[0] for part in parts]), np.array([part[1] for part in parts])
+        row["random_weights_energy_in_mask"] = asdict(pooled_energy(*fresh, draws=draws))
+        row["energy_over_random_weights"] = asdict(pooled_energy(inside[None], total[None], over=fresh, draws=draws))
+    return row
+
+
 def _random_maps(
-    network: nn.Module, method: str, images_BCHW: Tensor, targets_B: Tensor, options: Mapping[str, Any]
+    network: nn.Module, method: str, images_BCHW: Tensor, targets_B: Tensor, options: Mapping[str, Any], *, seed: int
 ) -> np.ndarray:
-    fresh = with_random_weights(network)
+    fresh = with_random_weights(network, seed=seed)
     found = explain(fresh, images_BCHW, method=method, targets_B=targets_B, **options)
     return found.maps_Bhw.float().cpu().numpy()
 

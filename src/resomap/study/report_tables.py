@@ -49,20 +49,25 @@ def masks_table(study: Study) -> Table | None:
     found = study.explanations
     if found is None or not found["has_masks"]:
         return None
+    random = {(r["model"], r["method"], r["resolution"]): r for r in found["faithfulness"]}
     rows = [
         [
-            f"{r['model']}, {r['method']} at {r['resolution']} px",
+            f"{r['model']}, {_words(r['method'])} at {r['resolution']} px",
             interval_cell(r["energy_in_mask"], digits=2),
+            interval_cell(r.get("energy_in_other_masks"), digits=2),
+            interval_cell(beside.get("random_weights_energy_in_mask"), digits=2),
+            interval_cell(beside.get("energy_over_random_weights"), digits=2),
             interval_cell(r["pointing_game"], digits=2),
-            interval_cell(r["entropy"], digits=2),
         ]
         for r in found["spread"]
+        for beside in [random.get((r["model"], r["method"], r["resolution"]), {})]
     ]
-    return Table(
-        "Energy of the maps inside the evidence over its share of the area (1 is chance)",
-        ["maps", "energy / area", "pointing game", "entropy"],
-        rows,
+    caption = (
+        "Energy of the maps inside the evidence over its share of the area: 1 is chance, as on other images' evidence. "
+        "Random weights: many initialisations pooled; above 1 is contrast that any filter responds to"
     )
+    columns = ["maps", "energy / area", "on other images'", "random weights", "trained / random", "pointing game"]
+    return Table(caption, columns, rows)
 
 
 def faithfulness_table(study: Study) -> Table | None:

@@ -99,6 +99,16 @@ def test_energy_in_mask_by_hand() -> None:
     assert measures.pointing_game(maps, 1 - masks).tolist() == [0]
 
 
+def test_energy_parts_by_hand() -> None:
+    maps = np.array([[[6.0, 2], [1, 1]], [[0, 0], [0, 0]], [[1, 1], [1, 1]]])
+    masks = np.array([[[1.0, 0], [0, 0]], [[1, 0], [0, 0]], [[0, 0], [0, 0]]])
+    inside, total = measures.energy_parts(maps, masks)
+    # A quarter of the area has 6 of 10; a map without energy adds nothing; an image without a mask counts nowhere.
+    np.testing.assert_allclose(inside, [6 / 4 / 0.25, 0, 0])
+    np.testing.assert_allclose(total, [10 / 4, 0, 0])
+    np.testing.assert_allclose(inside[0] / total[0], measures.energy_in_mask(maps[:1], masks[:1])[0])
+
+
 def test_figures_recorded_from_quantus() -> None:
     """Quantus 0.6.0 Sparseness, Complexity, PointingGame and RelevanceMassAccuracy on the same map.
 

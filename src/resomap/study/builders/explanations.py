@@ -49,4 +49,5 @@ def agreement_options(config: ResoMapConfig) -> dict[str, Any]:
 def explanation_extras(config: ResoMapConfig) -> dict[str, Any]:
     """What else is made: images drawn, spectral occlusion, the randomisation check."""
     chosen = config.explainability
-    return {"gallery": chosen.gallery, "spectral": chosen.spectral, "sanity": chosen.sanity}
+    draws = chosen.random_weights if chosen.sanity else 0
+    return {"gallery": chosen.gallery, "spectral": chosen.spectral, "random_weights": draws}
