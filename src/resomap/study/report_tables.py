@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from resomap.errors import printable
 from resomap.metrics.consistency import AS_RESEEDING, BETTER, MORE, NOT_REPEATABLE, ONE_SEED
 from resomap.profiling.report import FREED
@@ -22,6 +25,8 @@ def consistency_table(study: Study) -> Table | None:
     found = study.explanations
     if found is None:
         return None
+    lead = [r for r in found["consistency"] if r["similarity"] == found["similarity"]]
+    right = {_pair(r): r["consistency"] for r in lead if r["subset"] == "right at both"}
     rows = [
         [
             f"{r['model']}, {_words(r['method'])}: {r['low_resolution']} and {r['high_resolution']} px",
@@ -29,15 +34,19 @@ def consistency_table(study: Study) -> Table | None:
             interval_cell(r["cross"], digits=2),
             interval_cell(r["ceiling"], digits=2),
             interval_cell(r["consistency"], digits=2),
+            interval_cell(right.get(_pair(r)), digits=2),
             _SHORT.get(r["verdict"], r["verdict"]),
         ]
-        for r in found["consistency"]
-        if r["similarity"] == found["similarity"] and r["subset"] == "all"
+        for r in lead
+        if r["subset"] == "all"
     ]
     caption = f"{found['similarity'].capitalize()} of maps on {found['images']} {found['split']} images"
-    return (
-        Table(caption, ["maps", "floor", "across", "ceiling", "C", "resolution changes them"], rows) if rows else None
-    )
+    columns = ["maps", "floor", "across", "ceiling", "C", "C of images right at both", "resolution changes them"]
+    return Table(caption, columns, rows) if rows else None
+
+
+def _pair(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["model"], row["method"], row["low_resolution"], row["high_resolution"]
 
 
 def _words(name: str) -> str:
