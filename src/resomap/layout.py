@@ -7,7 +7,7 @@
   predictions/{model}/{resolution}/seed{n}/{condition}.parquet
   profiles/{model}/{resolution}.json
   explanations/{model}/{resolution}/seed{n}/{method}.npz   raw maps of the explained images
-  analysis/{explanations,verdict}.json   analysis/images.csv   report/index.html   report/figures/   summary.txt
+  analysis/{plan,explanations,verdict}.json   analysis/images.csv   report/index.html   report/figures/   summary.txt
   audit.json   results.csv   results.json   mlflow.db   logs/
   .locks/                                             leases: which process works on which cell (lease.py)
 """
@@ -109,6 +109,10 @@ class StudyLayout:
     @property
     def explanations_path(self) -> Path:
         return self.analysis_dir / "explanations.json"
+
+    @property
+    def plan_path(self) -> Path:
+        return self.analysis_dir / "plan.json"
 
     @property
     def verdict_path(self) -> Path:

@@ -34,7 +34,10 @@ def test_a_plan_names_memory_time_and_what_does_not_fit(
     assert plan["hours"] * 3600 == pytest.approx(2 * sum(cell["seconds_per_run"] for cell in cells))
     assert "6 runs (2 seeds)" in outcome.out
     assert "Needed to tell two resolutions apart" in outcome.out
-    assert not (tmp_path / "study").exists()
+    # Nothing is trained; the plan is kept for the report, which shows it beside what the runs took.
+    kept = [path for path in (tmp_path / "study").rglob("*") if path.is_file()]
+    assert kept == [tmp_path / "study/analysis/plan.json"]
+    assert json.loads(kept[0].read_text()) == plan
     limit = (cells[0]["training_mib"] + cells[2]["training_mib"]) / 2 / 1024
     tight = cli("plan", *common, "--epochs", "4", "--batch-size", "8", "--set", f"system.memory_gib={limit}",
                 "--json", tmp_path / "tight.json")  # fmt: skip

@@ -16,6 +16,7 @@ from resomap.models.registry import count_parameters
 from resomap.profiling.complexity import get_model_complexity
 from resomap.profiling.memory import largest_micro_batch, left_out, predict_memory
 from resomap.records import Cell, ImageDataset
+from resomap.serialize import write_json
 from resomap.study import builders
 from resomap.study.calibrate import calibrate
 from resomap.study.ranks import Ranks
@@ -76,6 +77,8 @@ def forecast_study(
 ) -> StudyForecast:
     """Predict memory, micro-batch, operations, time and disk of every cell; trains nothing but a few updates.
 
+    Stored as analysis/plan.json of the study, whose report shows what was predicted beside what was measured.
+
     Args:
         progress: told what is being looked at.
     Raises:
@@ -96,7 +99,7 @@ def forecast_study(
             config, model, sides, images=images, limit_mib=limit, wanted=builders.micro_batch(config, ranks or Ranks())
         )
     seeds = len({cell.seed for cell in grid})
-    return StudyForecast(
+    forecast = StudyForecast(
         device=device,
         precision=precision,
         seeds=seeds,
@@ -108,6 +111,8 @@ def forecast_study(
         hours=sum(cell.seconds_per_run or 0.0 for cell in cells) * seeds / 3600,
         disk_mib=_disk_mib(config, cells, seeds=seeds, counts=counts),
     )
+    write_json(builders.layout(config, images).plan_path, forecast)
+    return forecast
 
 
 def _forecast_model(

@@ -65,6 +65,14 @@ class Study:
         return pd.DataFrame(rows)
 
     @cached_property
+    def plan(self) -> dict[str, Any] | None:
+        """analysis/plan.json; None where nothing was planned."""
+        if not self.layout.plan_path.exists():
+            return None
+        stored: dict[str, Any] = read_json(self.layout.plan_path, error=StudyError)
+        return stored
+
+    @cached_property
     def explanations(self) -> dict[str, Any] | None:
         """analysis/explanations.json; None where nothing was explained."""
         if not self.layout.explanations_path.exists():

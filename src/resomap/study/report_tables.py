@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from resomap.errors import printable
@@ -143,7 +143,8 @@ def cost_table(study: Study) -> Table:
 
 
 def memory_table(study: Study) -> Table:
-    """Operations and memory, predicted beside measured."""
+    """Operations, memory and, where the study was planned, time: predicted beside measured."""
+    planned = {(c["model"], c["resolution"]): c["seconds_per_run"] for c in study.plan["cells"]} if study.plan else {}
     rows = [
         [
             f"{p['model']} at {p['resolution']} px",
@@ -158,6 +159,7 @@ def memory_table(study: Study) -> Table:
                 )
             ),
             p["training_memory"]["batch"],
+            *(_run_seconds(study, p, planned) if planned else ()),
         ]
         for p in study.profiles
     ]
@@ -170,8 +172,19 @@ def memory_table(study: Study) -> Table:
         "training MiB predicted",
         "measured",
         "training batch",
+        *(("one run s predicted", "measured") if planned else ()),
     ]
     return Table("Operations of one image, and memory (live tensors): predicted beside measured", columns, rows)
+
+
+def _run_seconds(
+    study: Study, profile: Mapping[str, Any], planned: Mapping[tuple[str, int], float | None]
+) -> Iterator[Any]:
+    """Cells: seconds of one run as planned, and the mean over its seeds."""
+    option = profile["model"], profile["resolution"]
+    took = [r.seconds for r in study.runs if (r.cell.model, r.cell.resolution) == option and r.seconds is not None]
+    for seconds in (planned.get(option), sum(took) / len(took) if took else None):
+        yield "–" if seconds is None else cell(f"{seconds:.1f}", seconds)
 
 
 def provenance_table(study: Study) -> Table:

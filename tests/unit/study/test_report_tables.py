@@ -1,0 +1,63 @@
+"""Tables of the report from stored values: what was predicted beside what was measured."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from resomap.records import Cell
+from resomap.study.report_tables import consistency_table, masks_table, memory_table
+
+
+def _figure(value: float | None) -> dict[str, Any]:
+    return {"value": value, "low": None, "high": None}
+
+
+def _study(**given: Any) -> Any:
+    profile = {
+        "model": "tiny_cnn", "resolution": 64, "complexity": {"macs": 2e9, "parameters": 3e6},
+        "predicted_inference_mib": 10.0, "inference_memory": {"peak_mib": 10.1},
+        "predicted_training_mib": 40.0, "training_memory": {"peak_mib": 40.2, "batch": 8},
+    }  # fmt: skip
+    runs = [SimpleNamespace(cell=Cell("tiny_cnn", 64, seed), seconds=seconds) for seed, seconds in enumerate((10, 14))]
+    return SimpleNamespace(**{"profiles": [profile], "runs": runs, "plan": None, "explanations": None} | given)
+
+
+@pytest.mark.parametrize("seconds", [11.5, None])
+def test_a_planned_study_shows_its_time_beside_what_it_took(seconds: float | None) -> None:
+    plan = {"cells": [{"model": "tiny_cnn", "resolution": 64, "seconds_per_run": seconds}]}
+    table = memory_table(_study(plan=plan))
+    assert table.columns[-2:] == ["one run s predicted", "measured"]
+    predicted, measured = table.rows[0][-2:]
+    assert measured["value"] == 12  # the mean of two seeds
+    assert predicted == "–" if seconds is None else predicted["value"] == 11.5
+    assert memory_table(_study()).columns[-1] == "training batch"
+
+
+def test_consistency_stands_beside_that_of_images_right_at_both() -> None:
+    row = {"model": "tiny_cnn", "method": "gradcam", "low_resolution": 32, "high_resolution": 64, "verdict": "?",
+           "similarity": "spearman", "floor": _figure(0.1), "cross": _figure(0.5), "ceiling": _figure(0.9)}  # fmt: skip
+    rows = [row | {"subset": "all", "consistency": _figure(0.5)},
+            row | {"subset": "right at both", "consistency": _figure(0.75)},
+            row | {"subset": "all", "similarity": "pearson", "consistency": _figure(0.1)}]  # fmt: skip
+    found = {"consistency": rows, "similarity": "spearman", "images": 4, "split": "test"}
+    table = consistency_table(_study(explanations=found))
+    assert table is not None
+    assert len(table.rows) == 1
+    named = dict(zip(table.columns, table.rows[0], strict=True))
+    assert named["C"]["value"] == 0.5
+    assert named["C of images right at both"]["value"] == 0.75
+
+
+def test_energies_stand_beside_chance_and_random_weights() -> None:
+    spread = {"model": "tiny_cnn", "method": "gradcam", "resolution": 64, "energy_in_mask": _figure(12.0),
+              "energy_in_other_masks": _figure(1.0), "pointing_game": _figure(0.9)}  # fmt: skip
+    beside = {"model": "tiny_cnn", "method": "gradcam", "resolution": 64,
+              "random_weights_energy_in_mask": _figure(1.2), "energy_over_random_weights": _figure(10.0)}  # fmt: skip
+    for faithfulness, expected in (([beside], [12, 1, 1.2, 10, 0.9]), ([], [12, 1, "", "", 0.9])):
+        found = {"has_masks": True, "spread": [spread], "faithfulness": faithfulness}
+        table = masks_table(_study(explanations=found))
+        assert table is not None
+        assert [value["value"] for value in table.rows[0][1:]] == expected
