@@ -1,6 +1,6 @@
 """Explanations beside their peers.
 
-    python benchmarks/explanations.py [--images 256] [--rounds 3]
+    python benchmarks/explanations.py [--part gradcam|integrated] [--images 256] [--rounds 3] [--photographs DIR]
 
 1. Grad-CAM at 224 on CPU, resnet18: ours and Captum's in batches of 16, pytorch-grad-cam one image at a time as its
    examples do; images a second from interleaved rounds, and the median of the ratios of a round.
@@ -25,6 +25,7 @@ from PIL import Image
 from pytorch_grad_cam import GradCAM as OtherGradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
+from resomap.allocator import keep_freed_memory
 from resomap.data.decode import decode_rgb, to_square
 from resomap.explainability.gradcam import GradCAM
 from resomap.explainability.integrated_gradients import IntegratedGradients
@@ -36,12 +37,16 @@ BATCH = 16
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=("gradcam", "integrated"), help="only this one")
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--photographs", type=Path, help="folder of images for part 2; default: generated ones")
     given = parser.parse_args()
-    gradcam(given.images, given.rounds)
-    integrated(given.photographs)
+    keep_freed_memory()  # as the command line does
+    if given.part != "integrated":
+        gradcam(given.images, given.rounds)
+    if given.part != "gradcam":
+        integrated(given.photographs)
 
 
 def gradcam(count: int, rounds: int) -> None:
