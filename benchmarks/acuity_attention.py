@@ -1,12 +1,13 @@
 """Do heat maps lie on the evidence, and fall off it where the evidence is out of reach?
 
-    python benchmarks/acuity_attention.py [--variant standard|shortcut]
+    python benchmarks/acuity_attention.py [--variant standard|shortcut] [--work DIR]
 
 tiny_cnn on generated gratings of 27 cycles, 32 to 96 px, two seeds; Grad-CAM's energy inside the known masks over their
 share of the area, all images' energy summed: trained; on the masks of other images, which is chance; with random
 weights, 20 initialisations pooled (fresh normalisation statistics, and in brackets those of the images themselves); and
 trained over random. Intervals draw images anew, and initialisations. Then the shortcut variant, where a tint tells the
-class at every resolution: accuracy stays up, and the maps leave the gratings where they cannot be seen.
+class at every resolution: accuracy stays up, and the maps leave the gratings where they cannot be seen. With --work an
+interrupted benchmark goes on where it was.
 """
 
 from __future__ import annotations
@@ -40,8 +41,10 @@ INITIALISATIONS = 20
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variant", choices=VARIANTS, help="only this one")
-    chosen = parser.parse_args().variant
-    work = Path(tempfile.mkdtemp(prefix="attention-"))
+    parser.add_argument("--work", type=Path, help="folder for the studies; default: a new one")
+    given = parser.parse_args()
+    chosen = given.variant
+    work = given.work or Path(tempfile.mkdtemp(prefix="attention-"))
     for variant in (chosen,) if chosen else VARIANTS:
         config = load_config(
             Path(__file__).parents[1] / "configs" / "demo.yaml",
