@@ -3,11 +3,11 @@
     python benchmarks/acuity_attention.py [--variant standard|shortcut] [--work DIR]
 
 tiny_cnn on generated gratings of 27 cycles, 32 to 96 px, two seeds; Grad-CAM's energy inside the known masks over their
-share of the area, all images' energy summed: trained; on the masks of other images, which is chance; with random
-weights, 20 initialisations pooled (fresh normalisation statistics, and in brackets those of the images themselves); and
-trained over random. Intervals draw images anew, and initialisations. Then the shortcut variant, where a tint tells the
-class at every resolution: accuracy stays up, and the maps leave the gratings where they cannot be seen. With --work an
-interrupted benchmark goes on where it was.
+share of the area, all images' energy summed: trained; on the masks of other images, which is what the same maps get
+because gratings lie more often in the middle; with random weights, 20 initialisations pooled (fresh normalisation
+statistics, and in brackets those of the images themselves); and trained over random. Intervals draw images anew, and
+initialisations. Then the shortcut variant, where a tint tells the class at every resolution: accuracy stays up, and the
+maps leave the gratings where they cannot be seen. With --work an interrupted benchmark goes on where it was.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from resomap.metrics.consistency import SIMILARITIES, Interval, consistency
 from resomap.study.maps import StoredMaps
 
 _PARTNERS = 8
-"""Other images whose masks are laid on each map, for the level by chance."""
+"""Other images whose masks are laid on each map, for what it gets by place alone."""
 Framed = Mapping[int, Mapping[int, np.ndarray]]
 """resolution -> seed -> (N, g, g), NaN outside of what the models see."""
 
@@ -123,7 +123,7 @@ def _spread(
 def _energies(
     of_side: Sequence[StoredMaps], masks: Sequence[np.ndarray], class_names: Sequence[str], *, draws: int, seed: int
 ) -> dict[str, Any]:
-    """Energy in the masks, in those of other images (chance), and by class; intervals over images, and over seeds."""
+    """Energy in the masks, in those of other images (place alone), and by class; intervals over images and seeds."""
     inside, total = _stacked(of_side, masks)
     labels = of_side[0].labels
     by_class = {
@@ -175,7 +175,7 @@ def pooled_energy(
     draws: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """Energy in the mask over its area of S networks' maps of N images, all energy summed: 1 for unrelated maps.
+    """Energy in the mask over its area of S networks' maps of N images, all energy summed: 1 for maps that ignore it.
 
     The interval draws images anew, and networks where there are three or more: the networks are the sample, since one
     with random weights may by chance show the evidence or hide it in all images alike.
@@ -213,7 +213,7 @@ def _pooled(inside_SN: np.ndarray, total_SN: np.ndarray, images_DN: np.ndarray, 
 def energy_of(
     maps_Nhw: np.ndarray, boxes_N4: np.ndarray, masks: Sequence[np.ndarray], *, others: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """metrics.maps.energy_parts in the common frame; `others`: mean over masks of other images, the level by chance."""
+    """metrics.maps.energy_parts in the common frame; `others`: mean over masks of other images."""
     framed, framed_masks = framed_with_masks(maps_Nhw, boxes_N4, masks)
     if not others:
         return measures.energy_parts(framed, framed_masks)

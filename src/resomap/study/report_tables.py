@@ -72,8 +72,9 @@ def masks_table(study: Study) -> Table | None:
         for beside in [random.get((r["model"], r["method"], r["resolution"]), {})]
     ]
     caption = (
-        "Energy of the maps inside the evidence over its share of the area: 1 is chance, as on other images' evidence. "
-        "Random weights: many initialisations pooled; above 1 is contrast that any filter responds to"
+        "Energy of the maps inside the evidence over its share of the area: 1 where maps ignore it. On other images' "
+        "evidence: what these maps get because evidence tends to lie in the same places. Random weights: many "
+        "initialisations pooled; what is above 1 is contrast, to which any filter responds"
     )
     columns = ["maps", "energy / area", "on other images'", "random weights", "trained / random", "pointing game"]
     return Table(caption, columns, rows)
