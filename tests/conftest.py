@@ -88,19 +88,22 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
     monkeypatch.chdir(work)
 
     def run(*arguments: object) -> Outcome:
+        import torch
+
         from resomap.cli.main import main
 
         monkeypatch.setattr(sys, "argv", ["resomap", *map(str, arguments)])
         capfd.readouterr()
         status: int | str | None = 0
         library = logging.getLogger("resomap")
-        level = library.level
+        level, threads = library.level, torch.get_num_threads()
         try:
             main()
         except SystemExit as stop:
             status = stop.code
-        finally:
-            library.setLevel(level)  # the command line's choice must not outlive it in this process
+        finally:  # what a command chooses for its process must not outlive it in this one
+            library.setLevel(level)
+            torch.set_num_threads(threads)  # system.threads: sums in another order give other last bits
         out, err = capfd.readouterr()
         return Outcome(int(status or 0), out, err)
 
