@@ -6,6 +6,7 @@
   model_summaries/{model}/{resolution}/summary.{txt,json}
   predictions/{model}/{resolution}/seed{n}/{condition}.parquet
   profiles/{model}/{resolution}.json
+  micro_batches/{model}.json                          only where a model ran out of memory: what its runs share since
   explanations/{model}/{resolution}/seed{n}/{method}.npz   raw maps of the explained images
   analysis/{plan,explanations,verdict}.json   analysis/images.csv   report/index.html   report/figures/   summary.txt
   audit.json   results.csv   results.json   mlflow.db   logs/
@@ -91,6 +92,10 @@ class StudyLayout:
 
     def predictions_dir(self, cell: Cell) -> Path:
         return self.root / "predictions" / _cell_part(cell)
+
+    def micro_batch_path(self, model: str) -> Path:
+        """The largest micro-batch of a model that ran out of memory."""
+        return self.root / "micro_batches" / f"{folder_name(model)}.json"
 
     @property
     def profiles_dir(self) -> Path:

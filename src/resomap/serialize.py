@@ -10,11 +10,13 @@ import json
 import math
 import os
 import platform
+import re
 import secrets
 import stat
 import struct
 import subprocess
 import sys
+import tempfile
 import tokenize
 import zipfile
 import zlib
@@ -25,6 +27,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import psutil
+
 from resomap.errors import ResoMapError, StorageError, printable, without_secrets
 
 DAMAGE: tuple[type[Exception], ...] = (
@@ -34,6 +38,9 @@ DAMAGE: tuple[type[Exception], ...] = (
 """What readers of files (json, zipfile, numpy, torch, Pillow) raise on damaged or hostile bytes, found by fuzzing."""
 
 _LARGEST_JSON_BYTES = 2**30
+_TEMPORARY = re.compile(r"\..+\.(?P<pid>\d{1,10})\.[0-9a-f]{8}\.tmp")
+_SETTLED_S = 2.0
+
 _STORAGE_ERRNOS = {
     errno.ENOSPC: "no space left on the device; free some and run the same command again",
     errno.EDQUOT: "the disk quota is exhausted; free some and run the same command again",
@@ -88,6 +95,21 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def remove_leftovers(root: Path) -> None:
+    """Remove temporary files that killed processes left anywhere below `root`; for who has it to himself.
+
+    Of this machine's living processes and of the last seconds (by the disk's own clock) nothing is touched: another
+    machine may be writing.
+    """
+    with tempfile.TemporaryFile(dir=root) as probe:
+        now = os.fstat(probe.fileno()).st_mtime
+    for path in root.rglob(".*.tmp"):
+        named = _TEMPORARY.fullmatch(path.name)
+        with contextlib.suppress(OSError):
+            if named and not psutil.pid_exists(int(named["pid"])) and now - path.stat().st_mtime > _SETTLED_S:
+                path.unlink()
 
 
 def _fsync_folder(folder: Path) -> None:

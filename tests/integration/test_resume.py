@@ -180,3 +180,19 @@ def test_one_process_without_waiting_leaves_what_another_runs(
     first.send_signal(signal.SIGTERM)
     first.communicate(timeout=60)
     assert first.returncode == 130
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_weights_with_any_workers_and_prefetch_and_another_does_not(
+    tmp_path: Path, make_images: Make, small_run: Args, cli: Callable[..., object]
+) -> None:
+    data = make_images(tmp_path / "data")
+    trained_with = []
+    for workers, prefetch in ((0, 2), (1, 1), (2, 4)):
+        output = f"workers{workers}"
+        options = ["--set", f"data.workers={workers}", "--set", f"data.prefetch_factor={prefetch}"]
+        assert cli(*small_run(data, "--seeds", "0,1", *options, output=output)).status == 0
+        trained_with.append(weights(tmp_path / output))
+    assert trained_with[0] == trained_with[1] == trained_with[2]
+    first, second = trained_with[0].values()
+    assert all(first[name] != second[name] for name in first if name.endswith("weight"))

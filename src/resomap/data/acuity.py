@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
 from resomap.data import acuity_signal as signal
 from resomap.data.acuity_render import (
@@ -40,6 +39,7 @@ from resomap.data.acuity_render import (
 )
 from resomap.data.acuity_theory import ideal_accuracy, ideal_dprime
 from resomap.errors import DatasetError, printable
+from resomap.lease import Leases
 from resomap.serialize import make_dirs, plain, read_json, storage_errors, write_json
 
 __all__ = ["FORMAT", "MANIFEST", "AcuitySpec", "ideal_accuracy", "ideal_dprime", "make_acuity", "parameters"]
@@ -106,7 +106,7 @@ def make_acuity(
     root = Path(os.path.abspath(out))  # '.' has no name to put a folder beside
     if not _stands(root, spec):
         make_dirs(root.parent)
-        with storage_errors(out), FileLock(root.parent / f".{root.name}.lock"):
+        with storage_errors(out), Leases(root.parent).hold(f".{root.name}"):
             if not _stands(root, spec):  # another process may have made it meanwhile
                 _build(root, spec)
     return out

@@ -15,13 +15,12 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from filelock import FileLock
-
 from resomap.errors import StorageError
+from resomap.lease import Leases
 from resomap.records import ImageDataset, ImageRecord
-from resomap.serialize import DAMAGE, make_dirs, storage_errors, write_atomic
+from resomap.serialize import DAMAGE, digest, make_dirs, storage_errors, write_atomic
 
-_FORMAT = 1
+_FORMAT = 2
 _SETTLE_NS = 2_000_000_000  # file times can be this coarse: a younger file may change without showing it
 _DIGEST_BYTES = 16
 
@@ -117,6 +116,8 @@ def _read_index(path: Path) -> _Index:
         stored = json.loads(path.read_bytes())
         if stored["format"] != _FORMAT:
             return {}
+        if stored["digest"] != digest(stored["files"]):
+            raise ValueError("its checksum differs")
         return {str(name): (_as_stamp(stamp), str(value)) for name, (stamp, value) in stored["files"].items()}
     except FileNotFoundError:
         return {}
@@ -143,9 +144,9 @@ def _remember(path: Path, records: list[ImageRecord], stamps: dict[str, _Stamp |
         return
     try:
         make_dirs(path.parent)
-        with storage_errors(path), FileLock(path.with_suffix(".lock")):
+        with storage_errors(path), Leases(path.parent).hold(path.stem):
             files = _read_index(path) | fresh
-            text = json.dumps({"format": _FORMAT, "files": files})
+            text = json.dumps({"format": _FORMAT, "files": files, "digest": digest(files)})
             write_atomic(path, lambda stream: stream.write(text.encode()))
     except StorageError as error:
         _logger.warning("file hashes are not remembered: %s", error)

@@ -120,10 +120,26 @@ class CachedStore(ImageStore):
 
     def squares(self, resolution: int, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         self._check_resolution(resolution)
-        return self._stored.squares(resolution)[self._stored.good[np.asarray(indices)]]
+        rows = self._stored.good[np.asarray(indices)]
+        pixels = self._stored.squares(resolution)[rows]
+        for position in self._stored.damaged_squares(resolution, rows, pixels):
+            image = self._decode_again(int(indices[position]))
+            pixels[position] = to_square(image, resolution, kernel=self.settings.kernel)
+        return pixels
 
     def level_pixels(self, indices: np.ndarray, levels_B: np.ndarray) -> tuple[list[Tensor], np.ndarray]:
-        return self._stored.level_pixels(self._stored.good[indices], levels_B)
+        rows = self._stored.good[indices]
+        pixels, chosen_B = self._stored.level_pixels(rows, levels_B)
+        for position in self._stored.damaged_levels(rows, chosen_B, pixels):
+            image = self._decode_again(int(indices[position]))
+            pixels[position] = torch.from_numpy(np.array(levels.reduce(image, int(chosen_B[position]))))
+        return pixels, chosen_B
+
+    def _decode_again(self, index: int) -> Image.Image:
+        """The image itself; the next start builds the store anew."""
+        log.warning("the decoded cache of %s is damaged; decoding it again", printable(self.images[index].image_id))
+        self._stored.forget()
+        return decode_rgb(self.images[index].path, max_pixels=self.settings.max_pixels)
 
 
 class OnTheFlyStore(ImageStore):

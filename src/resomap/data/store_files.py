@@ -1,15 +1,15 @@
 """The files behind a store: built once under a lock, complete or not there, bounded, memory-mapped.
 
     <cache_dir>/pyramid/<key>/
-      meta.json              format, native sizes, bad files, byte sizes of the others
-      squares-224.u8         (N, 224, 224, 3), one file a resolution
-      levels.u8              (h, w, 3) blocks one after the other; levels.i64 says where each one is
-    <cache_dir>/pyramid/<key>.lock
+      meta.json              format, native sizes, bad files, byte sizes and hashes of the others
+      squares-224.u8         (N, 224, 224, 3), one file a resolution; squares-224.u32 is a checksum of each image
+      levels.u8              (h, w, 3) blocks one after the other; levels.i64 says where each one is, levels.u32 checks
+    <cache_dir>/pyramid/<key>.<number>.lease             who builds it
 
 The key is a hash of the images' contents in their order, the settings, and Pillow's version. A store is built in
-`<key>.tmp` and renamed when it is complete (data/store_build.py); whoever gets the lock (the kernel frees it if the
-builder dies) deletes what a dead builder left. A store that is opened while it is evicted stays readable: Linux keeps
-mapped files.
+`<key>.tmp` and renamed when it is complete (data/store_build.py); whoever gets its lease deletes what a dead builder
+left. A store that is opened while it is evicted stays readable: Linux keeps mapped files. Small files are checked when
+a store is opened, an image when it is first read: a changed one is decoded again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,25 +29,29 @@ from typing import Any
 import numpy as np
 import PIL
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from resomap.data.decode import native_size
 from resomap.data.store_build import (
     FORMAT,
+    LEVEL_CHECKSUMS,
     LEVELS,
     META,
     TABLE,
     Progress,
     build,
+    checksum,
+    checksums_name,
     decode_as_promised,
     header_sizes,
     needed_bytes,
     remove,
+    small_digest,
     squares_name,
 )
 from resomap.data.store_settings import StoreSettings
 from resomap.errors import BadImageError, StorageError, printable
+from resomap.lease import Leases
 from resomap.records import ImageRecord
 from resomap.serialize import DAMAGE, digest, make_dirs, storage_errors
 
@@ -72,9 +76,10 @@ class StoredImages:
         self.good = np.array([i for i in range(len(self.sizes)) if i not in spoiled], dtype=np.int64)
         self._maps: dict[str, np.ndarray] = {}
         self._flat: Tensor | None = None
+        self._checked: dict[str, np.ndarray] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_maps": {}, "_flat": None}
+        return self.__dict__ | {"_maps": {}, "_flat": None, "_checked": {}}
 
     def squares(self, resolution: int) -> np.ndarray:
         """(N, r, r, 3) uint8, memory-mapped."""
@@ -95,11 +100,39 @@ class StoredImages:
         places = zip(shapes_B2.tolist(), offset_B.tolist(), strict=True)
         return [flat.as_strided((h, w, 3), (3 * w, 3, 1), offset) for (h, w), offset in places], chosen_B
 
+    def damaged_squares(self, resolution: int, indices: np.ndarray, pixels_BHW3: np.ndarray) -> list[int]:
+        """Positions in the batch whose pixels are not as they were written; looks once at each image."""
+        return self._damaged(checksums_name(resolution), indices, pixels_BHW3)
+
+    def damaged_levels(self, indices: np.ndarray, levels_B: np.ndarray, pixels: Sequence[Tensor]) -> list[int]:
+        """The same of kept levels."""
+        first_B, count_B, _ = self._table()[indices].T
+        positions_B = self._level_ends()[indices] - count_B + levels_B - first_B
+        return self._damaged(LEVEL_CHECKSUMS, positions_B, pixels)
+
+    def _damaged(self, name: str, places_B: np.ndarray, pixels: Sequence[Any] | np.ndarray) -> list[int]:
+        sums = self._checksums(name)
+        checked = self._checked.setdefault(name, np.zeros(len(sums), dtype=bool))
+        unknown = np.flatnonzero(~checked[places_B]).tolist()
+        damaged = [i for i in unknown if checksum(np.asarray(pixels[i])) != sums[places_B[i]]]
+        checked[np.delete(places_B, damaged)] = True
+        return damaged
+
+    def _checksums(self, name: str) -> np.ndarray:
+        return self._map(name, (-1,), dtype=np.uint32)
+
+    def _level_ends(self) -> np.ndarray:
+        if "ends" not in self._maps:
+            self._maps["ends"] = np.cumsum(self._table()[:, 1])
+        return self._maps["ends"]
+
     def open_all(self, resolutions: Sequence[int]) -> None:
         """Map every file now, so that the store outlives its deletion."""
         for resolution in resolutions:
             self.squares(resolution)
-        self._table()
+            self._checksums(checksums_name(resolution))
+        self._level_ends()
+        self._checksums(LEVEL_CHECKSUMS)
         self._map(LEVELS, (-1,))
 
     def _level_bytes(self) -> Tensor:
@@ -109,6 +142,11 @@ class StoredImages:
                 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
                 self._flat = torch.from_numpy(self._map(LEVELS, (-1,)))
         return self._flat
+
+    def forget(self) -> None:
+        """Let the next process that asks for this store build it anew; what is mapped stays readable."""
+        with contextlib.suppress(OSError):
+            (self.folder / META).unlink(missing_ok=True)
 
     def _table(self) -> np.ndarray:
         return self._map(TABLE, (len(self.sizes), 3), dtype=np.int64)
@@ -163,7 +201,7 @@ def find_or_build(
         log.warning("data.cache_gib is 0: decoding on the fly, which is slower")
         return None
     make_dirs(root)
-    with storage_errors(root), FileLock(_lock_of(folder)):
+    with storage_errors(root), Leases(root).hold(folder.name):
         stored = open_stored(folder, images, settings)  # another process may have built it while we waited
         if stored is not None:
             return stored
@@ -181,6 +219,8 @@ def open_stored(folder: Path, images: Sequence[ImageRecord], settings: StoreSett
         complete = all((folder / name).stat().st_size == size for name, size in meta["bytes"].items())
         if not complete or meta["format"] != FORMAT:
             raise ValueError("sizes or format differ")
+        if meta.pop("digest") != digest(meta) or not _are_intact(folder, meta["digests"]):
+            raise ValueError("a checksum differs")
         sizes = np.array(meta["sizes"], dtype=np.int32).reshape(len(images), 2)
         if (sizes < 0).any():
             raise ValueError("negative sizes")
@@ -199,6 +239,10 @@ def open_stored(folder: Path, images: Sequence[ImageRecord], settings: StoreSett
     return stored
 
 
+def _are_intact(folder: Path, digests: Mapping[str, str]) -> bool:
+    return all(small_digest(folder / name) == stated for name, stated in digests.items())
+
+
 def _is_readable(image: ImageRecord, settings: StoreSettings) -> bool:
     """Whether a file recorded as bad can be read after all: it may have failed for want of memory."""
     try:
@@ -207,11 +251,6 @@ def _is_readable(image: ImageRecord, settings: StoreSettings) -> bool:
     except BadImageError:
         return False
     return True
-
-
-def _lock_of(folder: Path) -> Path:
-    """The lock of a store, also of its unfinished '.tmp'."""
-    return folder.with_suffix(".lock")
 
 
 def _make_room(root: Path, needed: int, limit: int, *, key: str) -> bool:
@@ -255,9 +294,11 @@ def _other_stores(root: Path, key: str) -> list[tuple[float, int, Path]]:
 
 def _evict(folder: Path) -> bool:
     """Delete a store unless somebody builds it."""
-    try:
-        with FileLock(_lock_of(folder), timeout=0):
-            remove(folder)
-            return True
-    except Timeout:
+    lease = Leases(folder.parent).acquire(folder.stem)
+    if lease is None:
         return False
+    try:
+        remove(folder)
+        return True
+    finally:
+        lease.release()

@@ -22,10 +22,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from PIL import Image
 
 from resomap.errors import DatasetError, printable
+from resomap.lease import Leases
 from resomap.serialize import make_dirs, storage_errors, write_json
 
 _logger = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ def export_dataset(name: str, *, cache_dir: Path, download: bool = True) -> tupl
     home = cache_dir / "torchvision"
     root = home / title
     make_dirs(home)
-    with storage_errors(root), FileLock(home / f".{title}.lock"):
+    with storage_errors(root), Leases(home).hold(f".{title}"):
         if not (root / _DONE).is_file():
             _export(title, root, raw=make_dirs(home / "raw"), download=download)
     return root, title

@@ -1,11 +1,12 @@
 """Per-image predictions on disk: parquet, one row an image.
 
 Columns: image_id (text), label and prediction (int64), probabilities (list of K float32). The schema's metadata holds
-the class names, the condition and the run, so that a file found alone can be understood.
+the class names, the condition and the run, so that a file found alone can be understood, and a checksum of it all.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from resomap.errors import StudyError, printable
 from resomap.records import Cell, Condition, Predictions
 from resomap.serialize import DAMAGE, check_regular, to_json, write_atomic
 
-_KEY = b"resomap"
+_KEY, _CHECKSUM = b"resomap", b"resomap.sha256"
 _MOST_PROBABILITIES = 2**31
 
 
@@ -41,8 +42,24 @@ def write_predictions(path: Path, predictions: Predictions, *, cell: Cell, condi
             "prediction": pa.array(predictions.predicted, pa.int64()),
             "probabilities": pa.FixedSizeListArray.from_arrays(flat, num_classes),
         }
-    ).replace_schema_metadata({_KEY: to_json(about, indent=None).encode("utf-8", "backslashreplace")})
-    return write_atomic(path, lambda stream: pq.write_table(table, stream, compression="zstd"))
+    )
+    text = to_json(about, indent=None).encode("utf-8", "backslashreplace")
+    table = table.replace_schema_metadata({_KEY: text, _CHECKSUM: _checksum(table, text)})
+    return write_atomic(
+        path, lambda stream: pq.write_table(table, stream, compression="zstd", write_page_checksum=True)
+    )
+
+
+def _checksum(table: pa.Table, text: bytes) -> bytes:
+    """SHA-256 of every value and of the text about them; parquet itself would let a changed one pass."""
+    digest = hashlib.sha256(text)
+    for name in table.column_names:
+        column = table[name].combine_chunks()
+        if isinstance(column.type, pa.FixedSizeListType):
+            column = column.flatten()
+        values = column.to_numpy(zero_copy_only=False)
+        digest.update("\n".join(values).encode() if column.type == pa.string() else values.tobytes())
+    return digest.hexdigest().encode()
 
 
 def _encodable(image_ids: np.ndarray) -> list[str]:
@@ -76,6 +93,9 @@ def read_predictions(path: str | Path) -> Predictions:
     """
     with _opened(path) as (file, names):
         table = file.read()
+        text, stated = table.schema.metadata[_KEY], table.schema.metadata.get(_CHECKSUM)
+        if stated is not None and stated != _checksum(table, text):  # files of earlier versions have none
+            raise ValueError("its checksum differs from the one that was written")
         flat = table["probabilities"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         return Predictions(
             image_ids=np.array(table["image_id"].to_pylist()),
@@ -102,7 +122,7 @@ def _opened(path: str | Path) -> Iterator[tuple[pq.ParquetFile, tuple[str, ...]]
     path = Path(path)
     check_regular(path, most_bytes=sys.maxsize, error=StudyError)
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             yield file, _checked_names(file)
     except FileNotFoundError:
         raise StudyError(f"{printable(path)} is missing; run the study again to evaluate that run") from None

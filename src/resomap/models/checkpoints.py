@@ -22,6 +22,7 @@ from resomap.errors import CheckpointError, ResoMapError, UnsafeCheckpointError,
 from resomap.layout import BEST_WEIGHTS, METADATA
 from resomap.models.construct import construct, construct_on_meta
 from resomap.models.names import canonical_name
+from resomap.models.seal import sealed
 from resomap.models.weights import apply_fit, fit_state_dict, read_state_dict
 from resomap.records import Preprocessing
 from resomap.serialize import package_version, plain, read_json, write_atomic, write_json
@@ -113,8 +114,8 @@ def load_checkpoint(path: str | Path, *, allow_callables: bool = False) -> Check
         CheckpointError: missing, damaged, or weights and metadata do not belong together.
     """
     weights_path, metadata_path = _locate(Path(path))
+    tensors = read_state_dict(weights_path)  # first: it looks at the checksum, which covers the metadata too
     metadata = _embedded_metadata(weights_path) or read_metadata(metadata_path)
-    tensors = read_state_dict(weights_path)
     model = _build(metadata, tensors, weights_path, allow_callables=allow_callables)
     return Checkpoint(model=model.eval(), metadata=metadata, path=weights_path)
 
@@ -168,15 +169,15 @@ def make_metadata(*, path: Path = Path(METADATA), **fields: Any) -> CheckpointMe
 def save_weights(
     path: Path, state: nn.Module | Mapping[str, Tensor], *, metadata: CheckpointMetadata | None = None
 ) -> Path:
-    """Write weights as safetensors atomically, with the metadata in the header.
+    """Write weights as safetensors atomically, with the metadata and a checksum of all in the header.
 
     Raises:
         StorageError: no room, no permission, read-only.
     """
     tensors = state.state_dict() if isinstance(state, nn.Module) else state
     header = {_HEADER_KEY: metadata.model_dump_json()} if metadata else None
-    payload = safetensors.torch.save(_unshared(tensors), metadata=header)
-    return write_atomic(path, lambda stream: stream.write(payload))
+    head, data = sealed(safetensors.torch.save(_unshared(tensors), metadata=header))
+    return write_atomic(path, lambda stream: stream.writelines((head, data)))
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

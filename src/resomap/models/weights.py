@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from resomap.errors import CheckpointError, UnsafeCheckpointError, printable
+from resomap.models.seal import check_seal
 from resomap.serialize import DAMAGE
 
 _LOG = logging.getLogger(__name__)
@@ -151,6 +152,7 @@ def _read(path: Path) -> object:
             reason = "is a folder or device, not a weights file" if path.exists() else "is missing"
             raise CheckpointError(f"{printable(path)} {reason}; give the path of a weights file")
         if _is_safetensors(path):
+            check_seal(path)
             return safetensors.torch.load_file(path)
         # Opened here, since torch goes by the name's ending otherwise.
         with warnings.catch_warnings(), open(path, "rb") as stream:

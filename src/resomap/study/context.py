@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from resomap.config.schema import ResoMapConfig
+from resomap.errors import StudyError
 from resomap.layout import StudyLayout
 from resomap.lease import Leases
 from resomap.records import Cell, ImageDataset
-from resomap.serialize import digest
+from resomap.serialize import digest, read_json
 from resomap.study import builders
 from resomap.study.progress import StudyProgress
 from resomap.study.ranks import Ranks
@@ -40,10 +41,19 @@ class StudyContext:
     notes: tuple[str, ...] = ()
     """What a reader of the results must know."""
 
+    def micro_batch_limit(self, model: str) -> int | None:
+        """The micro-batch that the model's runs share since one ran out of memory; None: as configured."""
+        path = self.layout.micro_batch_path(model)
+        return int(read_json(path, error=StudyError)["micro_batch"]) if path.exists() else None
+
+    def config_of(self, cell: Cell) -> ResoMapConfig:
+        """The configuration with what is the cell's own put in."""
+        return builders.with_micro_batch_limit(self.config, self.micro_batch_limit(cell.model))
+
     def determinants(self, cell: Cell) -> dict[str, dict[str, Any]]:
         """What the cell's weights depend on."""
         return builders.determinants(
-            self.config, cell, fingerprint=self.fingerprint, precision=self.precision, ranks=self.ranks
+            self.config_of(cell), cell, fingerprint=self.fingerprint, precision=self.precision, ranks=self.ranks
         )
 
     def key(self, cell: Cell) -> str:

@@ -20,6 +20,7 @@ from resomap.study import builders
 from resomap.study.context import StudyContext
 from resomap.study.progress import StudyProgress
 from resomap.study.ranks import Ranks
+from resomap.study.recovery import is_outgrown
 from resomap.study.runs import stored_runs
 
 if TYPE_CHECKING:
@@ -110,6 +111,8 @@ def changed_runs(context: StudyContext) -> list[tuple[RunRecord, list[str]]]:
     planned = set(context.cells)
     changed = []
     for record in stored_runs(context.layout):
+        if is_outgrown(context, record):
+            continue  # made again without being asked: nobody changed a setting
         now = context.determinants(record.cell)
         stored = record.determinants
         parts = ("protocol", "cell") if record.cell in planned else ("protocol",)

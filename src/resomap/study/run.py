@@ -19,7 +19,7 @@ from resomap.models.folding import for_inference
 from resomap.models.registry import count_parameters
 from resomap.models.summary import write_summary
 from resomap.records import Cell, Condition, FitRecord, Predictions, RunRecord
-from resomap.serialize import plain, provenance
+from resomap.serialize import plain, provenance, storage_errors
 from resomap.study import builders
 from resomap.study.context import StudyContext
 from resomap.study.interrupt import StopSignal
@@ -112,7 +112,7 @@ def _record_path(context: StudyContext, cell: Cell) -> Path:
 def _make_trainer(
     context: StudyContext, cell: Cell, network: nn.Module, *, guard: LeaseGuard, observer: RunObserver
 ) -> Trainer:
-    config, run_dir = context.config, _run_dir(context, cell)
+    config, run_dir = context.config_of(cell), _run_dir(context, cell)
     options: dict[str, Any] = {"device_type": context.device_type, "ranks": context.ranks}
     loaders = (
         builders.train_loader(config, context.stores["train"], cell, **options),
@@ -148,6 +148,7 @@ def _run_params(context: StudyContext, cell: Cell, record: RunRecord) -> dict[st
         "parameters": record.parameters,
         "family": record.family,
         "precision": context.precision,
+        "micro_batch": builders.micro_batch(context.config_of(cell), context.ranks),
     }
 
 
@@ -188,13 +189,13 @@ def _finish(context: StudyContext, record: RunRecord, *, guard: LeaseGuard) -> R
     guard.check()
     if context.ranks.is_main:
         write_run(_record_path(context, record.cell), record)
-        (_run_dir(context, record.cell) / LAST_STATE).unlink(missing_ok=True)
+        forget_state(context, record)
     return record
 
 
 def _predict(context: StudyContext, cell: Cell, network: nn.Module, split: str) -> Predictions:
     loader = builders.eval_loader(
-        context.config, context.stores[split], cell, device_type=context.device_type, ranks=context.ranks
+        context.config_of(cell), context.stores[split], cell, device_type=context.device_type, ranks=context.ranks
     )
     return predict(
         network,
@@ -254,6 +255,13 @@ def stored_run(context: StudyContext, cell: Cell) -> RunRecord | None:
             f"{_record_path(context, cell)} is the record of {record.cell}, not of {cell}; delete it and run again"
         )
     return record
+
+
+def forget_state(context: StudyContext, record: RunRecord) -> None:
+    """Remove a finished run's training state, which a kill right after the record was written leaves."""
+    path = context.layout.run_dir(record.cell, record.family) / LAST_STATE
+    with storage_errors(path):
+        path.unlink(missing_ok=True)
 
 
 def failed_record(context: StudyContext, cell: Cell, *, error: str) -> RunRecord:

@@ -18,6 +18,7 @@ from resomap.study.interrupt import StopSignal, stop_on_signals
 from resomap.study.plan import plan_study, upsampled_share
 from resomap.study.progress import StudyProgress
 from resomap.study.ranks import connect_ranks
+from resomap.study.recovery import is_outgrown
 from resomap.study.results import write_results
 from resomap.study.run import stored_run
 from resomap.study.runs import stored_runs
@@ -100,20 +101,23 @@ def _run_cells(context: StudyContext, *, tracker: Tracker, stop: StopSignal) -> 
     tables = _Tables(context)
     with builders.executor(context.config) as executor:
         while left:
-            elsewhere = []
+            elsewhere, outgrown = [], []
             for cell, record in executor.run(work, left):
                 if record is None:
                     elsewhere.append(cell)
                     continue
                 records[cell] = record
+                outgrown += [c for c, r in records.items() if is_outgrown(context, r)]
+                records = {c: r for c, r in records.items() if c not in outgrown}
                 context.progress.run_ended(record)
                 tables.refresh()
-            if not waits and len(elsewhere) == len(left):
+            idle = len(elsewhere) == len(left)
+            if idle and not waits:
                 break
-            if elsewhere and len(elsewhere) == len(left):
+            if idle:
                 context.progress.waiting(elsewhere)
                 time.sleep(min(_LONGEST_PAUSE_S, context.leases.interval_s / 2))
-            left = elsewhere
+            left = elsewhere + outgrown
     context.progress.study_ended()
     return StudyResult(
         layout=context.layout,

@@ -17,7 +17,8 @@ from resomap.study import builders
 from resomap.study.context import StudyContext
 from resomap.study.executors.processes import run_in_processes
 from resomap.study.interrupt import StopSignal
-from resomap.study.run import failed_record, refresh_metrics, run_cell, stored_run
+from resomap.study.recovery import Recovery, forget_outgrown, is_outgrown
+from resomap.study.run import failed_record, forget_state, refresh_metrics, run_cell, stored_run
 from resomap.study.schedule import predicted_cost
 from resomap.tracking.protocol import Tracker
 
@@ -64,7 +65,10 @@ def settled(context: StudyContext, cell: Cell, before: RunRecord | None) -> RunR
         before: the record that this process found at its start. A failure since then is another process's, and final.
     """
     record = stored_run(context, cell) if context.ranks.is_main else None
-    if record is not None and record.status == "finished":
+    if record is not None and is_outgrown(context, record):
+        record = None
+    elif record is not None and record.status == "finished":
+        forget_state(context, record)
         record = refresh_metrics(context, record)
     elif record is not None and (record.status != "failed" or record == before):
         record = None
@@ -81,23 +85,40 @@ def attempt(
     """
     alone = context.ranks.world_size == 1 and builders.processes_per_run(context.config) > 1
     run = run_in_processes if alone else run_cell
+    if context.ranks.is_main:
+        forget_outgrown(context, cell)
+    recovery = Recovery(context, cell)
+    while True:
+        try:
+            return run(context, cell, tracker=tracker, stop=stop, lease=lease)
+        except Exception as error:
+            # The study's boundary: a bug or a device error in one run must not cost the others.
+            tracker.end_run("FAILED")
+            if lease is not None and lease.lost:
+                log.warning("%s is left alone: another process has taken it over", cell)
+                return None
+            if isinstance(error, StorageError):
+                raise
+            failed = _failure(context, cell, error, recovery)
+        finally:
+            trim()
+        if failed is not None:
+            return failed
+
+
+def _failure(context: StudyContext, cell: Cell, error: Exception, recovery: Recovery) -> RunRecord | None:
+    """The record of a run that failed; None where it is to be run again."""
     try:
-        return run(context, cell, tracker=tracker, stop=stop, lease=lease)
-    except Exception as error:
-        # The study's boundary: a bug or a device error in one run must not cost the others.
-        tracker.end_run("FAILED")
-        if lease is not None and lease.lost:
-            log.warning("%s is left alone: another process has taken it over", cell)
+        if recovery.goes_on(error):
             return None
-        if isinstance(error, StorageError):
-            raise
-        if isinstance(error, ResoMapError):
-            log.error("%s failed: %s", cell, error)
-            return failed_record(context, cell, error=str(error))
-        log.error("%s failed: %r", cell, error, exc_info=True)
-        record = failed_record(context, cell, error=f"{error!r}\n{traceback.format_exc()}")
-        if context.ranks.world_size > 1:
-            raise  # the other ranks may wait for this one: let the launcher end them all
-        return record
-    finally:
-        trim()
+    except ResoMapError as named:
+        error = named
+    if isinstance(error, ResoMapError):
+        log.error("%s failed: %s", cell, error)
+        return failed_record(context, cell, error=str(error))
+    log.error("%s failed: %r", cell, error, exc_info=error)
+    trace = "".join(traceback.format_exception(error))
+    record = failed_record(context, cell, error=f"{error!r}\n{trace}")
+    if context.ranks.world_size > 1:
+        raise error  # the other ranks may wait for this one: let the launcher end them all
+    return record

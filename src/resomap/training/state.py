@@ -1,13 +1,18 @@
-"""Saved training states: written atomically, read without running anything that is in them."""
+"""Saved training states: written atomically with a checksum, read without running anything that is in them.
+
+A state is a torch file followed by MARK and the SHA-256 of it: torch itself does not notice a changed value.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import pickle
 import sys
 import time
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 
@@ -15,8 +20,9 @@ from resomap.errors import CheckpointError, UnsafeCheckpointError, printable
 from resomap.serialize import DAMAGE, check_regular, write_atomic
 
 FORMAT = "resomap-training-state"
-VERSION = 1
-
+VERSION = 2
+MARK = b"\nresomap-sha256:"
+_TRAILER_BYTES = len(MARK) + hashlib.sha256().digest_size
 
 # A saved state may cost at most this share of the time, however large the model.
 _SHARE_OF_TIME = 0.05
@@ -78,7 +84,24 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
         StorageError: no room, no permission, read-only.
     """
     payload = {"format": FORMAT, "version": VERSION, **state}
-    write_atomic(path, lambda stream: torch.save(payload, stream))
+
+    def write(stream: BinaryIO) -> None:
+        hashing = _Hashing(stream)
+        torch.save(payload, cast("IO[bytes]", hashing))
+        stream.write(MARK + hashing.sha256.digest())
+
+    write_atomic(path, write)
+
+
+class _Hashing(io.RawIOBase):
+    """Passes on what is written and hashes it."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream, self.sha256 = stream, hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self.sha256.update(data)
+        return self.stream.write(data)
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -91,11 +114,11 @@ def read_state(path: Path) -> dict[str, Any]:
     where = printable(path)
     check_regular(path, most_bytes=sys.maxsize, error=CheckpointError)
     try:
-        with open(path, "rb") as stream:
-            if not zipfile.is_zipfile(stream):
-                raise CheckpointError(f"{where} is damaged or no training state; delete it to start anew")
-            stream.seek(0)
-            state = torch.load(stream, map_location="cpu", weights_only=True)
+        content, is_sealed = _verified(path.read_bytes(), where)
+        if not zipfile.is_zipfile(content):
+            raise CheckpointError(f"{where} is damaged or no training state; delete it to start anew")
+        content.seek(0)
+        state = torch.load(content, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{where} is missing; there is nothing to resume") from None
     except OSError as error:
@@ -109,7 +132,19 @@ def read_state(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{where} is damaged ({type(error).__name__}); delete it to start anew") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT or state.get("version") != VERSION:
         raise CheckpointError(f"{where} is no training state of this version; delete it to start anew")
+    if not is_sealed:
+        raise CheckpointError(f"{where} is damaged (its checksum is cut off); delete it to start anew")
     return state
+
+
+def _verified(content: bytes, where: str) -> tuple[io.BytesIO, bool]:
+    """The torch file in `content`, and whether a checksum says that it is as it was written."""
+    body, trailer = memoryview(content)[:-_TRAILER_BYTES], content[-_TRAILER_BYTES:]
+    if not trailer.startswith(MARK):
+        return io.BytesIO(content), False
+    if hashlib.sha256(body).digest() != trailer[len(MARK) :]:
+        raise CheckpointError(f"{where} is damaged (its checksum differs); delete it to start anew")
+    return io.BytesIO(body), True
 
 
 def check_same(saved: dict[str, Any], now: dict[str, Any], *, path: Path | None = None) -> None:

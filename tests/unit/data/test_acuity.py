@@ -102,7 +102,8 @@ def test_make_acuity_takes_the_current_folder(tmp_path, monkeypatch):
 
 def test_make_acuity_finds_a_set_without_writing_beside_it(tmp_path):
     root = make_acuity(tmp_path / "sets" / "set", **SMALL, **FEW)
-    (tmp_path / "sets" / ".set.lock").unlink(missing_ok=True)
+    for lease in (tmp_path / "sets").glob(".set.*.lease"):
+        lease.unlink()
     make_acuity(root, **SMALL, **FEW)
     assert [p.name for p in (tmp_path / "sets").iterdir()] == ["set"]
 

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from filelock import FileLock
 from PIL import Image
 
 from resomap.data import levels, store_build
@@ -29,6 +28,7 @@ from resomap.data.decode import decode_rgb, to_square
 from resomap.data.hashes import content_hashes
 from resomap.data.pyramid import CachedStore, OnTheFlyStore, StoreSettings
 from resomap.errors import BadImageError, ConfigError, DatasetError, StorageError
+from resomap.lease import Leases
 from resomap.records import CropBox
 
 WHOLE = CropBox(0.0, 0.0, 1.0, 1.0)
@@ -53,7 +53,7 @@ def leftovers(tmp_path: Path) -> list[str]:
     """What lies in the cache besides stores and locks."""
     known = {folder.name for folder in folders(tmp_path)}
     paths = (tmp_path / "cache" / "pyramid").glob("*")
-    return [path.name for path in paths if path.name not in known and path.suffix != ".lock"]
+    return [path.name for path in paths if path.name not in known and path.suffix != ".lease"]
 
 
 def assert_same_pixels(one, other):
@@ -298,6 +298,46 @@ def test_damaged_store_is_built_again(photographs, open_images, tmp_path, damage
     assert leftovers(tmp_path) == []
 
 
+def flip(path: Path, position: int) -> None:
+    """Change one bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[position % len(content)] ^= 1 << position % 8
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["squares-16.u8", "levels.u8"])
+def test_a_changed_bit_of_an_image_is_noticed_when_it_is_read_and_the_image_decoded_again(
+    photographs, open_images, tmp_path, caplog, name
+):
+    records = photographs(6)
+    fly = open_images(records, cache_gib=0)
+    open_images(records)
+    (folder,) = folders(tmp_path)
+    size = (folder / name).stat().st_size
+    for position in range(7, size, size // 5):
+        flip(folder / name, position)
+    damaged = open_images(records)
+    assert isinstance(damaged, CachedStore)
+    assert_same_pixels(damaged, fly)
+    assert "is damaged; decoding it again" in caplog.text
+    calls = []
+    assert_same_pixels(open_images(records, progress=lambda *_: calls.append(1)), fly)
+    assert len(calls) == 6  # the next start built it anew
+
+
+@pytest.mark.parametrize("name", ["meta.json", "levels.i64", "levels.u32", "squares-16.u32"])
+def test_a_changed_bit_of_what_describes_the_images_is_noticed_at_the_start(photographs, open_images, tmp_path, name):
+    records = photographs(4)
+    fly = open_images(records, cache_gib=0)
+    for position in (3, 50, 77, 200):
+        open_images(records)
+        (folder,) = folders(tmp_path)
+        flip(folder / name, position)
+        calls = []
+        assert_same_pixels(open_images(records, progress=lambda *_, calls=calls: calls.append(1)), fly)
+        assert len(calls) == 4
+
+
 def test_open_store_survives_the_cache_being_deleted(photographs, open_images, tmp_path):
     records = photographs(4)
     store, expected = open_images(records), open_images(records, cache_gib=0)
@@ -391,7 +431,7 @@ def test_store_that_is_being_built_is_not_evicted(photographs, open_images, tmp_
     open_images(records)
     size = stored_bytes(tmp_path)
     (folder,) = folders(tmp_path)
-    with FileLock(folder.with_name(f"{folder.name}.lock")):
+    with Leases(folder.parent).hold(folder.name):
         store = open_images(records, kernel="bicubic", cache_gib=1.5 * size / 2**30)
     assert isinstance(store, OnTheFlyStore)  # and the bound is kept
     assert "decoding on the fly" in caplog.text

@@ -192,3 +192,24 @@ def test_read_predictions_of_a_foreign_parquet_file(tmp_path: Path) -> None:
 def test_read_predictions_missing(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="is missing"):
         read_predictions(tmp_path / "no.parquet")
+
+
+def test_read_predictions_refuses_a_changed_value_and_a_changed_text(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    write_predictions(path, predictions(), cell=Cell("m", 32, 0), condition=Condition("val", 32, 32))
+    whole = read_predictions(path)
+    data = path.read_bytes()
+    refused = 0
+    for position in range(0, len(data), 5):
+        path.write_bytes(data[:position] + bytes([data[position] ^ 1 << position % 8]) + data[position + 1 :])
+        try:
+            now = read_predictions(path)
+        except StudyError:
+            refused += 1
+            continue
+        # Padding, statistics and encodings may change without a meaning; no answer may.
+        assert now.class_names == whole.class_names
+        assert now.image_ids.tolist() == whole.image_ids.tolist()
+        assert now.labels.tolist() == whole.labels.tolist()
+        assert now.probabilities.tobytes() == whole.probabilities.tobytes()
+    assert refused > 100

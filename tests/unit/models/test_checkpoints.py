@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import types
 from dataclasses import asdict
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from resomap.errors import CheckpointError, UnsafeCheckpointError
@@ -231,3 +232,22 @@ def test_write_metadata_writes_nothing_wrong(tmp_path: Path, changed: dict[str, 
 def test_read_metadata_ignores_what_a_later_version_added(run_dir: Path) -> None:
     rewrite(run_dir, something_new={"a": 1})
     assert read_metadata(run_dir / "metadata.json") == read_metadata(run_dir)
+
+
+def test_load_checkpoint_refuses_weights_with_one_changed_bit(tmp_path: Path) -> None:
+    model = build_model("tiny_cnn", num_classes=2, seed=7)
+    path = save_weights(tmp_path / "best_model.safetensors", model, metadata=make_metadata(**fields()))
+    data, names = path.read_bytes(), [(n.start(), n.end()) for n in re.finditer(rb"resomap\.sha256", path.read_bytes())]
+    load_checkpoint(path)
+    for position in range(0, len(data), max(1, len(data) // 400)):
+        if any(start <= position < end for start, end in names):
+            continue  # without its name the checksum is free text; the weights are what they were
+        path.write_bytes(data[:position] + bytes([data[position] ^ 1 << position % 8]) + data[position + 1 :])
+        with pytest.raises(CheckpointError, match="damaged"):
+            load_checkpoint(path)
+
+
+def test_sealed_weights_are_plain_safetensors(tmp_path: Path) -> None:
+    tensors = {"w": torch.arange(5.0), "flag": torch.tensor([True]), "n": torch.tensor(3)}
+    back = load_file(save_weights(tmp_path / "w.safetensors", tensors))
+    assert {name: tensor.tolist() for name, tensor in back.items()} == {n: t.tolist() for n, t in tensors.items()}

@@ -54,6 +54,22 @@ def test_damaged_maps_are_named(tmp_path: Path, stored: StoredMaps, kept: int) -
         read_maps(path)
 
 
+def test_maps_with_one_changed_bit_are_refused_or_mean_the_same(tmp_path: Path, stored: StoredMaps) -> None:
+    path = tmp_path / "gradcam.npz"
+    write_maps(path, stored)
+    data, refused = path.read_bytes(), 0
+    for position in range(0, len(data), 3):
+        path.write_bytes(data[:position] + bytes([data[position] ^ 1 << position % 8]) + data[position + 1 :])
+        try:
+            back = read_maps(path)
+        except StudyError:
+            refused += 1
+            continue
+        assert back is None or back.maps.tobytes() == stored.maps.tobytes()
+        assert back is None or (back.cell, back.image_ids, back.notes) == (stored.cell, stored.image_ids, stored.notes)
+    assert refused > len(data) / 6
+
+
 def test_pickled_arrays_are_refused(tmp_path: Path, stored: StoredMaps) -> None:
     path = tmp_path / "gradcam.npz"
     write_maps(path, replace(stored, labels=np.array([object()], dtype=object)))

@@ -148,6 +148,27 @@ def test_mlflow_locked_database_warns_once(
     assert "locked" in warning
 
 
+def test_mlflow_full_disk_warns_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A database that may not grow answers as one on a full disk does."""
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        database.execute("CREATE TABLE filler (x)")
+        database.commit()
+
+    connect = sqlite3.connect
+
+    def small(*arguments: object, **options: object) -> sqlite3.Connection:
+        connection = connect(*arguments, **options)  # type: ignore[call-overload]
+        connection.execute("PRAGMA max_page_count = 20")
+        return connection
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sqlite3, "connect", small)
+        patch.setattr(sqlite3.dbapi2, "connect", small)
+        one_run(tmp_path, steps=range(1, 2))
+    (warning,) = warnings_of(caplog)
+    assert "full" in warning
+
+
 @pytest.mark.slow
 def test_mlflow_odd_names_long_values_and_missing_files_cost_nothing_else(
     tmp_path: Path, caplog: pytest.LogCaptureFixture

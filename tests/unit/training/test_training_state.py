@@ -48,6 +48,16 @@ def test_read_state_of_a_folder_is_an_error_of_one_line(tmp_path):
         read_state(tmp_path)
 
 
+def test_read_state_refuses_a_file_with_one_changed_bit(tmp_path):
+    path = tmp_path / "last.pt"
+    write_state(path, {"a": torch.arange(300.0), "b": [1, "x"]})
+    data = path.read_bytes()
+    for position in range(0, len(data) - 48, 13):  # the last 48 bytes are the checksum itself
+        path.write_bytes(data[:position] + bytes([data[position] ^ 1 << position % 8]) + data[position + 1 :])
+        with pytest.raises(CheckpointError, match="to start anew"):
+            read_state(path)
+
+
 @pytest.mark.parametrize("keep", [0, 1, 100, 0.5, 0.99])
 def test_read_state_refuses_truncated_files(tmp_path, keep):
     path = tmp_path / "last.pt"

@@ -30,7 +30,14 @@ from resomap.study.builders.explanations import (
     method_options,
 )
 from resomap.study.builders.identity import determinants
-from resomap.study.builders.loaders import checkpoint_loader, eval_loader, micro_batch, sizes_loader, train_loader
+from resomap.study.builders.loaders import (
+    checkpoint_loader,
+    eval_loader,
+    micro_batch,
+    sizes_loader,
+    train_loader,
+    with_micro_batch_limit,
+)
 from resomap.study.builders.models import (
     allows_callables,
     cells,
@@ -132,4 +139,5 @@ __all__ = [
     "trainer",
     "training_length",
     "waits_for_others",
+    "with_micro_batch_limit",
 ]

@@ -37,6 +37,14 @@ def micro_batch(config: ResoMapConfig, ranks: Ranks) -> int:
     return min(config.training.micro_batch or share, share)
 
 
+def with_micro_batch_limit(config: ResoMapConfig, limit: int | None) -> ResoMapConfig:
+    """The configuration with at most `limit` images at once; None: unchanged."""
+    if limit is None:
+        return config
+    micro = min(limit, config.training.micro_batch or config.training.batch_size)
+    return config.model_copy(update={"training": config.training.model_copy(update={"micro_batch": micro})})
+
+
 def train_loader(
     config: ResoMapConfig, store: ImageStore, cell: Cell, *, device_type: str, ranks: Ranks
 ) -> TrainLoader:
