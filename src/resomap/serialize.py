@@ -103,7 +103,7 @@ def remove_leftovers(root: Path) -> None:
     Of this machine's living processes and of the last seconds (by the disk's own clock) nothing is touched: another
     machine may be writing.
     """
-    with tempfile.TemporaryFile(dir=root) as probe:
+    with storage_errors(root), tempfile.TemporaryFile(dir=root) as probe:
         now = os.fstat(probe.fileno()).st_mtime
     for path in root.rglob(".*.tmp"):
         named = _TEMPORARY.fullmatch(path.name)

@@ -4,6 +4,9 @@ import errno
 import json
 import math
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +17,7 @@ from hypothesis import strategies as st
 from resomap.errors import StorageError, StudyError, printable
 from resomap.layout import folder_name
 from resomap.records import Cell
-from resomap.serialize import digest, plain, read_json, to_json, write_atomic, write_json
+from resomap.serialize import digest, plain, read_json, remove_leftovers, to_json, write_atomic, write_json
 
 
 def test_write_atomic_keeps_the_old_content_when_writing_fails(tmp_path: Path) -> None:
@@ -93,3 +96,24 @@ def test_folder_name_keeps_plain_names_and_tells_others_apart() -> None:
 @given(st.text())
 def test_printable_is_one_line(text: str) -> None:
     assert printable(text).isprintable()
+
+
+def test_remove_leftovers_takes_what_dead_processes_left_some_time_ago(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / "sub").mkdir()
+    names = {
+        f".old.json.{dead.pid}.0123abcd.tmp": 60,
+        f"sub/.old.json.{dead.pid}.0123abcd.tmp": 60,
+        f".new.json.{dead.pid}.0123abcd.tmp": 0,
+        f".mine.json.{os.getpid()}.0123abcd.tmp": 60,
+        ".somebody's.tmp": 60,
+        f"old.json.{dead.pid}.0123abcd.tmp": 60,
+    }
+    for name, age_s in names.items():
+        (tmp_path / name).write_text("")
+        then = time.time() - age_s
+        os.utime(tmp_path / name, (then, then))
+    remove_leftovers(tmp_path)
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == set(list(names)[2:])

@@ -10,7 +10,7 @@ from resomap.config.schema import ResoMapConfig
 from resomap.errors import DatasetError, ResoMapError, StorageError, StudyError
 from resomap.layout import STAGES_LEASE, StudyLayout
 from resomap.records import ImageDataset
-from resomap.serialize import read_json
+from resomap.serialize import read_json, remove_leftovers
 from resomap.study import builders
 from resomap.study.conditions import run_conditions
 from resomap.study.explanations import explain_study, explained_of
@@ -78,6 +78,7 @@ def _stages(config: ResoMapConfig, layout: StudyLayout, progress: StudyProgress)
         attempt("matrix", lambda: run_conditions(config, load_study(layout.root), images, progress=progress.stage))
     if builders.report_wanted(config):
         attempt("report", lambda: report_study(config, images=images, layout=layout, progress=progress.stage))
+    remove_leftovers(layout.root)
     return undone
 
 
