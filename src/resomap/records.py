@@ -73,6 +73,18 @@ class Preprocessing:
     kernel: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    information_resolution: int | None = None
+    """Side to which the image is reduced in the same way before; None: it is not."""
+
+    @property
+    def information(self) -> int:
+        """The information resolution of the input: at most its own."""
+        return information_at(self.resolution, self.information_resolution)
+
+
+def information_at(resolution: int, limit: int | None) -> int:
+    """Information resolution of an input whose image was reduced to `limit` before; None: it was not."""
+    return resolution if limit is None else min(limit, resolution)
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -239,6 +239,9 @@ class DataConfig(Section):
     """Seed of that split."""
     kernel: Literal["bilinear", "bicubic", "lanczos", "box"] = "bilinear"
     """Resize kernel, always antialiased."""
+    information_resolution: Resolution | None = None
+    """Side to which every image (training crops too) is reduced before it is brought to the input resolution, so that a
+    larger input has larger maps and no more detail; part of a run's identity. null: none."""
     on_bad_file: Literal["stop", "skip"] = "stop"
     """'stop' before training with the list of unreadable files, or 'skip' and record them."""
     max_megapixels: Positive = 178.0

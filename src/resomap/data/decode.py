@@ -89,7 +89,7 @@ def native_size(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int,
         return (width, height) if turned else (height, width)
 
 
-def to_square(image: Image.Image, resolution: int, *, kernel: str) -> np.ndarray:
+def to_square(image: Image.Image, resolution: int, *, kernel: str, information: int | None = None) -> np.ndarray:
     """Resize the short side to `resolution` (antialiased), then cut the centre square.
 
     The long side becomes its length times resolution / short side, rounded half up. Images longer
@@ -99,6 +99,7 @@ def to_square(image: Image.Image, resolution: int, *, kernel: str) -> np.ndarray
         image: mode RGB.
         resolution: side in pixels.
         kernel: 'bilinear', 'bicubic', 'lanczos' or 'box' (area average).
+        information: side to which the image is brought first, if it is smaller: a larger input without the detail.
     Returns:
         (resolution, resolution, 3) uint8, contiguous and writable.
     """
@@ -106,6 +107,8 @@ def to_square(image: Image.Image, resolution: int, *, kernel: str) -> np.ndarray
         raise ConfigError(f"kernel: expected one of {', '.join(KERNELS)}; got {printable(repr(kernel))}")
     if resolution < 1:
         raise ConfigError(f"resolution: expected a side of at least 1 pixel; got {resolution}")
+    if information is not None and information < resolution:
+        image = Image.fromarray(to_square(image, information, kernel=kernel))
     short = min(image.size)
     if max(image.size) > _MAX_ASPECT * short:
         image = _centre(image, *(min(side, _MAX_ASPECT * short) for side in image.size))

@@ -28,7 +28,7 @@ from resomap.data.store_build import Progress, decode_all, header_sizes
 from resomap.data.store_files import StoredImages, find, find_or_build, open_stored
 from resomap.data.store_settings import StoreSettings
 from resomap.errors import ConfigError, DatasetError, StorageError, printable
-from resomap.records import BadFile, CropBox, ImageRecord
+from resomap.records import BadFile, CropBox, ImageRecord, information_at
 
 __all__ = ["CachedStore", "ImageStore", "OnTheFlyStore", "StoreSettings", "find_store", "open_store", "reopen_store"]
 
@@ -88,14 +88,17 @@ class ImageStore(ABC):
         self._check_resolution(resolution)
         if self.settings.crop == "center":
             raise ConfigError("a store opened with crop='center' holds no crops; open it with 'random_resized'")
+        side, kernel = information_at(resolution, self.settings.information), self.settings.kernel
         sizes_B2 = self.sizes[indices].astype(np.int64)
-        pixels, chosen_B = self.level_pixels(indices, levels.wanted_levels(boxes_B4, sizes_B2, resolution))
+        pixels, chosen_B = self.level_pixels(indices, levels.wanted_levels(boxes_B4, sizes_B2, side))
         edges = levels.edges(boxes_B4, sizes_B2, chosen_B).tolist()
-        out = torch.empty((len(pixels), resolution, resolution, 3), dtype=torch.uint8)
+        out = torch.empty((len(pixels), side, side, 3), dtype=torch.uint8)
         for slot, image, (top, left, height, width) in zip(out.unbind(), pixels, edges, strict=True):
             region = image[top : top + height, left : left + width]
-            levels.resize_into(slot, region, kernel=self.settings.kernel)
-        return out.numpy()
+            levels.resize_into(slot, region, kernel=kernel)
+        if side == resolution:
+            return out.numpy()
+        return np.stack([to_square(Image.fromarray(crop), resolution, kernel=kernel) for crop in out.numpy()])
 
     def _check_resolution(self, resolution: int) -> None:
         if resolution not in self.settings.resolutions:
@@ -155,7 +158,9 @@ class OnTheFlyStore(ImageStore):
         for position, index in enumerate(indices):
             image = self._decode(int(index))
             for resolution, squares in made.items():
-                squares[position] = to_square(image, resolution, kernel=self.settings.kernel)
+                squares[position] = to_square(
+                    image, resolution, kernel=self.settings.kernel, information=self.settings.information
+                )
         return made
 
     def level_pixels(self, indices: np.ndarray, levels_B: np.ndarray) -> tuple[list[Tensor], np.ndarray]:

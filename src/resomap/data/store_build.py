@@ -177,7 +177,7 @@ def _write_pixels(
 
         def write(index: int, image: Image.Image) -> None:
             for resolution, target in squares.items():
-                pixels = to_square(image, resolution, kernel=settings.kernel)
+                pixels = to_square(image, resolution, kernel=settings.kernel, information=settings.information)
                 _write_at(target, index * pixels.nbytes, pixels)
                 sums[resolution][index] = checksum(pixels)
             first, count, offset = table[index].tolist()

@@ -167,7 +167,10 @@ class StoredImages:
 
 def store_key(hashes: Sequence[str], settings: StoreSettings) -> str:
     """What tells stores apart: the images' contents in their order, the settings, and Pillow's version."""
-    return digest({"format": FORMAT, "pillow": PIL.__version__, "images": hashes, "settings": asdict(settings)})
+    asked = asdict(settings)
+    if settings.information is None:
+        del asked["information"]  # as before there was one: stores that were built then are still good
+    return digest({"format": FORMAT, "pillow": PIL.__version__, "images": hashes, "settings": asked})
 
 
 def find(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from resomap.data import levels
 from resomap.data.decode import MAX_PIXELS
+from resomap.records import information_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +23,12 @@ class StoreSettings:
     min_scale: float = 1.0
     min_ratio: float = 0.75
     max_pixels: int = MAX_PIXELS
+    information: int | None = None
+    """Side to which squares and crops are brought before they are enlarged to a larger resolution; None: none."""
 
     def levels_of(self, size_hw: tuple[int, int]) -> range:
         """The levels to keep of an image; none for 'center'."""
         if self.crop == "center":
             return range(0)
-        return levels.needed_levels(
-            size_hw, resolutions=self.resolutions, min_scale=self.min_scale, min_ratio=self.min_ratio
-        )
+        sides = tuple(information_at(side, self.information) for side in self.resolutions)
+        return levels.needed_levels(size_hw, resolutions=sides, min_scale=self.min_scale, min_ratio=self.min_ratio)

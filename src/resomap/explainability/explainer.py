@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +95,9 @@ class ModelExplainer:
     ) -> Explained:
         """One picture, resized and cut as evaluation does it."""
         recipe = self._recipe(resolution)
-        square = to_square(picture.convert("RGB"), recipe.resolution, kernel=recipe.kernel)
+        square = to_square(
+            picture.convert("RGB"), recipe.resolution, kernel=recipe.kernel, information=recipe.information_resolution
+        )
         images_1CHW = normalised(square[None], mean=recipe.mean, std=recipe.std)
         targets = None if target is None else torch.tensor([target])
         found = self.explain_batch(images_1CHW, targets, method=method, **options)
@@ -183,7 +185,10 @@ class ModelExplainer:
     ) -> Iterator[Path]:
         recipe = self._recipe(resolution)
         for name, picture, target in pictures:
-            square = to_square(picture.convert("RGB"), recipe.resolution, kernel=recipe.kernel)
+            square = to_square(
+                picture.convert("RGB"), recipe.resolution, kernel=recipe.kernel,
+                information=recipe.information_resolution,
+            )  # fmt: skip
             for method in methods:
                 found = self.explain_image(picture, resolution=resolution, target=target, method=method, **options)
                 raw, image = (output / method / f"{name}{suffix}" for suffix in (".npz", ".png"))
@@ -206,7 +211,7 @@ class ModelExplainer:
         side = resolution or (known.resolution if known else 0)
         if known is None:
             return Preprocessing(side, "bilinear", IMAGENET_MEAN, IMAGENET_STD)
-        return Preprocessing(side, known.kernel, known.mean, known.std)
+        return replace(known, resolution=side)
 
     def _name(self, label: int) -> str:
         return self.class_names[label] if self.class_names else str(label)

@@ -49,9 +49,10 @@ class StoredPreprocessing(_Strict):
     kernel: Literal["bilinear", "bicubic", "lanczos", "box"]
     mean: tuple[Channel, Channel, Channel]
     std: tuple[Deviation, Deviation, Deviation]
+    information_resolution: Side | None = None
 
     def record(self) -> Preprocessing:
-        return Preprocessing(self.resolution, self.kernel, self.mean, self.std)
+        return Preprocessing(self.resolution, self.kernel, self.mean, self.std, self.information_resolution)
 
 
 class CheckpointMetadata(_Strict):

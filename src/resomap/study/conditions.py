@@ -58,10 +58,11 @@ def run_conditions(
         if cell.model not in study.grid:
             continue
         resolutions, _ = study.grid[cell.model]
-        wanted = [Condition(split, side, side, kind) for kind in weights for side in resolutions]
+        wanted = [Condition(split, side, study.information(side), kind) for kind in weights for side in resolutions]
         if detail:
-            wanted += [Condition(split, cell.resolution, side) for side in resolutions if side < cell.resolution]
-        missing = [c for c in wanted if not study.layout.predictions_path(cell, c).exists()]
+            less = {study.information(side) for side in resolutions if side < cell.resolution}
+            wanted += [Condition(split, cell.resolution, side) for side in sorted(less)]
+        missing = [c for c in dict.fromkeys(wanted) if not study.layout.predictions_path(cell, c).exists()]
         if not missing:
             continue
         progress(f"conditions: {cell}")

@@ -34,7 +34,7 @@ def evaluate_checkpoint(
     _check_fit(images, split, checkpoint.metadata.class_names)
     metadata = checkpoint.metadata
     cell = Cell(metadata.model, metadata.resolution, metadata.seed)
-    condition = Condition(split, cell.resolution, cell.resolution)
+    condition = Condition(split, cell.resolution, checkpoint.preprocessing.information)
     loader = builders.checkpoint_loader(config, images, split, preprocessing=checkpoint.preprocessing, device=device)
     network = for_inference(checkpoint.model, cell.resolution, precision=precision)
     answers = predict(network, loader, device=device, class_names=images.class_names, mixed_precision=precision)

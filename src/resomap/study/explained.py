@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -46,13 +47,15 @@ class ExplainedImages:
         )
         return positions, chosen
 
-    def squares(self, resolution: int, *, kernel: str) -> np.ndarray:
+    def squares(self, resolution: int, *, kernel: str, information: int | None = None) -> np.ndarray:
         """(N, r, r, 3) uint8: as evaluation sees them."""
-        return np.stack([to_square(picture, resolution, kernel=kernel) for picture in self.pictures])
+        options: dict[str, Any] = {"kernel": kernel, "information": information}
+        return np.stack([to_square(picture, resolution, **options) for picture in self.pictures])
 
     def batches(self, preprocessing: Preprocessing, *, batch_size: int) -> Iterator[tuple[slice, Tensor]]:
         """(positions, images (B, 3, r, r) float32 normalised), in order."""
-        squares = self.squares(preprocessing.resolution, kernel=preprocessing.kernel)
+        known = preprocessing
+        squares = self.squares(known.resolution, kernel=known.kernel, information=known.information_resolution)
         for start in range(0, len(squares), batch_size):
             part = slice(start, min(start + batch_size, len(squares)))
             yield part, normalised(squares[part], mean=preprocessing.mean, std=preprocessing.std)

@@ -16,7 +16,7 @@ from resomap.errors import DeviceError, StudyError
 from resomap.layout import BEST_WEIGHTS, METADATA
 from resomap.models.checkpoints import load_checkpoint
 from resomap.profiling.modes import onnx_bytes
-from resomap.records import RunRecord
+from resomap.records import Preprocessing, RunRecord
 from resomap.serialize import make_dirs, read_json, write_atomic, write_json
 from resomap.study import builders
 from resomap.study.explained import open_explained
@@ -107,16 +107,24 @@ def export_run(
     return Exported(folder, str(run.cell), files, images, difference)
 
 
-def _preprocessing(recipe: Any, class_names: tuple[str, ...]) -> dict[str, Any]:
+def _preprocessing(recipe: Preprocessing, class_names: tuple[str, ...]) -> dict[str, Any]:
+    less = []
+    if recipe.information < recipe.resolution:
+        less = [
+            f"resize the short side to {recipe.information} px, antialiased, {recipe.kernel}",
+            f"cut the centre square of {recipe.information} px",
+        ]
     return {
         "steps": [
             "decode to RGB, upright by EXIF orientation",
+            *less,
             f"resize the short side to {recipe.resolution} px, antialiased, {recipe.kernel}",
             f"cut the centre square of {recipe.resolution} px",
             "divide by 255, subtract mean, divide by std, by channel",
             "layout: batch, channel (RGB), height, width; float32",
         ],
         "resolution": recipe.resolution,
+        "information_resolution": recipe.information,
         "crop": "center",
         "kernel": recipe.kernel,
         "antialias": True,

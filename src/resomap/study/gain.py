@@ -67,7 +67,8 @@ def _answers(
     weights: str = AS_TRAINED,
 ) -> _Answers | None:
     """At (input, information resolution); None where a seed was not evaluated so."""
-    condition = Condition(study.splits[1], *sides, weights)
+    side, information = sides
+    condition = Condition(study.splits[1], side, study.information(information), weights)
     found = []
     for seed in seeds:
         stored = study.answers(Cell(model, trained, seed), condition)

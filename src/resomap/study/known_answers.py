@@ -54,8 +54,9 @@ def known_answers(
 
 
 def _test_predictions(layout: StudyLayout, record: RunRecord) -> Predictions:
-    side = record.cell.resolution
-    return read_predictions(layout.predictions_path(record.cell, Condition("test", side, side)))
+    stored = next(found for found in record.metrics.values() if found["split"] == "test")
+    condition = Condition("test", record.cell.resolution, stored["information_resolution"])
+    return read_predictions(layout.predictions_path(record.cell, condition))
 
 
 def band_accuracy(answers: Predictions, classes: tuple[str, str]) -> float:

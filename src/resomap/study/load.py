@@ -15,7 +15,7 @@ from resomap.analysis.pseudo import pseudo_values
 from resomap.errors import StudyError, printable
 from resomap.evaluation.store import read_answers, read_predictions
 from resomap.layout import StudyLayout
-from resomap.records import Cell, Condition, Predictions, RunRecord
+from resomap.records import Cell, Condition, Predictions, RunRecord, information_at
 from resomap.serialize import read_json
 from resomap.study.cost import stored_profiles
 from resomap.study.runs import stored_runs
@@ -92,9 +92,13 @@ class Study:
         frame = pd.DataFrame({"image_id": stored.image_ids, "label": stored.labels, "prediction": stored.predicted})
         return frame.join(pd.DataFrame(stored.probabilities, columns=[f"p_{name}" for name in stored.class_names]))
 
+    def information(self, resolution: int) -> int:
+        """Information resolution of the study's own images at an input resolution (data.information_resolution)."""
+        return information_at(resolution, self.about.get("information_resolution"))
+
     def read(self, cell: Cell, split: str) -> Predictions:
         """The stored predictions of a run at its own resolution."""
-        condition = Condition(split, cell.resolution, cell.resolution)
+        condition = Condition(split, cell.resolution, self.information(cell.resolution))
         return read_predictions(self.layout.predictions_path(cell, condition))
 
     @cached_property

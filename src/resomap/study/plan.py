@@ -169,5 +169,11 @@ def _notes(context: StudyContext) -> Iterator[str]:
     for side, share in upsampled_share(context.stores, sides).items():
         if share >= 0.05:
             yield f"{share:.0%} of the images are smaller than {side} px and were enlarged"
+    limit = builders.information_resolution(context.config)
+    if limit is not None and limit < sides[-1]:
+        yield (
+            f"every image was reduced to {limit} px before it was brought to its input resolution "
+            "(data.information_resolution): above that, inputs have larger maps and no more detail"
+        )
     if builders.is_resolution_aware(context.config):
         yield "augmentation differs by resolution (resolution_aware): resolution is not all that changes"

@@ -143,7 +143,7 @@ def _answer(
     started = time.perf_counter()
     picture = decode_rgb(path, max_pixels=max_pixels)
     decoded = time.perf_counter()
-    square = to_square(picture, recipe.resolution, kernel=recipe.kernel)
+    square = to_square(picture, recipe.resolution, kernel=recipe.kernel, information=recipe.information_resolution)
     images_BCHW = normalised(square[None], mean=recipe.mean, std=recipe.std)
     resized = time.perf_counter()
     with torch.inference_mode():

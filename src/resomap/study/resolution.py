@@ -135,7 +135,7 @@ class ResolutionExplainabilityAnalyzer:
             )
             network = for_inference(checkpoint.model, cell.resolution, precision=precision)
             answers = predict(network, loader, device=device, class_names=images.class_names, mixed_precision=precision)
-            condition = Condition(split, cell.resolution, cell.resolution)
+            condition = Condition(split, cell.resolution, checkpoint.preprocessing.information)
             write_predictions(self.layout.predictions_path(cell, condition), answers, cell=cell, condition=condition)
             values = classification_metrics(
                 answers.labels, answers.probabilities, class_names=answers.class_names,

@@ -165,7 +165,7 @@ def _evaluated(context: StudyContext, cell: Cell, record: RunRecord, fit: FitRec
             stale.unlink(missing_ok=True)
     for split in ("val", "test"):
         if split in context.stores:
-            condition = Condition(split, cell.resolution, cell.resolution)
+            condition = Condition(split, cell.resolution, builders.preprocessing(context.config, cell).information)
             answers = _predict(context, cell, network, split)
             metrics[condition.name] = _condition_metrics(context, condition, answers)
             guard.check()

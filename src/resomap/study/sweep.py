@@ -155,6 +155,7 @@ def _collect(context: StudyContext) -> pd.DataFrame:
         "images": {split: len(store.images) for split, store in context.stores.items()},
         "bad_files": {split: store.bad_files for split, store in context.stores.items()},
         "upsampled_share": upsampled_share(context.stores, sorted({cell.resolution for cell in context.cells})),
+        "information_resolution": builders.information_resolution(context.config),
         "notes": context.notes,
         "metric": builders.table_metric(context.config),
     }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from resomap.config.schema import ResoMapConfig
 from resomap.errors import DatasetError
 from resomap.layout import StudyLayout
-from resomap.records import ImageDataset, RunRecord
+from resomap.records import ImageDataset, RunRecord, information_at
 
 if TYPE_CHECKING:
     from resomap.data.augmentation import AugmentationSettings
@@ -99,9 +99,19 @@ def stores(
 
 
 def squares_store(
-    config: ResoMapConfig, images: ImageDataset, split: str, *, resolutions: Sequence[int], kernel: str
+    config: ResoMapConfig,
+    images: ImageDataset,
+    split: str,
+    *,
+    resolutions: Sequence[int],
+    kernel: str,
+    information: int | None = None,
 ) -> ImageStore:
-    """Evaluation images at these resolutions: the runs' own store where it has them, else one decoded for them."""
+    """Evaluation images at these resolutions: the runs' own store where it has them, else one decoded for them.
+
+    Args:
+        information: side to which they are reduced before.
+    """
     from resomap.data.hashes import content_hashes
     from resomap.data.pyramid import StoreSettings, find_store, open_store
 
@@ -111,11 +121,14 @@ def squares_store(
         "content_hashes": content_hashes(records, cache_dir=cache_dir(config)),
         "on_bad_file": config.data.on_bad_file,
     }
-    if kernel == config.data.kernel and set(resolutions) <= set(config.sweep.resolutions):
+    own = config.data.information_resolution
+    same = all(information_at(side, information) == information_at(side, own) for side in resolutions)
+    if same and kernel == config.data.kernel and set(resolutions) <= set(config.sweep.resolutions):
         found = find_store(records, settings=_store_settings(config, split), **common)
         if found is not None:
             return found
-    settings = StoreSettings(tuple(sorted(set(resolutions))), kernel=kernel, max_pixels=max_pixels(config))
+    sides = tuple(sorted(set(resolutions)))
+    settings = StoreSettings(sides, kernel=kernel, max_pixels=max_pixels(config), information=information)
     return open_store(records, settings=settings, cache_gib=config.data.cache_gib, **common)
 
 
@@ -132,7 +145,13 @@ def _store_settings(config: ResoMapConfig, split: str) -> StoreSettings:
         min_scale=min(each.scale[0] for each in chosen),
         min_ratio=min(min(each.ratio[0], 1 / each.ratio[1]) for each in chosen),
         max_pixels=max_pixels(config),
+        information=config.data.information_resolution,
     )
+
+
+def information_resolution(config: ResoMapConfig) -> int | None:
+    """Side to which every image is reduced before it is brought to the input resolution; None: none."""
+    return config.data.information_resolution
 
 
 def augmentation(config: ResoMapConfig, resolution: int) -> AugmentationSettings:

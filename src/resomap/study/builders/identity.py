@@ -45,6 +45,8 @@ def determinants(
         },
         "models": {"pretrained": _pretrained_identity(config.models.pretrained)},
     }
+    if data.information_resolution is not None:
+        protocol["data"]["information_resolution"] = data.information_resolution
     if data.augmentation.resolution_aware:
         sides = sorted(config.sweep.resolutions)
         protocol["data"]["resolution_aware_range"] = [sides[0], sides[-1]]

@@ -92,7 +92,14 @@ def checkpoint_loader(
 
     side = preprocessing.resolution
     return EvalLoader(
-        squares_store(config, images, split, resolutions=[side], kernel=preprocessing.kernel),
+        squares_store(
+            config,
+            images,
+            split,
+            resolutions=[side],
+            kernel=preprocessing.kernel,
+            information=preprocessing.information_resolution,
+        ),
         resolution=side,
         **_evaluation_options(config, preprocessing, device),
     )

@@ -115,6 +115,7 @@ def preprocessing(config: ResoMapConfig, cell: Cell) -> Preprocessing:
         kernel=config.data.kernel,
         mean=config.data.mean or mean,
         std=config.data.std or std,
+        information_resolution=config.data.information_resolution,
     )
 
 
