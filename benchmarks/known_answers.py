@@ -2,7 +2,7 @@
 
     python benchmarks/known_answers.py [--replicates 20] [--first 0] [--work DIR] [--results FILE]
 
-Each replicate generates its own images of 96 px (acuity: gratings of 11 and of 27 cycles per image, two orientations
+Each replicate generates its own images of 128 px (acuity: gratings of 11 and of 27 cycles per image, two orientations
 each), trains tiny_cnn at 32, 48 and 64 px with two seeds, times it, and asks for a recommendation with delta 0.05. What
 is known beforehand, from the ideal observer:
 
@@ -43,7 +43,7 @@ from resomap.study.verdict import judge
 
 SIDES = (32, 48, 64)
 BANDS = (11, 27)
-SIZE = 96
+SIZE = 128
 DELTA = 0.05
 IMAGES = {"train": 600, "val": 400, "test": 400}
 
