@@ -67,20 +67,32 @@ class _Remaining:
 
     def __init__(self) -> None:
         self.cells: dict[Cell, None] = {}
-        self.time_left: TimeLeft | None = None
+        self.running: dict[Cell, int] = {}
+        """Runs that go on, with their latest update; several where they are spread over workers."""
         self.updates = 0
+        self._time_left: TimeLeft | None = None
 
-    def run_started(self, cell: Cell, updates: int) -> None:
+    def run_started(self, cell: Cell, updates: int, *, resumed_update: int) -> None:
         self.updates = updates
-        if self.time_left is None:
-            self.time_left = TimeLeft(updates)
-        self.time_left.start()
+        if self._time_left is None:
+            self._time_left = TimeLeft(updates)
+        if not self.running:
+            self._time_left.start()
+        self.running[cell] = resumed_update
 
-    def seconds(self, cell: Cell, update: int) -> float | None:
-        if self.time_left is None:
+    def update_ended(self, cell: Cell, update: int) -> None:
+        self.running[cell] = update
+        if self._time_left is not None:
+            self._time_left.add(cell)
+
+    def run_ended(self, cell: Cell) -> None:
+        self.cells.pop(cell, None)
+        self.running.pop(cell, None)
+
+    def seconds(self) -> float | None:
+        if self._time_left is None:
             return None
-        others = [(c, self.updates) for c in self.cells if c != cell]
-        return self.time_left.seconds([(cell, self.updates - update), *others])
+        return self._time_left.seconds([(cell, self.updates - self.running.get(cell, 0)) for cell in self.cells])
 
 
 class PlainProgress(StudyProgress):
@@ -90,7 +102,6 @@ class PlainProgress(StudyProgress):
         self._left = _Remaining()
         self._count = 0
         self._done = 0
-        self._update = 0
         self._told: dict[str, float] = {}
         self._waits_for = 0
 
@@ -112,19 +123,16 @@ class PlainProgress(StudyProgress):
         self._say(f"{len(cells)} runs, {finished} finished before")
 
     def run_started(self, cell: Cell, *, epochs: int, updates: int, resumed_update: int) -> None:
-        self._left.run_started(cell, updates)
-        self._update = resumed_update
+        self._left.run_started(cell, updates, resumed_update=resumed_update)
         going_on = f", going on after update {resumed_update}/{updates}" if resumed_update else ""
-        self._say(f"[{self._done + 1}/{self._count}] {cell}: {epochs} epochs{going_on}")
+        self._say(f"[{self._done + len(self._left.running)}/{self._count}] {cell}: {epochs} epochs{going_on}")
 
     def update_ended(self, cell: Cell, *, epoch: int, update: int, images: int) -> None:
-        self._update = update
-        if self._left.time_left is not None:
-            self._left.time_left.add(cell)
+        self._left.update_ended(cell, update)
 
     def epoch_ended(self, cell: Cell, record: EpochRecord) -> None:
-        left = duration(self._left.seconds(cell, self._update))
-        self._say(f"    {epoch_line(record)}  {left} left")
+        which = f"{cell} " if len(self._left.running) > 1 else ""
+        self._say(f"    {which}{epoch_line(record)}  {duration(self._left.seconds())} left")
 
     def waiting(self, cells: Sequence[Cell]) -> None:
         if len(cells) != self._waits_for:
@@ -136,12 +144,12 @@ class PlainProgress(StudyProgress):
 
     def run_ended(self, record: RunRecord) -> None:
         self._done += 1
-        self._left.cells.pop(record.cell, None)
+        self._left.run_ended(record.cell)
         self._say(f"    {run_line(record)}")
 
 
 class BarProgress(StudyProgress):
-    """Two bars: the study's runs, and the current run's updates with epoch, images/s and time left."""
+    """A bar for the study's runs with the time left, and one for each current run's updates with epoch and images/s."""
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
@@ -155,7 +163,8 @@ class BarProgress(StudyProgress):
         self._study: TaskID | None = None
         self._run: TaskID | None = None
         self._decoding: dict[str, TaskID] = {}
-        self._recent: deque[tuple[float, int]] = deque(maxlen=20)
+        self._bars: dict[Cell, TaskID] = {}
+        self._recent: dict[Cell, deque[tuple[float, int]]] = {}
 
     def __enter__(self) -> BarProgress:
         self._progress.start()
@@ -180,26 +189,30 @@ class BarProgress(StudyProgress):
         self._run = self._progress.add_task("run", total=None, info="")
 
     def run_started(self, cell: Cell, *, epochs: int, updates: int, resumed_update: int) -> None:
-        self._left.run_started(cell, updates)
-        self._recent.clear()
-        if self._run is not None:
-            self._progress.reset(self._run, total=updates, completed=resumed_update, description=str(cell), info="")
+        self._left.run_started(cell, updates, resumed_update=resumed_update)
+        self._recent[cell] = deque()
+        # The first bar stays from run to run; more come and go where several run at once.
+        bar = self._bars.get(cell, self._run)
+        if bar is None or bar in (task for other, task in self._bars.items() if other != cell):
+            bar = self._progress.add_task("run", total=None, info="")
+        self._bars[cell] = bar
+        self._progress.reset(bar, total=updates, completed=resumed_update, description=str(cell), info="")
 
     def update_ended(self, cell: Cell, *, epoch: int, update: int, images: int) -> None:
-        if self._left.time_left is not None:
-            self._left.time_left.add(cell)
-        left = duration(self._left.seconds(cell, update))
-        self._recent.append((time.monotonic(), images))
-        if self._run is not None and self._study is not None:
-            info = f"epoch {epoch}  {self._images_per_s():.0f} images/s"
-            self._progress.update(self._run, completed=update, info=info)
-            self._progress.update(self._study, info=f"{left} left")
+        self._left.update_ended(cell, update)
+        if cell in self._bars and self._study is not None:
+            info = f"epoch {epoch}  {self._images_per_s(cell, images):.0f} images/s"
+            self._progress.update(self._bars[cell], completed=update, info=info)
+            self._progress.update(self._study, info=f"{duration(self._left.seconds())} left")
 
-    def _images_per_s(self) -> float:
-        """Over the latest updates; 0 before there are two."""
-        seconds = self._recent[-1][0] - self._recent[0][0]
-        images = sum(count for _, count in list(self._recent)[1:])
-        return images / seconds if seconds else 0.0
+    def _images_per_s(self, cell: Cell, images: int) -> float:
+        """Over the latest updates, and at least a second where there was one; 0 before there are two."""
+        now, recent = time.monotonic(), self._recent[cell]
+        recent.append((now, images))
+        while len(recent) > 20 and now - recent[1][0] > 1.0:
+            recent.popleft()
+        seconds = now - recent[0][0]
+        return (sum(count for _, count in recent) - recent[0][1]) / seconds if seconds else 0.0
 
     def waiting(self, cells: Sequence[Cell]) -> None:
         if self._run is not None:
@@ -210,7 +223,10 @@ class BarProgress(StudyProgress):
             self._progress.reset(self._run, total=None, description=printable(what), info="")
 
     def run_ended(self, record: RunRecord) -> None:
-        self._left.cells.pop(record.cell, None)
+        self._left.run_ended(record.cell)
+        bar = self._bars.pop(record.cell, None)
+        if bar is not None and bar != self._run:
+            self._progress.remove_task(bar)
         self._progress.print(run_line(record), markup=False)
         if self._study is not None:
             self._progress.advance(self._study)

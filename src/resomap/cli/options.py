@@ -32,6 +32,10 @@ DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1,
 PretrainedOption = Annotated[
     str | None, typer.Option(help="true: the library's weights; or the path of a weights file.")
 ]
+ExecutorOption = Annotated[str | None, typer.Option(help="local, or ray: each run is a task of a Ray cluster.")]
+RayAddressOption = Annotated[
+    str | None, typer.Option(help="Address of the Ray cluster; auto: the one that this machine is a node of.")
+]
 DiscardOption = Annotated[bool, typer.Option("--discard-changed", help="Delete stored runs made with other settings.")]
 
 

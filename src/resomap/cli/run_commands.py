@@ -16,9 +16,11 @@ from resomap.cli.options import (
     DeviceOption,
     DiscardOption,
     EpochsOption,
+    ExecutorOption,
     ModelsOption,
     OutputOption,
     PretrainedOption,
+    RayAddressOption,
     ResolutionsOption,
     SeedsOption,
     SetOption,
@@ -43,6 +45,8 @@ def sweep_config(
     device: str | None,
     pretrained: str | None,
     output: str | None,
+    executor: str | None = None,
+    ray_address: str | None = None,
 ) -> ResoMapConfig:
     """The configuration that the flags of `run` describe."""
     return configure(
@@ -58,6 +62,8 @@ def sweep_config(
             "system.device": device,
             "models.pretrained": pretrained_value(pretrained),
             "study.output": output,
+            "system.executor": executor,
+            "system.ray_address": ray_address,
         },
     )
 
@@ -74,12 +80,15 @@ def run(
     device: DeviceOption = None,
     pretrained: PretrainedOption = None,
     output: OutputOption = None,
+    executor: ExecutorOption = None,
+    ray_address: RayAddressOption = None,
     discard_changed: DiscardOption = False,
 ) -> None:
     """Train and evaluate the grid models x resolutions x seeds; run it again to go on where it stopped."""
     resolved = sweep_config(
         config, overrides, data=data, models=models, resolutions=resolutions, seeds=seeds,
         epochs=epochs, batch_size=batch_size, device=device, pretrained=pretrained, output=output,
+        executor=executor, ray_address=ray_address,
     )  # fmt: skip
     run_and_print(resolved, discard_changed=discard_changed)
 

@@ -155,6 +155,10 @@ class SystemConfig(Section):
     """Only deterministic algorithms (slower on GPUs; the CPU is deterministic anyway)."""
     threads: Count | None = None
     """CPU threads for tensor work; null: torch's choice."""
+    executor: Literal["local", "ray"] = "local"
+    """Who runs the cells: 'local' (this process, beside others on the same study) or 'ray' (tasks of a Ray cluster)."""
+    ray_address: str | None = None
+    """Address of the Ray cluster, 'auto' on one of its nodes; null: RAY_ADDRESS, else a Ray of this machine alone."""
     processes_per_run: Count = 1
     """Processes that each run is spread over on its machine (DistributedDataParallel), one a GPU; gloo on CPU."""
     keep_memory: bool = True

@@ -59,13 +59,15 @@ class TimeLeft:
     """Remaining seconds of a study, from the time per update and pixel seen so far.
 
     An update at resolution r costs about c r^2. c is that of the model's latest run, since small images are dominated
-    by what every update costs; the mean over the models stands in for one that has not run yet.
+    by what every update costs; the mean over the models stands in for one that has not run yet. Where several runs go
+    on at once, each update is charged the time since the last one of any run, so that the sum is what the clock shows.
     """
 
     updates_per_run: int
     _cells: dict[str, Cell] = field(default_factory=dict)
     _seconds: dict[str, float] = field(default_factory=dict)
     _updates: dict[str, int] = field(default_factory=dict)
+    _seen: set[Cell] = field(default_factory=set)
     _last: float | None = None
 
     def start(self) -> None:
@@ -75,10 +77,11 @@ class TimeLeft:
     def add(self, cell: Cell, updates: int = 1) -> None:
         """`updates` more updates of `cell` were done since the last call."""
         now = time.monotonic()
-        if self._cells.get(cell.model) != cell:
+        if cell not in self._seen:
+            self._seen.add(cell)
             self._cells[cell.model] = cell
             self._seconds[cell.model], self._updates[cell.model] = 0.0, 0
-        if self._last is not None:
+        if self._last is not None and self._cells[cell.model] == cell:
             self._seconds[cell.model] += now - self._last
             self._updates[cell.model] += updates
         self._last = now

@@ -34,6 +34,7 @@ from resomap.study.builders.identity import determinants
 from resomap.study.builders.loaders import (
     checkpoint_loader,
     eval_loader,
+    loader_workers,
     micro_batch,
     sizes_loader,
     train_loader,
@@ -112,6 +113,7 @@ __all__ = [
     "known_answers",
     "layout",
     "leases",
+    "loader_workers",
     "matrix_wanted",
     "max_pixels",
     "memory_limit_mib",

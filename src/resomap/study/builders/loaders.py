@@ -18,10 +18,15 @@ if TYPE_CHECKING:
     from resomap.data.sizes_loader import SizesLoader
 
 
+def loader_workers(config: ResoMapConfig, device_type: str) -> int:
+    """DataLoader workers of each process."""
+    if config.data.workers is not None:
+        return config.data.workers
+    return 0 if device_type == "cpu" else 4
+
+
 def _loader_options(config: ResoMapConfig, device_type: str) -> dict[str, Any]:
-    workers = config.data.workers
-    if workers is None:
-        workers = 0 if device_type == "cpu" else 4
+    workers = loader_workers(config, device_type)
     return {
         "workers": workers,
         "pin_memory": config.data.pin_memory and device_type != "cpu",

@@ -32,6 +32,10 @@ def executor(config: ResoMapConfig) -> Executor:
     """Who runs the cells."""
     from resomap.study.executors.local import LocalExecutor
 
+    if config.system.executor == "ray":
+        from resomap.study.executors.ray import RayExecutor
+
+        return RayExecutor(config.system.ray_address)
     return LocalExecutor()
 
 
