@@ -1,6 +1,6 @@
 """One checkpoint at five resolutions in one pass over the images, beside five separate evaluations.
 
-    python benchmarks/matrix.py [--rounds 5] [--images 96] [--photographs DIR]
+    python benchmarks/matrix.py [--rounds 5] [--images 96] [--clock cpu] [--threads 1] [--photographs DIR]
 
 Each round starts without decoded images, as a user's first evaluation does. 'plain' is a loop as PyTorch's examples
 have it: a DataLoader over the files for each size, the network in its default memory format. 'evaluate' is ResoMap's
@@ -13,6 +13,7 @@ import argparse
 import copy
 import itertools
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,7 +76,7 @@ def checkpoint_of(model: str, images: ImageDataset) -> Checkpoint:
     return Checkpoint(network.eval(), about, Path())
 
 
-def compare(model: str, config: ResoMapConfig, images: ImageDataset, folder: Path, rounds: int) -> None:
+def compare(model: str, config: ResoMapConfig, images: ImageDataset, folder: Path, given: argparse.Namespace) -> None:
     checkpoint = checkpoint_of(model, images)
     unfolded, default = copy.deepcopy(checkpoint.model), copy.deepcopy(checkpoint.model)
     recipes = [replace(checkpoint.preprocessing, resolution=side) for side in SIDES]
@@ -106,7 +107,7 @@ def compare(model: str, config: ResoMapConfig, images: ImageDataset, folder: Pat
 
     arms = {"plain": five_plain, "evaluate": five_evaluations, "matrix": together}
     in_turn(arms, 1)
-    seconds = in_turn(arms, rounds)
+    seconds = in_turn(arms, given.rounds, clock=time.process_time if given.clock == "cpu" else time.perf_counter)
     for name in ("plain", "evaluate"):
         pairs = list(zip(found[name], found["matrix"], strict=True))
         same = np.mean([one.argmax(1) == two.argmax(1) for one, two in pairs])
@@ -123,6 +124,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=96)
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: time of this process alone.")
+    parser.add_argument("--threads", type=int, help="Of torch; one makes the time of the process that of the work.")
     parser.add_argument("--models", default="mobilenet_v3_small,resnet18")
     parser.add_argument("--photographs", type=Path)
     given = parser.parse_args()
@@ -138,12 +141,15 @@ def main() -> None:
             ]
         )  # fmt: skip
         builders.settle_process(config)
+        if given.threads:
+            torch.set_num_threads(given.threads)
         images = builders.dataset(config)
         kept = images.splits[SPLIT][: given.images]
         images = replace(images, splits={**images.splits, SPLIT: kept})
-        print(f"{len(kept)} images at {', '.join(map(str, SIDES))} px, {torch.get_num_threads()} threads")
+        sizes = ", ".join(map(str, SIDES))
+        print(f"{len(kept)} images at {sizes} px, {torch.get_num_threads()} threads, {given.clock} time")
         for model in given.models.split(","):
-            compare(model, config, images, folder, given.rounds)
+            compare(model, config, images, folder, given)
 
 
 if __name__ == "__main__":
