@@ -1,12 +1,13 @@
 """Do heat maps lie on the evidence, and fall off it where the evidence is out of reach?
 
-    python benchmarks/acuity_attention.py [--variant standard|shortcut] [--work DIR]
+    python benchmarks/acuity_attention.py [--variant standard|shortcut] [--dprime 50] [--work DIR]
 
 tiny_cnn on generated gratings of 27 cycles, 32 to 96 px, two seeds; Grad-CAM's energy inside the known masks over their
 share of the area, all images' energy summed: trained; on the masks of other images, which is what the same maps get
 because gratings lie more often in the middle; with random weights, 20 initialisations pooled (fresh normalisation
-statistics, and in brackets those of the images themselves); and trained over random. Intervals draw images anew, and
-initialisations. Then the shortcut variant, where a tint tells the class at every resolution: accuracy stays up, and the
+statistics, in brackets those of the images themselves, and then the latter on the masks of other images); and trained
+over random. Intervals draw images anew, and initialisations. --dprime sets how far the gratings stand out of the noise:
+the ideal observer's d' at native size. Then the shortcut variant, where a tint tells the class at every resolution: accuracy stays up, and the
 maps leave the gratings where they cannot be seen. With --work an interrupted benchmark goes on where it was.
 """
 
@@ -41,6 +42,7 @@ INITIALISATIONS = 20
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variant", choices=VARIANTS, help="only this one")
+    parser.add_argument("--dprime", type=float, default=50.0, help="of the ideal observer at native size")
     parser.add_argument("--work", type=Path, help="folder for the studies; default: a new one")
     given = parser.parse_args()
     chosen = given.variant
@@ -53,7 +55,7 @@ def main() -> None:
                 "data.acuity.bands=[27]", "sweep.models=[tiny_cnn]", f"sweep.resolutions={list(SIDES)}",
                 "sweep.seeds=[0,1]", "mlflow.enabled=false", "explainability.spectral=false",
                 f"explainability.random_weights={INITIALISATIONS}", "system.profiling.enabled=false",
-                "analysis.matrix=false",
+                "analysis.matrix=false", f"data.acuity.native_dprime={given.dprime}",
             ],
         )  # fmt: skip
         run_study(config)
@@ -68,18 +70,23 @@ def main() -> None:
                 f"energy in mask / area {shown(row['energy_in_mask'])}, "
                 f"other images' masks {shown(row['energy_in_other_masks'])}, "
                 f"random weights {shown(random[side]['random_weights_energy_in_mask'])} "
-                f"[{shown(with_statistics(config, side))}], "
+                f"[{shown(with_statistics(config, side))}; other images' {shown(with_statistics(config, side, shift=1))}], "
                 f"trained / random {shown(random[side]['energy_over_random_weights'])}",
                 flush=True,
             )
 
 
-def with_statistics(config: ResoMapConfig, side: int) -> dict[str, Any]:
-    """Energy of random weights whose normalisation has seen the images, as in a first training step."""
+def with_statistics(config: ResoMapConfig, side: int, *, shift: int = 0) -> dict[str, Any]:
+    """Energy of random weights whose normalisation has seen the images, as in a first training step.
+
+    Args:
+        shift: each image's map on the masks of the image that many places further.
+    """
     images = builders.dataset(config)
     explained = explained_of(config, images)
     masks = masks_of(images, explained.records, max_pixels=builders.max_pixels(config))
     assert masks is not None
+    masks = masks[shift:] + masks[:shift]
     recipe = builders.preprocessing(config, Cell("tiny_cnn", side, 0))
     _, images_BCHW = next(iter(explained.batches(recipe, batch_size=len(masks))))
     parts = []

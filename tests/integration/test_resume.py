@@ -53,7 +53,7 @@ def test_sigkill_at_several_points_ends_bit_identical(
     tmp_path: Path, make_images: Make, small_run: Args, cli: Callable[..., object], start: Start
 ) -> None:
     data = make_images(tmp_path / "data", splits={"train": 20, "val": 6, "test": 6})
-    grid = ["--models", "tiny_cnn,simple_cnn", *EVERY_UPDATE]
+    grid = ["--models", "tiny_cnn,simple_cnn", "--set", "system.threads=2", *EVERY_UPDATE]
     assert cli(*small_run(data, *grid, output="reference")).status == 0
     command = small_run(data, *grid)
     study = tmp_path / "study"
