@@ -127,7 +127,9 @@ class CachedStore(ImageStore):
         pixels = self._stored.squares(resolution)[rows]
         for position in self._stored.damaged_squares(resolution, rows, pixels):
             image = self._decode_again(int(indices[position]))
-            pixels[position] = to_square(image, resolution, kernel=self.settings.kernel)
+            pixels[position] = to_square(
+                image, resolution, kernel=self.settings.kernel, information=self.settings.information
+            )
         return pixels
 
     def level_pixels(self, indices: np.ndarray, levels_B: np.ndarray) -> tuple[list[Tensor], np.ndarray]:

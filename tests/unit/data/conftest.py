@@ -52,11 +52,12 @@ def open_images(tmp_path: Path) -> Callable[..., ImageStore]:
         crop: str = "random_resized",
         kernel: str = "bilinear",
         min_scale: float = 0.35,
+        information: int | None = None,
         cache_gib: float = 1.0,
         **options: object,
     ) -> ImageStore:
         cache = tmp_path / "cache"
-        settings = StoreSettings(resolutions, kernel=kernel, crop=crop, min_scale=min_scale)
+        settings = StoreSettings(resolutions, kernel=kernel, crop=crop, min_scale=min_scale, information=information)
         hashes = content_hashes(records, cache_dir=tmp_path / "hashes")
         return open_store(
             records, settings=settings, cache_dir=cache, cache_gib=cache_gib, content_hashes=hashes, **options

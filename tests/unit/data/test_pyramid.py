@@ -305,23 +305,26 @@ def flip(path: Path, position: int) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("name", ["squares-16.u8", "levels.u8"])
+@pytest.mark.parametrize(
+    ("name", "information"), [("squares-16.u8", None), ("levels.u8", None), ("squares-32.u8", 16), ("levels.u8", 16)]
+)
 def test_a_changed_bit_of_an_image_is_noticed_when_it_is_read_and_the_image_decoded_again(
-    photographs, open_images, tmp_path, caplog, name
+    photographs, open_images, tmp_path, caplog, name, information
 ):
     records = photographs(6)
-    fly = open_images(records, cache_gib=0)
-    open_images(records)
+    fly = open_images(records, cache_gib=0, information=information)
+    open_images(records, information=information)
     (folder,) = folders(tmp_path)
     size = (folder / name).stat().st_size
     for position in range(7, size, size // 5):
         flip(folder / name, position)
-    damaged = open_images(records)
+    damaged = open_images(records, information=information)
     assert isinstance(damaged, CachedStore)
     assert_same_pixels(damaged, fly)
     assert "is damaged; decoding it again" in caplog.text
     calls = []
-    assert_same_pixels(open_images(records, progress=lambda *_: calls.append(1)), fly)
+    again = open_images(records, information=information, progress=lambda *_: calls.append(1))
+    assert_same_pixels(again, fly)
     assert len(calls) == 6  # the next start built it anew
 
 
