@@ -27,8 +27,8 @@ LAST_STATE = "last.pt"
 METADATA = "metadata.json"
 RUN_RECORD = "run.json"
 
-TABLES_LEASE, STAGES_LEASE = "study", "stages"
-"""Leases in locks_dir besides those of cells: of results.csv, and of what follows the last run."""
+TABLES_LEASE, STAGES_LEASE, MICRO_BATCHES_LEASE = "study", "stages", "micro_batches"
+"""Leases in locks_dir besides those of cells: of results.csv, of what follows the last run, of micro_batches/."""
 
 
 def folder_name(name: str) -> str:
@@ -93,9 +93,13 @@ class StudyLayout:
     def predictions_dir(self, cell: Cell) -> Path:
         return self.root / "predictions" / _cell_part(cell)
 
+    @property
+    def micro_batches_dir(self) -> Path:
+        return self.root / "micro_batches"
+
     def micro_batch_path(self, model: str) -> Path:
         """The largest micro-batch of a model that ran out of memory."""
-        return self.root / "micro_batches" / f"{folder_name(model)}.json"
+        return self.micro_batches_dir / f"{folder_name(model)}.json"
 
     @property
     def profiles_dir(self) -> Path:

@@ -12,7 +12,10 @@ import pytest
 import torch
 
 from resomap.data.loaders import _TrainImages
+from resomap.errors import StudyError
 from resomap.layout import StudyLayout
+from resomap.study import recovery, run
+from resomap.study.load import load_study
 from resomap.study.runs import stored_runs
 from resomap.training.engine import Engine
 
@@ -56,15 +59,16 @@ def test_out_of_memory_halves_the_micro_batch_of_all_resolutions_alike(
     memory_for: Callable[[int], None],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """At 48 px two images fit, at 32 px four: 32 px is trained with four at first, and made again with two."""
+    """At 48 px two images fit, at 32 px four: both are trained with two."""
     data = make_images(tmp_path / "data")
     grid = ["--resolutions", "32,48"]
     assert cli(*small_run(data, *grid, "--set", "training.micro_batch=2", output="reference")).status == 0
     memory_for(2 * 48 * 48)
     outcome = cli(*small_run(data, *grid))
     assert outcome.status == 0, outcome.err
-    assert "out of memory with 8 images at once; 4 from now on, for all resolutions of tiny_cnn" in caplog.text
-    assert "out of memory with 4 images at once; 2 from now on" in caplog.text
+    assert "out of memory with 8 images at once; once more with 4, at the same effective batch of 8" in caplog.text
+    assert "out of memory with 4 images at once; once more with 2" in caplog.text
+    assert "tiny_cnn @48 seed 0: 2 images at once fit" in caplog.text
     assert micro_batches(tmp_path / "study") == {32: 2, 48: 2}
     assert weights(tmp_path / "study") == weights(tmp_path / "reference")
     assert json.loads((tmp_path / "study" / "micro_batches" / "tiny_cnn.json").read_text())["micro_batch"] == 2
@@ -85,11 +89,130 @@ def test_a_run_that_was_made_with_more_is_made_again_at_the_next_start(
     data = make_images(tmp_path / "data")
     assert cli(*small_run(data)).status == 0
     memory_for(2 * 48 * 48)
-    assert cli(*small_run(data, "--resolutions", "48")).status == 0
+    alone = cli(*small_run(data, "--resolutions", "48"))
+    assert alone.status == 0
+    study = load_study(tmp_path / "study")  # 32 px with eight images at once must not stand beside 48 px with two
+    assert [r.cell.resolution for r in study.runs] == [48]
+    assert set(study.results["resolution"]) == {48}
+    (note,) = [note for note in study.about["notes"] if note.startswith("left out")]
+    assert "tiny_cnn @32 seed 0" in note
+    assert note in alone.err
     outcome = cli(*small_run(data, "--resolutions", "32,48"))
     assert outcome.status == 0, outcome.err
     assert "tiny_cnn @32 seed 0 was made with more images at once" in caplog.text
     assert micro_batches(tmp_path / "study") == {32: 2, 48: 2}
+    assert set(load_study(tmp_path / "study").results["resolution"]) == {32, 48}
+
+
+def limit_file(study: Path) -> Path:
+    return StudyLayout(study).micro_batch_path("tiny_cnn")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", [None, "{", "[]", '{"micro_batch": "2"}', '{"micro_batch": 0}'])
+def test_a_limit_that_is_lost_or_damaged_is_made_anew_from_the_runs(
+    damage: str | None,
+    tmp_path: Path,
+    make_images: Make,
+    small_run: Args,
+    cli: Cli,
+    memory_for: Callable[[int], None],
+) -> None:
+    data = make_images(tmp_path / "data")
+    memory_for(2 * 32 * 32)
+    assert cli(*small_run(data)).status == 0
+    if damage is None:
+        limit_file(tmp_path / "study").unlink()
+    else:
+        limit_file(tmp_path / "study").write_text(damage)
+        with pytest.raises(StudyError, match=r"is damaged; run the study's `resomap run` again"):
+            load_study(tmp_path / "study")
+    before = weights(tmp_path / "study")
+    outcome = cli(*small_run(data, "--seeds", "0,1"))
+    assert outcome.status == 0, outcome.err
+    assert "2 runs, 1 finished before" in outcome.err
+    assert weights(tmp_path / "study")[:1] == before
+    assert json.loads(limit_file(tmp_path / "study").read_text())["micro_batch"] == 2
+
+
+@pytest.mark.slow
+def test_what_is_only_tried_touches_no_other_run_also_where_the_process_is_killed(
+    tmp_path: Path,
+    make_images: Make,
+    small_run: Args,
+    cli: Cli,
+    memory_for: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At 48 px nothing fits; the process ends while two images are tried, after one update was saved."""
+    data = make_images(tmp_path / "data")
+    assert cli(*small_run(data)).status == 0
+    before = weights(tmp_path / "study")
+    memory_for(2 * 48 * 48)
+    step = Engine.step
+
+    def deadly(self: Engine, **options: object) -> None:
+        if made.append(1) or len(made) == 2:  # in its second update
+            raise SystemExit(137)
+        step(self, **options)
+
+    made: list[int] = []
+    monkeypatch.setattr(Engine, "step", deadly)
+    command = small_run(data, "--resolutions", "48", "--set", "training.save_every_s=0")
+    assert cli(*command).status == 137
+    assert micro_batches(tmp_path / "study") == {32: 8, 48: 2}
+    assert list((tmp_path / "study").rglob("last.pt"))
+    assert not limit_file(tmp_path / "study").exists()
+    monkeypatch.setattr(Engine, "step", step)
+    memory_for(8 * 48 * 48)  # now all fit: the saved state, of two images at once, is not gone on with
+    outcome = cli(*command)
+    assert outcome.status == 0, outcome.err
+    assert "going on after update" not in outcome.err
+    assert micro_batches(tmp_path / "study") == {32: 8, 48: 8}
+    assert weights(tmp_path / "study")[:1] == before
+
+
+@pytest.mark.slow
+def test_memory_that_runs_out_after_training_costs_neither_the_training_nor_the_micro_batch(
+    tmp_path: Path, make_images: Make, small_run: Args, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_images(tmp_path / "data")
+    write = run.write_predictions
+
+    def full(*arguments: object, **options: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(run, "write_predictions", full)
+    assert cli(*small_run(data)).status == 1
+    assert not limit_file(tmp_path / "study").exists()
+    assert list((tmp_path / "study").rglob("last.pt"))
+    monkeypatch.setattr(run, "write_predictions", write)
+    outcome = cli(*small_run(data))
+    assert outcome.status == 0, outcome.err
+    assert "going on after update 6/6" in outcome.err
+    assert micro_batches(tmp_path / "study") == {32: 8}
+
+
+@pytest.mark.slow
+def test_a_need_that_cannot_be_predicted_costs_only_its_run(
+    tmp_path: Path,
+    make_images: Make,
+    small_run: Args,
+    cli: Cli,
+    memory_for: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def unpredictable(*arguments: object, **options: object) -> None:
+        raise RuntimeError("no meta kernel")
+
+    monkeypatch.setattr(recovery, "predict_memory", unpredictable)
+    memory_for(2 * 32 * 32)
+    data = make_images(tmp_path / "data")
+    outcome = cli(*small_run(data, "--resolutions", "48,32", "--batch-size", "1", "--set", "training.micro_batch=1"))
+    assert outcome.status == 1
+    records = {r.cell.resolution: r for r in stored_runs(StudyLayout(tmp_path / "study"))}
+    assert records[32].status == "finished"
+    assert (records[48].error or "").startswith("tiny_cnn @48 seed 0 does not fit: not even one image at a time")
 
 
 @pytest.mark.slow
@@ -104,6 +227,10 @@ def test_where_not_one_image_fits_the_run_fails_with_its_need_and_the_others_kee
     memory_for(8 * 32 * 32 // 4)  # two at 32 px, none at 48 px
     outcome = cli(*small_run(data, "--resolutions", "32,48", "--batch-size", "2"))
     assert outcome.status == 1
+    trained = (tmp_path / "study" / "checkpoints/cnn/tiny_cnn/32/seed0/run.json").read_bytes()
+    again = cli(*small_run(data, "--resolutions", "32,48", "--batch-size", "2"))
+    assert again.status == 1, again.err  # tried anew, not refused: nobody changed a setting
+    assert (tmp_path / "study" / "checkpoints/cnn/tiny_cnn/32/seed0/run.json").read_bytes() == trained
     records = {r.cell.resolution: r for r in stored_runs(StudyLayout(tmp_path / "study"))}
     assert records[48].status == "failed"
     error = records[48].error or ""

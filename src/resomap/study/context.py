@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from resomap.config.schema import ResoMapConfig
-from resomap.errors import StudyError
 from resomap.layout import StudyLayout
 from resomap.lease import Leases
 from resomap.records import Cell, ImageDataset
-from resomap.serialize import digest, read_json
+from resomap.serialize import digest
 from resomap.study import builders
+from resomap.study.limits import Limit, shared_limit
 from resomap.study.progress import StudyProgress
 from resomap.study.ranks import Ranks
 
@@ -40,15 +40,20 @@ class StudyContext:
     progress: StudyProgress
     notes: tuple[str, ...] = ()
     """What a reader of the results must know."""
+    limit: Limit | None = None
+    """Of the one run that this context is for; None: what the study says at the time."""
 
     def micro_batch_limit(self, model: str) -> int | None:
         """The micro-batch that the model's runs share since one ran out of memory; None: as configured."""
-        path = self.layout.micro_batch_path(model)
-        return int(read_json(path, error=StudyError)["micro_batch"]) if path.exists() else None
+        return shared_limit(self.layout, model)
+
+    def limit_of(self, cell: Cell) -> Limit:
+        """How many images at once the cell takes at most."""
+        return self.limit or Limit(self.micro_batch_limit(cell.model))
 
     def config_of(self, cell: Cell) -> ResoMapConfig:
         """The configuration with what is the cell's own put in."""
-        return builders.with_micro_batch_limit(self.config, self.micro_batch_limit(cell.model))
+        return builders.with_micro_batch_limit(self.config, self.limit_of(cell).images)
 
     def determinants(self, cell: Cell) -> dict[str, dict[str, Any]]:
         """What the cell's weights depend on."""

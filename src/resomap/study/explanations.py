@@ -16,9 +16,9 @@ from resomap.study import builders
 from resomap.study.agreement import compare_maps
 from resomap.study.explain import MapRecipe, Source, make_maps
 from resomap.study.explained import ExplainedImages, masks_of, open_explained
+from resomap.study.limits import comparable_runs
 from resomap.study.maps import StoredMaps
 from resomap.study.probes import occlude_bands, probe_run
-from resomap.study.runs import stored_runs
 
 Progress = Callable[[str], None]
 
@@ -63,7 +63,7 @@ def explain_study(
     layout = layout or builders.layout(config, images)
     sources = [
         Source(record.cell, layout.run_dir(record.cell, record.family), record.key)
-        for record in stored_runs(layout)
+        for record in comparable_runs(layout)
         if record.status == "finished"
     ]
     if not sources:

@@ -30,8 +30,8 @@ from resomap.study import builders
 from resomap.study.cost import stored_profiles, timed_as
 from resomap.study.explained import ExplainedImages
 from resomap.study.explanations import explained_of
+from resomap.study.limits import comparable_runs
 from resomap.study.maps import StoredMaps, read_maps
-from resomap.study.runs import stored_runs
 
 Progress = Callable[[str], None]
 _PICTURE = 224
@@ -56,7 +56,7 @@ def draw_figures(
         metric=builders.table_metric(config),
         methods=builders.explanation_methods(config),
         gallery=builders.explanation_extras(config)["gallery"],
-        cells=[record.cell for record in stored_runs(layout) if record.status == "finished"],
+        cells=[record.cell for record in comparable_runs(layout) if record.status == "finished"],
         progress=progress,
     )
 

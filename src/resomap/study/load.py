@@ -18,7 +18,7 @@ from resomap.layout import StudyLayout
 from resomap.records import Cell, Condition, Predictions, RunRecord, information_at
 from resomap.serialize import read_json
 from resomap.study.cost import stored_profiles
-from resomap.study.runs import stored_runs
+from resomap.study.limits import comparable_runs
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Study:
 
     @cached_property
     def runs(self) -> tuple[RunRecord, ...]:
-        """Finished runs."""
-        return tuple(record for record in stored_runs(self.layout) if record.status == "finished")
+        """Finished runs that may be compared."""
+        return tuple(record for record in comparable_runs(self.layout) if record.status == "finished")
 
     @cached_property
     def results(self) -> pd.DataFrame:

@@ -1,8 +1,8 @@
-"""A trainer's callbacks for a study: one passes on what happens and stops when asked, one guards the cell's lease."""
+"""A trainer's callbacks for a study: what happens is passed on, the cell's lease guarded, its memory proven."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from resomap.lease import Lease
@@ -36,6 +36,18 @@ class LeaseGuard(Callback):
 
     def on_epoch_saved(self, trainer: Trainer, record: EpochRecord) -> None:
         self.check()
+
+
+class MemoryProof(Callback):
+    """Tells once that training fits: after two updates, since the optimiser's state appears in the first."""
+
+    def __init__(self, prove: Callable[[], object]) -> None:
+        self._prove, self._is_done = prove, False
+
+    def on_update_end(self, trainer: Trainer) -> None:
+        if not self._is_done and trainer.update >= min(2, trainer.total_updates):
+            self._prove()
+            self._is_done = True
 
 
 class RunObserver(Callback):

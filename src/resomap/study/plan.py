@@ -18,9 +18,9 @@ from resomap.records import RunRecord
 from resomap.serialize import make_dirs, plain, write_text
 from resomap.study import builders
 from resomap.study.context import StudyContext
+from resomap.study.limits import is_outgrown, limit_of, mend_limits
 from resomap.study.progress import StudyProgress
 from resomap.study.ranks import Ranks
-from resomap.study.recovery import is_outgrown
 from resomap.study.runs import stored_runs
 
 if TYPE_CHECKING:
@@ -91,6 +91,9 @@ def _settle_changes(context: StudyContext, *, discard_changed: bool) -> None:
     Raises:
         StudyError: the study holds runs that were made with other settings.
     """
+    if context.ranks.is_main:
+        mend_limits(context.layout, context.leases)
+    context.ranks.barrier()
     changed = changed_runs(context)
     if discard_changed and context.ranks.is_main:
         discard(context, [record for record, _ in changed])
@@ -111,7 +114,7 @@ def changed_runs(context: StudyContext) -> list[tuple[RunRecord, list[str]]]:
     planned = set(context.cells)
     changed = []
     for record in stored_runs(context.layout):
-        if is_outgrown(context, record):
+        if is_outgrown(context.layout, record) or not limit_of(record).is_proven:
             continue  # made again without being asked: nobody changed a setting
         now = context.determinants(record.cell)
         stored = record.determinants

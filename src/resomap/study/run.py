@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,14 +24,19 @@ from resomap.serialize import plain, provenance, storage_errors
 from resomap.study import builders
 from resomap.study.context import StudyContext
 from resomap.study.interrupt import StopSignal
-from resomap.study.observer import LeaseGuard, RunObserver
+from resomap.study.limits import limit_of, lower_limit
+from resomap.study.observer import LeaseGuard, MemoryProof, RunObserver
+from resomap.study.recovery import memory_of_training
 from resomap.study.runs import read_run, write_run
 from resomap.tracking.protocol import Tracker
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from resomap.training.callbacks import Callback
     from resomap.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
 
 _MOST_CONFUSIONS = 100
 """Classes up to which a run's record holds its confusion matrix: 1,000 of them would be 13 MB of text a condition, and
@@ -46,6 +52,7 @@ def run_cell(
         lease: the claim on the cell, looked at before anything is written; None on ranks that only compute.
     Raises:
         TrainingDivergedError: the loss became NaN; the state on disk is the last good one.
+        TrainingMemoryError: training ran out of memory; on one process.
         LeaseLostError: another process took the cell over while this one slept.
         KeyboardInterrupt: the user stopped; the state is saved.
     """
@@ -60,15 +67,17 @@ def run_cell(
     guard = LeaseGuard(lease)
     observer = RunObserver(cell, context.progress, tracker=tracker, stop=stop, ranks=context.ranks)
     tracker.start_run(str(cell), _run_params(context, cell, record), key=record.key)
-    trainer = _make_trainer(context, cell, network, guard=guard, observer=observer)
+    proof = MemoryProof(lambda: _prove(context, record))
+    trainer = _make_trainer(context, cell, network, guard=guard, observers=(proof, observer))
     state_path = run_dir / LAST_STATE
     if state_path.exists():
         trainer.resume(state_path)
     observer.started(trainer)
-    with stop.between_updates():
+    with stop.between_updates(), memory_of_training(context):
         fit = trainer.fit()
     if context.ranks.broadcast(stop.requested):
         raise KeyboardInterrupt
+    record = _proven(context, record)
     record = _evaluated(context, cell, record, fit, guard=guard)
     record = _finish(context, dataclasses.replace(record, seconds=time.monotonic() - started), guard=guard)
     _track_results(context, record, tracker)
@@ -87,17 +96,42 @@ def _track_results(context: StudyContext, record: RunRecord, tracker: Tracker) -
 
 
 def _begin(context: StudyContext, cell: Cell) -> RunRecord:
-    """A record that says this cell is running, with what determines it."""
+    """A record that says this cell is running, with what determines it; a saved state of another run is removed."""
     determinants = context.determinants(cell)
-    return RunRecord(
+    record = RunRecord(
         cell=cell,
         family=builders.family(context.config, cell.model),
         key=context.key(cell),
         determinants=determinants,
         status="running",
         provenance=provenance(
-            device=context.device_type, precision=context.precision, processes=context.ranks.world_size
+            device=context.device_type,
+            precision=context.precision,
+            processes=context.ranks.world_size,
+            **context.limit_of(cell).named(),
         ),
+    )
+    stored = stored_run(context, cell)
+    if context.ranks.is_main and stored is not None and stored.key != record.key:
+        forget_state(context, stored)
+    return record
+
+
+def _proven(context: StudyContext, record: RunRecord) -> RunRecord:
+    """The record of a run whose micro-batch is known to fit."""
+    limit = dataclasses.replace(context.limit_of(record.cell), is_proven=True)
+    return dataclasses.replace(record, provenance=dict(record.provenance) | limit.named())
+
+
+def _prove(context: StudyContext, record: RunRecord) -> None:
+    """Training fits: where fewer images at once were tried, that holds for all runs of the model from now on."""
+    limit, cell = context.limit_of(record.cell), record.cell
+    if limit.is_proven or limit.images is None:
+        return
+    lower_limit(context.layout, context.leases, cell, limit.images)
+    write_run(_record_path(context, cell), _proven(context, record))
+    log.warning(
+        "%s: %d images at once fit: from now on for all resolutions and seeds of %s", cell, limit.images, cell.model
     )
 
 
@@ -110,7 +144,7 @@ def _record_path(context: StudyContext, cell: Cell) -> Path:
 
 
 def _make_trainer(
-    context: StudyContext, cell: Cell, network: nn.Module, *, guard: LeaseGuard, observer: RunObserver
+    context: StudyContext, cell: Cell, network: nn.Module, *, guard: LeaseGuard, observers: Sequence[Callback]
 ) -> Trainer:
     config, run_dir = context.config_of(cell), _run_dir(context, cell)
     options: dict[str, Any] = {"device_type": context.device_type, "ranks": context.ranks}
@@ -136,7 +170,7 @@ def _make_trainer(
         cell=cell,
         state_path=run_dir / LAST_STATE,
         weights=builders.class_weights(config, context.stores["train"], context.images.num_classes),
-        callbacks=[guard, *builders.keep_best(config, run_dir, fields), observer],
+        callbacks=[guard, *builders.keep_best(config, run_dir, fields), *observers],
     )
 
 
@@ -265,8 +299,13 @@ def forget_state(context: StudyContext, record: RunRecord) -> None:
 
 
 def failed_record(context: StudyContext, cell: Cell, *, error: str) -> RunRecord:
-    """Store and return the record of a run that failed; its saved state stays for a later start."""
-    stored = stored_run(context, cell) or _begin(context, cell)
+    """Store and return the record of a run that failed; its saved state stays for a later start.
+
+    What was tried with fewer images at once and in vain leaves nothing: the next start tries it as the model's others.
+    """
+    stored = stored_run(context, cell)
+    if stored is None or not limit_of(stored).is_proven:
+        stored = _begin(context, cell)
     record = dataclasses.replace(stored, status="failed", error=error)
     if context.ranks.is_main:
         write_run(_record_path(context, cell), record)

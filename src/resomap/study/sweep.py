@@ -15,13 +15,12 @@ from resomap.serialize import provenance, to_json, write_text
 from resomap.study import builders
 from resomap.study.context import StudyContext
 from resomap.study.interrupt import StopSignal, stop_on_signals
+from resomap.study.limits import comparable_runs, is_outgrown, outgrown_note
 from resomap.study.plan import plan_study, upsampled_share
 from resomap.study.progress import StudyProgress
 from resomap.study.ranks import connect_ranks
-from resomap.study.recovery import is_outgrown
 from resomap.study.results import write_results
 from resomap.study.run import stored_run
-from resomap.study.runs import stored_runs
 from resomap.study.work import Work, settled
 from resomap.tracking.null import NullTracker
 from resomap.tracking.protocol import Tracker
@@ -107,7 +106,7 @@ def _run_cells(context: StudyContext, *, tracker: Tracker, stop: StopSignal) -> 
                     elsewhere.append(cell)
                     continue
                 records[cell] = record
-                outgrown += [c for c, r in records.items() if is_outgrown(context, r)]
+                outgrown += [c for c, r in records.items() if is_outgrown(context.layout, r)]
                 records = {c: r for c, r in records.items() if c not in outgrown}
                 context.progress.run_ended(record)
                 tables.refresh()
@@ -118,6 +117,8 @@ def _run_cells(context: StudyContext, *, tracker: Tracker, stop: StopSignal) -> 
                 context.progress.waiting(elsewhere)
                 time.sleep(min(_LONGEST_PAUSE_S, context.leases.interval_s / 2))
             left = elsewhere + outgrown
+    if left_out := outgrown_note(context.layout):
+        context.progress.note(left_out)
     context.progress.study_ended()
     return StudyResult(
         layout=context.layout,
@@ -156,10 +157,10 @@ def _collect(context: StudyContext) -> pd.DataFrame:
         "bad_files": {split: store.bad_files for split, store in context.stores.items()},
         "upsampled_share": upsampled_share(context.stores, sorted({cell.resolution for cell in context.cells})),
         "information_resolution": builders.information_resolution(context.config),
-        "notes": context.notes,
+        "notes": (*context.notes, *filter(None, [outgrown_note(context.layout)])),
         "metric": builders.table_metric(context.config),
     }
     if not context.ranks.is_main:
         return pd.DataFrame()
     with context.leases.hold(TABLES_LEASE):
-        return write_results(context.layout, stored_runs(context.layout), study=summary)
+        return write_results(context.layout, comparable_runs(context.layout), study=summary)

@@ -17,7 +17,8 @@ from resomap.study import builders
 from resomap.study.context import StudyContext
 from resomap.study.executors.processes import run_in_processes
 from resomap.study.interrupt import StopSignal
-from resomap.study.recovery import Recovery, forget_outgrown, is_outgrown
+from resomap.study.limits import forget_outgrown, is_outgrown
+from resomap.study.recovery import Recovery
 from resomap.study.run import failed_record, forget_state, refresh_metrics, run_cell, stored_run
 from resomap.study.schedule import predicted_cost
 from resomap.tracking.protocol import Tracker
@@ -65,7 +66,7 @@ def settled(context: StudyContext, cell: Cell, before: RunRecord | None) -> RunR
         before: the record that this process found at its start. A failure since then is another process's, and final.
     """
     record = stored_run(context, cell) if context.ranks.is_main else None
-    if record is not None and is_outgrown(context, record):
+    if record is not None and is_outgrown(context.layout, record):
         record = None
     elif record is not None and record.status == "finished":
         forget_state(context, record)
@@ -86,11 +87,12 @@ def attempt(
     alone = context.ranks.world_size == 1 and builders.processes_per_run(context.config) > 1
     run = run_in_processes if alone else run_cell
     if context.ranks.is_main:
-        forget_outgrown(context, cell)
+        forget_outgrown(context.layout, stored_run(context, cell))
+    context.ranks.barrier()
     recovery = Recovery(context, cell)
     while True:
         try:
-            return run(context, cell, tracker=tracker, stop=stop, lease=lease)
+            return run(recovery.begin(), cell, tracker=tracker, stop=stop, lease=lease)
         except Exception as error:
             # The study's boundary: a bug or a device error in one run must not cost the others.
             tracker.end_run("FAILED")
