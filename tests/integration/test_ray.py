@@ -127,10 +127,11 @@ def test_study_on_two_nodes_stopped_gone_on_and_equal_to_local(
     assert weights(tmp_path / "study") == weights(tmp_path / "local")
     pd.testing.assert_frame_equal(scores(tmp_path / "study"), scores(tmp_path / "local"))
     shipped = [
-        sorted(p.name for p in (nodes.homes / n / "cache" / "pyramid").glob("*[!k]")) for n in ("first", "second")
+        sorted(p.parent.name for p in (nodes.homes / n / "cache" / "pyramid").glob("*/meta.json"))
+        for n in ("first", "second")
     ]
     assert all(len(names) == 3 for names in shipped), shipped  # train, val and test came to both homes
-    assert not (tmp_path / "study" / ".incoming").exists() or not any((tmp_path / "study" / ".incoming").iterdir())
+    assert not [path for path in (tmp_path / "study" / ".incoming").rglob("*") if path.is_file()]
 
 
 def test_failed_cell_is_a_row_and_processes_per_run_work_on_a_node(

@@ -8,6 +8,7 @@ the same threads, and runs the same code.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import secrets
@@ -17,6 +18,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Self
 
 from resomap import __version__
@@ -28,9 +30,10 @@ from resomap.records import Cell, RunRecord
 from resomap.study import builders
 from resomap.study.context import StudyContext
 from resomap.study.executors.events import Event, replay_progress, replay_tracking
-from resomap.study.executors.ray_files import Listing, commit
+from resomap.study.executors.ray_files import commit
 from resomap.study.executors.ray_hub import STATE, Hub
 from resomap.study.executors.ray_worker import Task, run_task
+from resomap.study.limits import forget_outgrown, lower_limit
 from resomap.study.progress import StudyProgress
 from resomap.study.ranks import Ranks
 from resomap.study.run import failed_record, stored_run
@@ -125,7 +128,8 @@ class _Batch:
         self._flights: dict[Any, _Flight] = {}
         self._needs = _needs(self._context)
         _check_fits(self._needs)
-        self._incoming = self._context.layout.root / ".incoming" / secrets.token_hex(4)
+        self._slot, folder = _incoming_folder(self._context)
+        self._incoming = folder / secrets.token_hex(4)  # a dead study's workers may still send to theirs
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._hub: Any = ray.remote(Hub).options(num_cpus=0, scheduling_strategy=here).remote(str(self._incoming))
         stores = [store for store in self._context.stores.values() if isinstance(store, CachedStore)]
@@ -156,6 +160,7 @@ class _Batch:
         self._flights.clear()
         ray.kill(self._hub)
         shutil.rmtree(self._incoming, ignore_errors=True)
+        self._slot.release()
 
     def _hand_out(self) -> Iterator[tuple[Cell, RunRecord | None]]:
         """As many as the cluster can run, and one that waits."""
@@ -173,10 +178,11 @@ class _Batch:
     def _start(self, cell: Cell, lease: Lease, tries: int) -> None:
         name = f"{self._context.layout.lease_name(cell)}-{tries}"
         run_dir = self._run_dir(cell)
+        forget_outgrown(self._context.layout, stored_run(self._context, cell))
         has_state = (run_dir / LAST_STATE).exists()
         if has_state:
             self._call("share", {f"{STATE}{name}": str(run_dir)})
-        task = Task(name, cell, __version__, has_state)
+        task = Task(name, cell, __version__, has_state, self._context.micro_batch_limit(cell.model))
         self._flights[self._task.remote(self._shipped, task, self._hub)] = _Flight(task, lease, tries)
 
     def _pass_on(self) -> None:
@@ -189,7 +195,7 @@ class _Batch:
             flight.has_begun = True
             if event[0] == "state_sent":
                 with contextlib.suppress(StudyError):  # it changed while it was sent: the next one will do
-                    self._take_in(flight, event[1]["into"], event[1]["listing"])
+                    self._take_in(flight, event[1], into=event[1]["into"])
             replay_progress(event, flight.task.cell, self._context.progress)
             flight.events.append(event)
 
@@ -209,7 +215,10 @@ class _Batch:
                 return cell, failed_record(self._context, cell, error=f"on a Ray node: {first}\n{error}")
             except ray.exceptions.RayError as error:
                 return self._lost(flight, error)
-            return self._take_result(flight, result)
+            try:
+                return self._take_result(flight, result)
+            except StudyError as error:  # what it sent is not what it said: the others' work is not lost for that
+                return self._lost(flight, error)
         finally:
             flight.lease.release()
 
@@ -225,7 +234,7 @@ class _Batch:
     def _take_result(self, flight: _Flight, result: Mapping[str, Any]) -> tuple[Cell, RunRecord] | None:
         cell = flight.task.cell
         if result["listing"]:
-            self._take_in(flight, "", result["listing"], is_final=result["status"] != "stopped")
+            self._take_in(flight, result, is_final=result["status"] != "stopped")
         replay_tracking(flight.events, self._work.tracker, self._context.layout.root)
         if result["status"] == "stopped":
             return None
@@ -234,14 +243,16 @@ class _Batch:
             record = failed_record(self._context, cell, error=result["error"] or "its worker sent no result")
         return cell, record
 
-    def _take_in(self, flight: _Flight, into: str, listing: Listing, *, is_final: bool = False) -> None:
+    def _take_in(self, flight: _Flight, sent: Mapping[str, Any], *, into: str = "", is_final: bool = False) -> None:
         layout, cell = self._context.layout, flight.task.cell
+        if sent["limit"] is not None:  # first, so that no run stands in the study that is not known to need it
+            lower_limit(layout, self._context.leases, cell, int(sent["limit"]))
         own = (self._run_dir(cell), layout.predictions_dir(cell))
         commit(
             self._incoming / flight.task.name / into,
             layout.root,
             allowed=(*own, layout.summary_dir(cell.model, cell.resolution)),
-            listing={name: (int(size), str(digest)) for name, (size, digest) in listing.items()},
+            listing={name: (int(size), str(digest)) for name, (size, digest) in sent["listing"].items()},
             replaces=own if is_final else (),
         )
 
@@ -275,6 +286,17 @@ class _Batch:
             raise StudyError(
                 "the study's own node left the Ray cluster; what is stored is safe, run the same command again"
             ) from error
+
+
+def _incoming_folder(context: StudyContext) -> tuple[Lease, Path]:
+    """The first place for what workers send that no living process has, emptied of what a killed one left."""
+    for number in itertools.count():
+        lease = context.leases.acquire(f"incoming-{number}")
+        if lease is not None:
+            folder = context.layout.root / ".incoming" / str(number)
+            shutil.rmtree(folder, ignore_errors=True)
+            return lease, folder
+    raise AssertionError
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock
 
 from resomap import __version__
 from resomap.data.pyramid import CachedStore, ImageStore, reopen_store
@@ -25,6 +23,7 @@ from resomap.study.executors.events import Event, TellingProgress, TellingTracke
 from resomap.study.executors.ray_files import fetch, list_files
 from resomap.study.executors.ray_hub import PIECE_BYTES, STATE
 from resomap.study.interrupt import StopSignal
+from resomap.study.limits import lower_limit, shared_limit
 from resomap.study.work import attempt
 
 _TELL_EVERY_S = 0.25
@@ -44,6 +43,8 @@ class Task:
     version: str
     has_state: bool
     """Whether the study shares a saved state of the cell."""
+    limit: int | None = None
+    """The micro-batch that the runs of its model share (study/limits.py)."""
 
 
 Call = Callable[..., Any]
@@ -54,7 +55,8 @@ def run_task(context: StudyContext, task: Task, call: Call) -> dict[str, Any]:
     """Run the cell; its files are sent to the hub.
 
     Returns:
-        {"status": "finished" | "failed" | "stopped", "listing": of the files sent, "error": of a failure or None}
+        {"status": "finished" | "failed" | "stopped", "listing": of the files sent, "limit": the micro-batch that the
+        runs of the model share by now, "error": of a failure or None}
     """
     if task.version != __version__:
         return _failure(f"this node has ResoMap {__version__}, the study {task.version}; install the same everywhere")
@@ -72,7 +74,7 @@ def run_task(context: StudyContext, task: Task, call: Call) -> dict[str, Any]:
 
 
 def _failure(message: str) -> dict[str, Any]:
-    return {"status": "failed", "listing": {}, "error": message}
+    return {"status": "failed", "listing": {}, "limit": None, "error": message}
 
 
 def _run(context: StudyContext, task: Task, link: Link, folder: Path) -> dict[str, Any]:
@@ -83,8 +85,10 @@ def _run(context: StudyContext, task: Task, link: Link, folder: Path) -> dict[st
         layout=layout,
         stores=stores,
         leases=Leases(layout.locks_dir),
-        progress=_StateSender(link, folder),
+        progress=_StateSender(link, layout, task.cell),
     )
+    if task.limit is not None:
+        lower_limit(layout, here.leases, task.cell, task.limit)
     if task.has_state:
         state, target = (
             f"{STATE}{task.name}",
@@ -96,9 +100,9 @@ def _run(context: StudyContext, task: Task, link: Link, folder: Path) -> dict[st
     try:
         record = attempt(here, task.cell, tracker=tracker, stop=link.stop, lease=None)
     except KeyboardInterrupt:
-        return {"status": "stopped", "listing": link.send_files(folder), "error": None}
+        return {"status": "stopped", "error": None, **link.send(layout, task.cell)}
     assert record is not None  # only a lease could be lost
-    return {"status": record.status, "listing": link.send_files(folder), "error": record.error}
+    return {"status": record.status, "error": record.error, **link.send(layout, task.cell)}
 
 
 def _local_store(context: StudyContext, split: str, store: ImageStore, call: Call) -> ImageStore:
@@ -115,7 +119,7 @@ def _local_store(context: StudyContext, split: str, store: ImageStore, call: Cal
         return store
     images, name = context.images.splits[split], store.folder.name
     root = make_dirs(builders.cache_dir(context.config) / "pyramid")
-    with FileLock(root / f"{name}.lock"):
+    with Leases(root).hold(name):  # the same claim as of a study on this node that builds or evicts it
         try:
             return reopen_store(root / name, images, store.settings)
         except StorageError:
@@ -142,14 +146,19 @@ class Link:
         with self._lock:
             self._waiting.append(event)
 
-    def send_files(self, folder: Path, into: str = "") -> Mapping[str, tuple[int, str]]:
-        """Send every file below `folder`; what was sent."""
-        listing = list_files(folder)
+    def send(self, layout: StudyLayout, cell: Cell, into: str = "") -> dict[str, Any]:
+        """Send every file that the cell made.
+
+        Returns:
+            {"listing": of what was sent, "limit": the micro-batch of the model's runs, which the study writes itself}
+        """
+        own = layout.micro_batches_dir.name
+        listing = {name: what for name, what in list_files(layout.root).items() if name.partition("/")[0] != own}
         for name, (size, _) in listing.items():
-            with open(folder / name, "rb") as stream:
+            with open(layout.root / name, "rb") as stream:
                 for offset in range(0, size, PIECE_BYTES) or [0]:
                     self.call("write", self.attempt, f"{into}{name}", offset, stream.read(PIECE_BYTES))
-        return listing
+        return {"listing": listing, "limit": shared_limit(layout, cell.model)}
 
     def close(self) -> None:
         """Everything is told when this returns."""
@@ -172,9 +181,9 @@ class _StateSender(TellingProgress):
     At the first update of the next epoch: then the state on disk is that of the epoch's end.
     """
 
-    def __init__(self, link: Link, folder: Path) -> None:
+    def __init__(self, link: Link, layout: StudyLayout, cell: Cell) -> None:
         super().__init__(link.tell)
-        self._link, self._folder = link, folder
+        self._link, self._layout, self._cell = link, layout, cell
         self._is_due, self._count = False, 0
         self._started = self._last = time.monotonic()
         self._took_s: float | None = None
@@ -190,7 +199,7 @@ class _StateSender(TellingProgress):
         self._is_due = False
 
     def _is_cheap(self) -> bool:
-        size = sum(path.stat().st_size for path in self._folder.rglob("*") if path.is_file())
+        size = sum(path.stat().st_size for path in self._layout.root.rglob("*") if path.is_file())
         took_s = self._took_s if self._took_s is not None else size / _BYTES_PER_S
         return took_s < _SHARE_FOR_STATES * (time.monotonic() - self._last)
 
@@ -198,7 +207,6 @@ class _StateSender(TellingProgress):
         began = time.monotonic()
         self._count += 1
         into = f"state{self._count}/"
-        listing = self._link.send_files(self._folder, into)
-        self._link.tell(("state_sent", {"into": into, "listing": dict(listing)}))
+        self._link.tell(("state_sent", {"into": into, **self._link.send(self._layout, self._cell, into)}))
         self._last = time.monotonic()
         self._took_s = self._last - began
