@@ -75,6 +75,13 @@ def test_a_study_on_less_information(
     stored = pd.read_parquet(folder / "test-in48-info32-as_trained.parquet")
     evaluated = pd.read_parquet(out)
     np.testing.assert_allclose(np.stack(evaluated["probabilities"]), np.stack(stored["probabilities"]), atol=1e-6)
+    # A probe shows it the same images, though it is given many sizes at once.
+    fast = ["system.profiling.blocks=5", "system.profiling.warmup=1", "system.profiling.precision=null"]
+    options = [part for setting in fast for part in ("--set", setting)]
+    asked = ["--checkpoint", checkpoint, "--resolutions", "32,48", "--output", tmp_path / "probed"]
+    assert cli("probe", *common, *options, *asked).status == 0
+    probed = pd.read_parquet(tmp_path / "probed" / "test-in48-info32-as_trained.parquet")
+    np.testing.assert_allclose(np.stack(probed["probabilities"]), np.stack(stored["probabilities"]), atol=1e-6)
     # Other images, other runs: the same study is not gone on with, without the setting.
     refused = cli(*run)
     assert refused.status == 2

@@ -81,7 +81,7 @@ def probe(
     """Evaluate and time one trained network at many sizes, and say which to use; trains nothing."""
     from resomap.analysis.recommend import Budget
     from resomap.evaluation.store import write_predictions
-    from resomap.records import Cell, Condition
+    from resomap.records import Cell
     from resomap.serialize import write_json
     from resomap.study.probe import probe as run_probe
 
@@ -96,8 +96,7 @@ def probe(
     )  # fmt: skip
     print_recommendation(found)
     if output is not None:
-        for side, stored in answers.items():
-            condition = Condition(found.report_split, side, side)
-            cell = Cell(found.options[0].model, side, 0)
+        for condition, stored in answers.items():
+            cell = Cell(found.options[0].model, condition.input_resolution, 0)
             write_predictions(output / f"{condition.name}.parquet", stored, cell=cell, condition=condition)
         write_json(output / "verdict.json", found)

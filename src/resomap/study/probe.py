@@ -20,7 +20,7 @@ from resomap.models.registry import build_model, normalisation_of
 from resomap.models.resolutions import SIZE_ERRORS, dry_forward
 from resomap.profiling.latency import BATCH_1
 from resomap.profiling.profiler import ProfileRecord, ProfilingPlan, Subject, profile_subjects
-from resomap.records import ImageDataset, Predictions, Preprocessing
+from resomap.records import Condition, ImageDataset, Predictions, Preprocessing, information_at
 from resomap.study import builders
 
 Progress = Callable[[str], None]
@@ -37,14 +37,15 @@ def probe(
     delta: float,
     budget: Budget | None = None,
     progress: Progress = lambda _: None,
-) -> tuple[Recommendation, dict[int, Predictions], list[ProfileRecord]]:
+) -> tuple[Recommendation, dict[Condition, Predictions], list[ProfileRecord]]:
     """Evaluate, time and judge a network at each resolution.
 
     Args:
         checkpoint: a run's folder; or
         model, weights: a model's name and its weights file, whose classes are the data's in the order of their names.
     Returns:
-        (recommendation, predictions on the reporting split by resolution, profiles).
+        (recommendation, predictions on the reporting split, ordered as `resolutions`, profiles). Images are reduced
+        first where the network was trained so (data.information_resolution).
     Raises:
         CheckpointError, ResolutionError: weights that do not fit the data, or a size that the network does not take.
     """
@@ -59,12 +60,13 @@ def probe(
             raise ResolutionError(f"{name} does not take {side} px ({wrong}); leave it out of --resolutions") from wrong
     splits = ("val", "test") if "test" in images.splits else ("val", "val")
     evaluated = for_inference(network, recipe.resolution, precision=precision)
-    views = {side: View(evaluated, side, side) for side in resolutions}
+    shown = {side: information_at(side, recipe.information_resolution) for side in resolutions}
+    views = {side: View(evaluated, side, shown[side]) for side in resolutions}
     answers: dict[tuple[str, int], Predictions] = {}
     for split in dict.fromkeys(splits):
         progress(f"{split} at {len(views)} sizes")
         loader = builders.sizes_loader(
-            config, images, split, preprocessing=recipe, resolutions=resolutions, device=device
+            config, images, split, preprocessing=recipe, resolutions=list(shown.values()), device=device
         )
         found = predict_many(
             views, loader, device=device, kernel=recipe.kernel, class_names=images.class_names,
@@ -86,7 +88,8 @@ def probe(
         labels_N=answers[splits[1], resolutions[0]].labels,
         warnings=("one network trained at one size: a network trained at each size may do better there (resomap run)",),
     )
-    return verdict, {side: answers[splits[1], side] for side in resolutions}, profiles
+    reported = {Condition(splits[1], side, shown[side]): answers[splits[1], side] for side in resolutions}
+    return verdict, reported, profiles
 
 
 def _network(
@@ -117,7 +120,8 @@ def _network(
         allow_callables=builders.allows_callables(config),
     ).eval()
     mean, std = normalisation_of(model)
-    return network, Preprocessing(side, builders.kernel(config), mean, std), model
+    limit = builders.information_resolution(config)
+    return network, Preprocessing(side, builders.kernel(config), mean, std, limit), model
 
 
 def _option(

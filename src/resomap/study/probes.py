@@ -135,7 +135,9 @@ def occlude_bands(
     if not checkpoints:
         return []
     reference = min(_LARGEST_REFERENCE, max(c.preprocessing.resolution for c in checkpoints))
-    squares = images.squares(reference, kernel=checkpoints[0].preprocessing.kernel).astype(np.float32)
+    known = checkpoints[0].preprocessing
+    squares = images.squares(reference, kernel=known.kernel, information=known.information_resolution)
+    squares = squares.astype(np.float32)
     rows: list[dict[str, Any]] = []
     for band in (None, *octave_bands(reference)):
         altered = squares if band is None else without_band(squares, *band)

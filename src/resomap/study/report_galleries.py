@@ -105,31 +105,39 @@ def flip_galleries(
     """
     for turned in verdict["flips"]:
         sides = study.grid[turned["model"]][0]
+        shown_at = {side: study.information(side) for side in sides}
         for kind, words in _KINDS:
             shown: list[dict[str, Any]] = []
             for example in turned["examples"].get(kind, ()):
                 picture = picture_of(example["image_id"]) if len(shown) < count else None
                 if picture is not None:
-                    shown.append(_turned(example, picture, sides, kernel=kernel))
+                    shown.append(_turned(example, picture, shown_at, kernel=kernel))
             if shown:
                 step = f"{turned['low_resolution']} to {turned['high_resolution']} px"
                 about = f"{turned[kind]} images {words} ({step})"
                 yield {"model": turned["model"], "about": about, "sides": list(sides), "images": shown}
 
 
-def _turned(example: Mapping[str, Any], picture: Image.Image, sides: tuple[int, ...], *, kernel: str) -> dict[str, Any]:
+def _turned(
+    example: Mapping[str, Any], picture: Image.Image, shown_at: Mapping[int, int], *, kernel: str
+) -> dict[str, Any]:
+    """One image at every input size.
+
+    Args:
+        shown_at: input resolution -> information resolution.
+    """
     return {
         "name": printable(example["image_id"]),
         "label": example["label"],
         "at": [
-            {"side": side, "src": data_uri(_as_given(picture, side, kernel=kernel)), **answer}
-            for side, answer in zip(sides, example["answers"], strict=True)
+            {"side": side, "src": data_uri(_as_given(picture, side, kernel=kernel, information=information)), **answer}
+            for (side, information), answer in zip(shown_at.items(), example["answers"], strict=True)
         ],
     }
 
 
-def _as_given(picture: Image.Image, side: int, *, kernel: str) -> np.ndarray:
+def _as_given(picture: Image.Image, side: int, *, kernel: str, information: int) -> np.ndarray:
     """The square that a network of this input size was given, its pixels enlarged as they are."""
-    square = Image.fromarray(to_square(picture, side, kernel=kernel))
+    square = Image.fromarray(to_square(picture, side, kernel=kernel, information=information))
     how = Image.Resampling.NEAREST if side < _TURNED else Image.Resampling.LANCZOS
     return np.asarray(square.resize((_TURNED, _TURNED), how))
