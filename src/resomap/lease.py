@@ -26,13 +26,12 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import psutil
 
 from resomap.errors import LeaseLostError, printable
-from resomap.serialize import make_dirs, storage_errors
+from resomap.serialize import make_dirs, storage_errors, this_machine
 
 log = logging.getLogger(__name__)
 
@@ -270,7 +269,7 @@ def _has_ended(content: bytes) -> bool:
     """Whether the holder was a process of this machine that is no more; False also where that is unknown."""
     try:
         holder = json.loads(content.partition(b"\n")[2])
-        if holder["machine"] != _this_machine():
+        if holder["machine"] != this_machine():
             return False
         return not psutil.pid_exists(holder["pid"]) or _start_of(holder["pid"]) != holder["start"]
     except (ValueError, LookupError, TypeError):
@@ -280,21 +279,10 @@ def _has_ended(content: bytes) -> bool:
 def _this_process() -> dict[str, object]:
     return {
         "host": socket.gethostname(),
-        "machine": _this_machine(),
+        "machine": this_machine(),
         "pid": os.getpid(),
         "start": _start_of(os.getpid()),
     }
-
-
-@lru_cache(maxsize=1)
-def _this_machine() -> str:
-    """What must be equal for process numbers to mean the same: host, boot, and the container's view of processes."""
-    parts = [socket.gethostname()]
-    with contextlib.suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip())
-    with contextlib.suppress(OSError):
-        parts.append(os.readlink("/proc/self/ns/pid"))
-    return " ".join(parts)
 
 
 def _start_of(pid: int) -> int | None:

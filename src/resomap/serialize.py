@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import secrets
+import socket
 import stat
 import struct
 import subprocess
@@ -38,8 +39,9 @@ DAMAGE: tuple[type[Exception], ...] = (
 """What readers of files (json, zipfile, numpy, torch, Pillow) raise on damaged or hostile bytes, found by fuzzing."""
 
 _LARGEST_JSON_BYTES = 2**30
-_TEMPORARY = re.compile(r"\..+\.(?P<pid>\d{1,10})\.[0-9a-f]{8}\.tmp")
-_SETTLED_S = 2.0
+_TEMPORARY = re.compile(r"\..+\.(?P<machine>[0-9a-f]{8})\.(?P<pid>\d{1,10})\.[0-9a-f]{8}\.tmp")
+_ELSEWHERE_S = 3600.0
+"""Longer than another machine can be at one file, whose last change may lie before a slow fsync."""
 
 _STORAGE_ERRNOS = {
     errno.ENOSPC: "no space left on the device; free some and run the same command again",
@@ -83,7 +85,7 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> Path:
         StorageError: no room, no permission, read-only.
     """
     make_dirs(path.parent)
-    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    temporary = temporary_beside(path)
     try:
         with storage_errors(path):
             with open(temporary, "xb") as stream:
@@ -97,18 +99,43 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> Path:
     return path
 
 
-def remove_leftovers(root: Path) -> None:
-    """Remove temporary files that killed processes left anywhere below `root`; for who has it to himself.
+def temporary_beside(path: Path) -> Path:
+    """A new name in the same folder that says which process writes it."""
+    machine = hashlib.blake2b(this_machine().encode(), digest_size=4).hexdigest()
+    return path.with_name(f".{path.name[:100]}.{machine}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
 
-    Of this machine's living processes and of the last seconds (by the disk's own clock) nothing is touched: another
-    machine may be writing.
+
+@lru_cache(maxsize=1)
+def this_machine() -> str:
+    """What must be equal for process numbers to mean the same: host, boot, and the container's view of processes."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip())
+    with contextlib.suppress(OSError):
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(parts)
+
+
+def remove_leftovers(root: Path) -> None:
+    """Remove temporary files that killed processes left anywhere below `root`.
+
+    Those of this machine's processes that have ended; another machine's only after an hour (by the disk's own clock),
+    since it may be writing.
     """
+    here = _TEMPORARY.fullmatch(temporary_beside(root / "x").name)
+    assert here is not None
     with storage_errors(root), tempfile.TemporaryFile(dir=root) as probe:
         now = os.fstat(probe.fileno()).st_mtime
     for path in root.rglob(".*.tmp"):
         named = _TEMPORARY.fullmatch(path.name)
         with contextlib.suppress(OSError):
-            if named and not psutil.pid_exists(int(named["pid"])) and now - path.stat().st_mtime > _SETTLED_S:
+            if named is None:
+                continue
+            if named["machine"] == here["machine"]:
+                is_left = not psutil.pid_exists(int(named["pid"]))
+            else:
+                is_left = now - path.stat().st_mtime > _ELSEWHERE_S
+            if is_left:
                 path.unlink()
 
 

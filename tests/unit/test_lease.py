@@ -51,7 +51,7 @@ def holder(tmp_path: Path) -> Iterator[Start]:
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let this process think that holders run on another machine, so that only their counter tells."""
-    monkeypatch.setattr(lease_module, "_this_machine", lambda: "another machine")
+    monkeypatch.setattr(lease_module, "this_machine", lambda: "another machine")
 
 
 def acquire_within(leases: Leases, seconds: float) -> object:

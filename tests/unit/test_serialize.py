@@ -17,7 +17,16 @@ from hypothesis import strategies as st
 from resomap.errors import StorageError, StudyError, printable
 from resomap.layout import folder_name
 from resomap.records import Cell
-from resomap.serialize import digest, plain, read_json, remove_leftovers, to_json, write_atomic, write_json
+from resomap.serialize import (
+    digest,
+    plain,
+    read_json,
+    remove_leftovers,
+    temporary_beside,
+    to_json,
+    write_atomic,
+    write_json,
+)
 
 
 def test_write_atomic_keeps_the_old_content_when_writing_fails(tmp_path: Path) -> None:
@@ -98,22 +107,26 @@ def test_printable_is_one_line(text: str) -> None:
     assert printable(text).isprintable()
 
 
-def test_remove_leftovers_takes_what_dead_processes_left_some_time_ago(tmp_path: Path) -> None:
+def test_remove_leftovers_takes_what_dead_processes_left_and_what_other_machines_left_long_ago(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     (tmp_path / "sub").mkdir()
-    names = {
-        f".old.json.{dead.pid}.0123abcd.tmp": 60,
-        f"sub/.old.json.{dead.pid}.0123abcd.tmp": 60,
-        f".new.json.{dead.pid}.0123abcd.tmp": 0,
-        f".mine.json.{os.getpid()}.0123abcd.tmp": 60,
-        ".somebody's.tmp": 60,
-        f"old.json.{dead.pid}.0123abcd.tmp": 60,
+    mine = temporary_beside(tmp_path / "mine.json").name
+    here = mine.split(".")[3]
+    assert here != "fedcba98"
+    ages_s = {
+        f".old.json.{here}.{dead.pid}.0123abcd.tmp": 60,
+        f"sub/.new.json.{here}.{dead.pid}.0123abcd.tmp": 0,
+        f".older.json.fedcba98.{dead.pid}.0123abcd.tmp": 4000,
+        f".slow.json.fedcba98.{dead.pid}.0123abcd.tmp": 60,  # elsewhere, in a long fsync
+        mine: 4000,
+        ".somebody's.tmp": 4000,
+        f"old.json.{here}.{dead.pid}.0123abcd.tmp": 4000,
     }
-    for name, age_s in names.items():
+    for name, age_s in ages_s.items():
         (tmp_path / name).write_text("")
         then = time.time() - age_s
         os.utime(tmp_path / name, (then, then))
     remove_leftovers(tmp_path)
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    assert left == set(list(names)[2:])
+    assert left == set(list(ages_s)[3:])

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import math
 import os
-import secrets
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ from resomap.errors import CheckpointError, ConfigError, printable
 from resomap.layout import BEST_WEIGHTS, METADATA
 from resomap.models.checkpoints import make_metadata, save_weights, write_metadata
 from resomap.records import EpochRecord
-from resomap.serialize import make_dirs, storage_errors, write_atomic
+from resomap.serialize import make_dirs, storage_errors, temporary_beside, write_atomic
 from resomap.training.events import Callback
 from resomap.training.selection import check_mode, monitored_value
 from resomap.training.state import remove_unfinished
@@ -160,7 +159,7 @@ class ModelCheckpoint(Callback):
 
 def _replace_by_link(source: Path, target: Path) -> None:
     """Make `target` the same file as `source`, using no more disk; a copy where links are not possible."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    temporary = temporary_beside(target)
     try:
         os.link(source, temporary)
     except OSError:
