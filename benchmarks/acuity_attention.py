@@ -7,8 +7,9 @@ share of the area, all images' energy summed: trained; on the masks of other ima
 because gratings lie more often in the middle; with random weights, 20 initialisations pooled (fresh normalisation
 statistics, in brackets those of the images themselves, and then the latter on the masks of other images); and trained
 over random. Intervals draw images anew, and initialisations. --dprime sets how far the gratings stand out of the noise:
-the ideal observer's d' at native size. Then the shortcut variant, where a tint tells the class at every resolution: accuracy stays up, and the
-maps leave the gratings where they cannot be seen. With --work an interrupted benchmark goes on where it was.
+the ideal observer's d' at native size. Then the shortcut variant, where a tint tells the class at every resolution:
+accuracy stays up, and the maps leave the gratings where they cannot be seen. With --work an interrupted benchmark goes
+on where it was.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ def main() -> None:
                 f"energy in mask / area {shown(row['energy_in_mask'])}, "
                 f"other images' masks {shown(row['energy_in_other_masks'])}, "
                 f"random weights {shown(random[side]['random_weights_energy_in_mask'])} "
-                f"[{shown(with_statistics(config, side))}; other images' {shown(with_statistics(config, side, shift=1))}], "
+                f"[{shown(with_statistics(config, side))}; "
+                f"other images' {shown(with_statistics(config, side, shift=1))}], "
                 f"trained / random {shown(random[side]['energy_over_random_weights'])}",
                 flush=True,
             )

@@ -26,6 +26,10 @@ import numpy as np
 from scipy import stats
 
 _PRIOR_DF = 4.0
+_LEAST = 0.7
+"""Share of what images alone give, below which the variance is not believed. Chance may bring the variance between
+seeds out below 0; to count it as 0 each time makes intervals too wide where seeds hardly differ, to let it run makes
+them too narrow. Set by simulation (benchmarks/calibration.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,7 @@ class SeedPrior:
     """Variance between seeds over all resolutions of a model, to be mixed in."""
 
     share: float
-    """Of m (1 - m), the variance of a single answer: near 0 and 1 seeds differ less."""
+    """Of m (1 - m), the variance of a single answer: near 0 and 1 seeds differ less. May come out below 0."""
     df: float
 
 
@@ -114,7 +118,7 @@ def seed_prior(values_RSN: Sequence[np.ndarray]) -> SeedPrior | None:
         return None
     seeds = parts[0].shape[0]
     between, spread = sum(_mean_squares(values)[3] for values in parts), sum(_spread(values) for values in parts)
-    share = max(0.0, between / spread) if spread > 0 else 0.0
+    share = between / spread if spread > 0 else 0.0
     return SeedPrior(share, min(_PRIOR_DF, float((seeds - 1) * len(parts))))
 
 
@@ -153,10 +157,10 @@ def _variance(values_SN: np.ndarray, expected: float | None, prior_df: float) ->
     if expected is not None and prior_df > 0:
         between = (seed_df * between + prior_df * expected) / (seed_df + prior_df)
         seed_df += prior_df
+    # MS_seeds as it follows from the (moderated) variance between seeds.
+    ms_seeds = max(ms_rest + images * between, _LEAST * ms_rest)
+    total = max(ms_images + images * between, _LEAST * ms_images)
     between = max(0.0, between)
-    # MS_seeds as it follows from the (moderated) variance between seeds; never below what the rest alone gives.
-    ms_seeds = ms_rest + images * between
-    total = max(ms_images + ms_seeds - ms_rest, ms_images)
     if total == 0:
         return value, 0.0, float(max(1, images - 1)), between
     # As Hillis has it: MS_seeds enters whole, so that a variance between seeds that came out as 0 by chance costs too.
