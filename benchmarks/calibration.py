@@ -36,16 +36,16 @@ COUNTED = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--replicates", type=int, default=4000)
-    parser.add_argument("--settings", default=",".join(map(str, range(len(SETTINGS)))), help="numbers; '-': none")
+    parser.add_argument("--settings", help="numbers of settings, and nothing else; default: all, and the rest")
     given = parser.parse_args()
     count = given.replicates
-    chosen = [] if given.settings == "-" else [int(number) for number in given.settings.split(",")]
+    chosen = [int(number) for number in given.settings.split(",")] if given.settings else range(len(SETTINGS))
     print(f"{count} replicates each; rate (95 % Monte-Carlo interval)")
     for seeds, images, sd in (SETTINGS[number] for number in chosen):
         print(f"{seeds} seeds, {images} images, sd {sd}")
         for name, rate in rates(seeds, images, sd, count).items():
             print(f"  {name:66s} {shown(rate, count)}", flush=True)
-    if given.settings != "-":
+    if given.settings:
         return
     for share, images in ((0.5, 100), (0.8, 300), (0.9, 1000), (0.97, 1000), (0.99, 10_000)):
         rate = wilson_coverage(share, images)

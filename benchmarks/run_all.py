@@ -22,10 +22,19 @@ COMMANDS = (
     "scaling.py --study",
     "data_share.py --rounds 5",
     "keep_memory.py --repetitions 6",
-    "latency_repeat.py",
+    "latency_repeat.py command",
+    "latency_repeat.py planted",
+    "memory_prediction.py",
+    "acuity_attention.py --dprime 20",
     "acuity_attention.py",
     "consistency_real.py",
     "known_answers.py",
+    "calibration.py --replicates 2000",
+    "large_study.py",
+    "schedule.py",
+    "faults.py",
+    "soak.py",
+    "sharing.py",
 )
 ON_PHOTOGRAPHS = ("explanations.py --rounds 2 --photographs DIR", "fixres.py --photographs DIR")
 
