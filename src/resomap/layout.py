@@ -9,7 +9,7 @@
   micro_batches/{model}.json                          only where a model ran out of memory: what its runs share since
   explanations/{model}/{resolution}/seed{n}/{method}.npz   raw maps of the explained images
   analysis/{plan,explanations,verdict}.json   analysis/images.csv   report/index.html   report/figures/   summary.txt
-  audit.json   results.csv   results.json   mlflow.db   logs/
+  audit.json   results.csv   results.json   tuning.json   finished.json   mlflow.db   logs/
   .locks/                                             leases: which process works on which cell (lease.py)
 """
 
@@ -27,8 +27,9 @@ LAST_STATE = "last.pt"
 METADATA = "metadata.json"
 RUN_RECORD = "run.json"
 
-TABLES_LEASE, STAGES_LEASE, MICRO_BATCHES_LEASE = "study", "stages", "micro_batches"
-"""Leases in locks_dir besides those of cells: of results.csv, of what follows the last run, of micro_batches/."""
+TABLES_LEASE, STAGES_LEASE, TUNING_LEASE, MICRO_BATCHES_LEASE = "study", "stages", "tuning", "micro_batches"
+"""Leases in locks_dir besides those of cells: of results.csv, of what follows the last run, of tuning.json, of
+micro_batches/."""
 
 
 def folder_name(name: str) -> str:
@@ -61,6 +62,20 @@ class StudyLayout:
         return self.root / "results.json"
 
     @property
+    def tuning_path(self) -> Path:
+        return self.root / "tuning.json"
+
+    @property
+    def finished_path(self) -> Path:
+        return self.root / "finished.json"
+
+    def finished_parts(self) -> tuple[Path, ...]:
+        """Files and folders that are what a study came to: not its bookkeeping."""
+        folders = ("checkpoints", "predictions", "profiles", "explanations", "analysis", "report", "model_summaries")
+        files = (self.results_csv_path, self.results_json_path, self.tuning_path, self.summary_text_path)
+        return (*(self.root / folder for folder in folders), *files)
+
+    @property
     def mlflow_db_path(self) -> Path:
         return self.root / "mlflow.db"
 
@@ -86,6 +101,10 @@ class StudyLayout:
 
     def run_record_path(self, cell: Cell, family: str) -> Path:
         return self.run_dir(cell, family) / RUN_RECORD
+
+    def rung_path(self, cell: Cell, family: str, rung: int) -> Path:
+        """A run's validation answers on the way, at 1 / rung of its training."""
+        return self.run_dir(cell, family) / f"rung{rung}.json"
 
     def summary_dir(self, model: str, resolution: int) -> Path:
         return self.root / "model_summaries" / folder_name(model) / str(resolution)

@@ -133,6 +133,22 @@ class Predictions:
 
 
 @dataclass(frozen=True, slots=True)
+class TunedSettings:
+    """How a model is computed in training, chosen for speed. Precision and micro-batch hold at all resolutions."""
+
+    precision: str
+    micro_batch: int
+    channels_last: Mapping[int, bool]
+    """resolution -> memory format NHWC"""
+    effort: int
+    """How thorough the search was, see training.autotune.plans(); 0: there was none."""
+    gain: float = 1.0
+    """Time of the untuned settings over that of these, where both were timed."""
+    seconds: float = 0.0
+    """What the search took."""
+
+
+@dataclass(frozen=True, slots=True)
 class EpochRecord:
     """One epoch of one run. Losses are means over samples; epochs count from 1."""
 
@@ -184,3 +200,5 @@ class RunRecord:
     seconds: float | None = None
     still_improving: bool | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    stopped: str | None = None
+    """Why training ended before its last epoch, where another run dominated this one."""

@@ -342,7 +342,7 @@ def test_a_stage_that_fails_costs_no_other(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    monkeypatch.setattr("resomap.study.stages.profile_study", broken)
+    monkeypatch.setattr("resomap.study.profile.profile_study", broken)
     data = make_images(tmp_path / "data")
     outcome = cli(*small_run(data, "--set", "system.profiling.enabled=true", "--set", "analysis.matrix=true"))
     assert outcome.status == 1

@@ -117,6 +117,9 @@ class PlainProgress(StudyProgress):
     def note(self, message: str) -> None:
         self._say(f"note: {printable(message)}")
 
+    def tuned(self, line: str) -> None:
+        self._say(printable(line))
+
     def study_started(self, cells: Sequence[Cell], *, finished: int) -> None:
         self._count, self._done = len(cells), finished
         self._left.cells = dict.fromkeys(cells)
@@ -182,6 +185,9 @@ class BarProgress(StudyProgress):
 
     def note(self, message: str) -> None:
         self._progress.print(f"note: {printable(message)}", markup=False)
+
+    def tuned(self, line: str) -> None:
+        self._progress.print(printable(line), markup=False)
 
     def study_started(self, cells: Sequence[Cell], *, finished: int) -> None:
         self._left.cells = dict.fromkeys(cells)

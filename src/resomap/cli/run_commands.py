@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -30,6 +32,9 @@ from resomap.cli.options import (
 from resomap.cli.tables import print_known_answers, print_results
 from resomap.config.schema import ResoMapConfig
 from resomap.errors import printable
+
+if TYPE_CHECKING:
+    from resomap.study.sweep import StudyResult
 
 
 def sweep_config(
@@ -117,8 +122,18 @@ def train(
 
 def run_and_print(config: ResoMapConfig, *, discard_changed: bool) -> None:
     """Run the study with progress; print its tables. Exit status 1 if a run failed, 130 if stopped."""
-    from resomap.study import builders
-    from resomap.study.stages import finish_study, stored_sentence
+    from resomap.study.finished import finished_study, remember_finished
+
+    finished = finished_study(config)
+    if finished is not None:
+        with make_progress() as progress:
+            for note in finished.notes:
+                progress.note(note)
+            progress.study_started(finished.cells, finished=len(finished.cells))
+        print(finished.closing, end="")
+        return
+    # Imported when there is something to do: both bring torch.
+    from resomap.study.stages import finish_study
     from resomap.study.sweep import run_study
 
     try:
@@ -130,6 +145,22 @@ def run_and_print(config: ResoMapConfig, *, discard_changed: bool) -> None:
         raise typer.Exit(130) from None
     if not result.is_main:
         return
+    _print_closing(config, result)
+    for reason in unfinished:
+        print(f"not done: {reason}", file=sys.stderr)
+    if result.failed or unfinished:
+        raise typer.Exit(1)
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        _print_closing(config, result)
+    remember_finished(config, result, closing=text.getvalue())
+
+
+def _print_closing(config: ResoMapConfig, result: StudyResult) -> None:
+    """The tables, the verdict, and where everything lies."""
+    from resomap.study import builders
+    from resomap.study.stages import stored_sentence
+
     print_results(result, metric=config.analysis.metric)
     answers = builders.known_answers(config, result.layout, result.records)
     if answers:
@@ -137,7 +168,3 @@ def run_and_print(config: ResoMapConfig, *, discard_changed: bool) -> None:
     verdict = stored_sentence(result.layout) if builders.report_wanted(config) else None
     if verdict is not None:
         print(f"\n{printable(verdict)}\nreport: {printable(result.layout.report_path)}")
-    for reason in unfinished:
-        print(f"not done: {reason}", file=sys.stderr)
-    if result.failed or unfinished:
-        raise typer.Exit(1)

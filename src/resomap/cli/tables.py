@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -13,6 +12,8 @@ from rich.table import Table
 from resomap.errors import printable
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from resomap.study.known_answers import KnownAnswer
     from resomap.study.status import StudyStatus
     from resomap.study.sweep import StudyResult

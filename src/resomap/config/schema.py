@@ -66,12 +66,17 @@ class TrainingConfig(Section):
     """training.yaml: how each run is trained; the same at every resolution."""
 
     epochs: Count = 30
-    """Passes over the training images; the same number of updates at every resolution."""
+    """Passes over the training images; the same number of updates at every resolution (but see `budget`)."""
+    budget: Literal["epochs", "compute_matched"] = "epochs"
+    """'epochs': every resolution trains the same updates. 'compute_matched': every resolution is given the same
+    computation; the largest trains `epochs`, smaller ones as many more as they have fewer multiply-accumulates. Then
+    length of training differs with resolution: a confounder that the report names."""
     batch_size: Count = 32
     """Images per optimiser update, over all devices (the effective batch)."""
     micro_batch: Count | None = None
-    """Images per forward pass and device; null: batch_size / number of processes. Smaller values accumulate
-    gradients, the effective batch stays. The same at every resolution, since BatchNorm sees it."""
+    """Images per forward pass and device; null: what autotune finds fastest, without it batch_size / number of
+    processes. Smaller values accumulate gradients, the effective batch stays. The same at every resolution of a model,
+    since BatchNorm sees it."""
     optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
     """Optimiser."""
     learning_rate: Positive = 1e-3
@@ -102,6 +107,10 @@ class TrainingConfig(Section):
     """Whether a smaller or a larger value of `monitor` is better."""
     early_stopping_patience: Count | None = None
     """Epochs without improvement before a run stops; null: never (the same updates at every resolution)."""
+    successive_halving: bool = False
+    """Stop runs that are clearly dominated: after a quarter and half of the epochs, where validation accuracy is shown
+    to be lower than the best run's by more than analysis.delta (exact paired bound). A model's largest resolution never
+    stops. Stopped runs are evaluated as they are, and named in the report."""
     top_k: Count = 1
     """Checkpoints kept per run, best first."""
     save_every_s: NonNegative = 60.0
@@ -146,9 +155,15 @@ class SystemConfig(Section):
     device: str = "auto"
     """'auto' (the accelerator, else the CPU), 'cpu', 'cuda', 'cuda:1', 'mps', 'xpu' ..."""
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
-    """Precision of the forward pass; auto: bf16 on accelerators that have it, fp16 on others, no on CPU."""
-    channels_last: bool = True
-    """Memory format NHWC: up to 2.4 times as fast on CPU, and needed for tensor cores."""
+    """Precision of the forward pass in training; auto: what autotune finds fastest for a model, the same at all its
+    resolutions; without autotune bf16 on accelerators that have it, fp16 on others, no on CPU."""
+    channels_last: bool | None = None
+    """Memory format NHWC: up to 2.4 times as fast on CPU, and needed for tensor cores; null: what autotune finds
+    fastest, true without it."""
+    autotune: bool = True
+    """Time the settings of speed that are left open (mixed_precision auto, channels_last and training.micro_batch null)
+    before a model's first run and keep the fastest, where that costs less than 3 % of the training. The choice is part
+    of what determines a run: a study keeps what it began with. Off with `deterministic` and on several processes."""
     cudnn_benchmark: bool = True
     """Let cuDNN time its algorithms; fixed input sizes make that pay."""
     deterministic: bool = False

@@ -19,7 +19,7 @@ from torch.func import functional_call
 
 from resomap.errors import ResolutionError, UnknownModelError
 from resomap.models.construct import Specs, any_size_options, cnn_spec, construct, construct_on_meta
-from resomap.models.names import canonical_name, model_source
+from resomap.models.names import FAMILIES, canonical_name, model_source
 from resomap.models.pretrained import timm_config
 from resomap.models.simple_cnn import CnnSpec
 
@@ -123,9 +123,20 @@ def _accepts(name: str, resolution: int, spec: CnnSpec | None, num_classes: int)
         return False
     specs = {name: spec} if spec else None
     _, default = _probe(name, spec, num_classes)
-    if resolution % model_stride(name, specs=specs) and resolution != default:
+    stride = model_stride(name, specs=specs)
+    if resolution % stride and resolution != default:
         return False
+    if resolution % stride == 0 and _takes_all_multiples(name, stride, spec, num_classes):
+        return True
     return _runs(name, resolution, spec, num_classes)
+
+
+def _takes_all_multiples(name: str, stride: int, spec: CnnSpec | None, num_classes: int) -> bool:
+    """Whether one pass at the smallest multiple of the stride answers for all: a study's default networks.
+
+    They are convolutions and pooling before a global pooling, so what works at a size works at every larger one.
+    """
+    return any(name in names for names in FAMILIES.values()) and _runs(name, stride, spec, num_classes)
 
 
 @lru_cache(maxsize=16)
@@ -197,8 +208,11 @@ def assert_same_parameters(
         ResolutionError: a resolution the model cannot take, or a count that changes with it.
     """
     counts: dict[int, int] = {}
+    is_foreign = model_source(canonical_name(name)).kind == "callable"
     for resolution in resolutions:
         check_resolution(name, resolution, specs=specs, num_classes=num_classes)
+        if counts and not is_foreign:
+            continue  # its constructor is not told the resolution
         # Built anew each time: code of the user's could look at anything, and lazy layers are refused here.
         model = construct_on_meta(canonical_name(name), num_classes=num_classes, specs=specs)
         counts[resolution] = sum(p.numel() for p in model.parameters())

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from resomap.config.schema import ResoMapConfig
 from resomap.layout import StudyLayout
 from resomap.lease import Leases
-from resomap.records import Cell, ImageDataset
+from resomap.records import Cell, ImageDataset, TunedSettings
 from resomap.serialize import digest
 from resomap.study import builders
 from resomap.study.limits import Limit, shared_limit
@@ -34,6 +34,7 @@ class StudyContext:
     cells: tuple[Cell, ...]
     device_type: str
     precision: str
+    """Of evaluation, and of training where nothing else was tuned."""
     ranks: Ranks
     leases: Leases
     """Which process works on which cell."""
@@ -42,6 +43,8 @@ class StudyContext:
     """What a reader of the results must know."""
     limit: Limit | None = None
     """Of the one run that this context is for; None: what the study says at the time."""
+    tuned: Mapping[str, TunedSettings] = field(default_factory=dict)
+    """model -> how it is trained, where that was searched for."""
 
     def micro_batch_limit(self, model: str) -> int | None:
         """The micro-batch that the model's runs share since one ran out of memory; None: as configured."""
@@ -52,13 +55,23 @@ class StudyContext:
         return self.limit or Limit(self.micro_batch_limit(cell.model))
 
     def config_of(self, cell: Cell) -> ResoMapConfig:
-        """The configuration with what is the cell's own put in."""
-        return builders.with_micro_batch_limit(self.config, self.limit_of(cell).images)
+        """The configuration with what is the cell's own put in: epochs, what was tuned, what memory allows."""
+        budgeted = builders.with_budget(self.config, cell.model, cell.resolution)
+        chosen = builders.with_choice(budgeted, self.tuned.get(cell.model), cell.resolution)
+        return builders.with_micro_batch_limit(chosen, self.limit_of(cell).images)
+
+    def training_precision(self, cell: Cell) -> str:
+        """Of the cell's training."""
+        return builders.precision_of(self.config_of(cell), self.precision)
 
     def determinants(self, cell: Cell) -> dict[str, dict[str, Any]]:
         """What the cell's weights depend on."""
         return builders.determinants(
-            self.config_of(cell), cell, fingerprint=self.fingerprint, precision=self.precision, ranks=self.ranks
+            self.config_of(cell),
+            cell,
+            fingerprint=self.fingerprint,
+            precision=self.training_precision(cell),
+            ranks=self.ranks,
         )
 
     def key(self, cell: Cell) -> str:

@@ -146,7 +146,9 @@ def _forecast_model(
             micro_batch=micro if side in fits else None,
             training_mib=peak_mib(side, micro if micro and side in fits else 1, True),
             inference_mib=peak_mib(side, 1, False),
-            seconds_per_run=_run_seconds(config, images, time.at(side)) if time and side in fits else None,
+            seconds_per_run=_run_seconds(builders.with_budget(config, model, side), images, time.at(side))
+            if time and side in fits
+            else None,
         )
         for side in sides
     ]

@@ -22,6 +22,7 @@ from resomap.study.limits import is_outgrown, limit_of, mend_limits
 from resomap.study.progress import StudyProgress
 from resomap.study.ranks import Ranks
 from resomap.study.runs import stored_runs
+from resomap.study.tuning import settle_tuning, stored_choices
 
 if TYPE_CHECKING:
     from resomap.data.pyramid import ImageStore
@@ -58,10 +59,11 @@ def plan_study(
         ranks=ranks,
         leases=builders.leases(config, layout),
         progress=progress,
+        tuned=stored_choices(layout),
     )
     _settle_changes(context, discard_changed=discard_changed)
     _check_disk(context, parameters)
-    context = replace(context, notes=tuple(_notes(context)))
+    context = replace(context, notes=tuple(_notes(context)), tuned=settle_tuning(context))
     for note in context.notes:
         progress.note(note)
     return context
@@ -178,5 +180,17 @@ def _notes(context: StudyContext) -> Iterator[str]:
             f"every image was reduced to {limit} px before it was brought to its input resolution "
             "(data.information_resolution): above that, inputs have larger maps and no more detail"
         )
+    if builders.is_compute_matched(context.config):
+        yield f"the same computation at every resolution ({_epochs(context)}): training length differs too"
     if builders.is_resolution_aware(context.config):
         yield "augmentation differs by resolution (resolution_aware): resolution is not all that changes"
+
+
+def _epochs(context: StudyContext) -> str:
+    """'resnet18 epochs @224: 20, @320: 10'"""
+    models = dict.fromkeys(cell.model for cell in context.cells)
+    sides = sorted({cell.resolution for cell in context.cells})
+    return "; ".join(
+        f"{model} epochs " + ", ".join(f"@{side}: {builders.epochs_at(context.config, model, side)}" for side in sides)
+        for model in models
+    )

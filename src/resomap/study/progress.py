@@ -14,6 +14,7 @@ class StudyProgress:
 
     Order of events:
         preparing(*)            images decoded into the cache
+        tuned(*)                settings of speed chosen, a line a model
         study_started(cells, finished)
         for each cell:
             run_started
@@ -28,6 +29,9 @@ class StudyProgress:
 
     def note(self, message: str) -> None:
         """Something that the user should know before the results."""
+
+    def tuned(self, line: str) -> None:
+        """Settings of speed were chosen for a model."""
 
     def study_started(self, cells: Sequence[Cell], *, finished: int) -> None:
         """`finished` of the cells were done by an earlier start."""

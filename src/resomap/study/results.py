@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from resomap.layout import StudyLayout
 from resomap.records import RunRecord
 from resomap.serialize import plain, write_json, write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _LISTS = ("per_class", "confusion_matrix")
 _MOST_CLASSES = 100
@@ -43,6 +44,7 @@ def _run_columns(record: RunRecord) -> dict[str, Any]:
         "best_epoch": record.best_epoch,
         "epochs": len(epochs),
         "still_improving": record.still_improving,
+        "stopped": record.stopped,
         "train_seconds": seconds or None,
         "train_images_per_s": _mean([e.images_per_s for e in epochs]),
         "key": record.key,
@@ -66,6 +68,8 @@ def write_results(layout: StudyLayout, records: Iterable[RunRecord], *, study: M
     Args:
         study: what results.json says about the study as a whole.
     """
+    import pandas as pd
+
     records = list(records)
     frame = pd.DataFrame(result_rows(records))
     write_text(layout.results_csv_path, frame.to_csv(index=False, lineterminator="\n"))

@@ -23,6 +23,7 @@ from resomap.records import Cell, Condition, FitRecord, Predictions, RunRecord
 from resomap.serialize import plain, provenance, storage_errors
 from resomap.study import builders
 from resomap.study.context import StudyContext
+from resomap.study.halving import RUNGS, DominatedStopping
 from resomap.study.interrupt import StopSignal
 from resomap.study.limits import limit_of, lower_limit
 from resomap.study.observer import LeaseGuard, MemoryProof, RunObserver
@@ -67,8 +68,9 @@ def run_cell(
     guard = LeaseGuard(lease)
     observer = RunObserver(cell, context.progress, tracker=tracker, stop=stop, ranks=context.ranks)
     tracker.start_run(str(cell), _run_params(context, cell, record), key=record.key)
+    halving = _halving(context, cell, network)
     proof = MemoryProof(lambda: _prove(context, record))
-    trainer = _make_trainer(context, cell, network, guard=guard, observers=(proof, observer))
+    trainer = _make_trainer(context, cell, network, guard=guard, listeners=[proof, *halving, observer])
     state_path = run_dir / LAST_STATE
     if state_path.exists():
         trainer.resume(state_path)
@@ -78,6 +80,7 @@ def run_cell(
     if context.ranks.broadcast(stop.requested):
         raise KeyboardInterrupt
     record = _proven(context, record)
+    record = dataclasses.replace(record, stopped=next((each.reason for each in halving), None))
     record = _evaluated(context, cell, record, fit, guard=guard)
     record = _finish(context, dataclasses.replace(record, seconds=time.monotonic() - started), guard=guard)
     _track_results(context, record, tracker)
@@ -106,7 +109,7 @@ def _begin(context: StudyContext, cell: Cell) -> RunRecord:
         status="running",
         provenance=provenance(
             device=context.device_type,
-            precision=context.precision,
+            precision=context.training_precision(cell),
             processes=context.ranks.world_size,
             **context.limit_of(cell).named(),
         ),
@@ -144,7 +147,7 @@ def _record_path(context: StudyContext, cell: Cell) -> Path:
 
 
 def _make_trainer(
-    context: StudyContext, cell: Cell, network: nn.Module, *, guard: LeaseGuard, observers: Sequence[Callback]
+    context: StudyContext, cell: Cell, network: nn.Module, *, guard: LeaseGuard, listeners: Sequence[Callback]
 ) -> Trainer:
     config, run_dir = context.config_of(cell), _run_dir(context, cell)
     options: dict[str, Any] = {"device_type": context.device_type, "ranks": context.ranks}
@@ -170,8 +173,29 @@ def _make_trainer(
         cell=cell,
         state_path=run_dir / LAST_STATE,
         weights=builders.class_weights(config, context.stores["train"], context.images.num_classes),
-        callbacks=[guard, *builders.keep_best(config, run_dir, fields), *observers],
+        callbacks=[guard, *builders.keep_best(config, run_dir, fields), *listeners],
     )
+
+
+def _halving(context: StudyContext, cell: Cell, network: nn.Module) -> list[DominatedStopping]:
+    """What stops the run where it is dominated, if that is asked for."""
+    if not builders.stops_dominated_runs(context.config):
+        return []
+    epochs = builders.epochs_at(context.config, cell.model, cell.resolution)
+    rivals = [other for other in context.cells if other.seed == cell.seed and other != cell]
+    return [
+        DominatedStopping(
+            cell,
+            epochs=epochs,
+            key=context.key(cell),
+            protected=cell.resolution == max(c.resolution for c in context.cells if c.model == cell.model),
+            comparisons=len(RUNGS) * len(context.cells),
+            delta=builders.accepted_loss(context.config),
+            answer=lambda: _predict(context, cell, network, "val"),
+            path_of=lambda c, rung: context.layout.rung_path(c, builders.family(context.config, c.model), rung),
+            others=lambda: [(other, context.key(other)) for other in rivals],
+        )
+    ]
 
 
 def _run_params(context: StudyContext, cell: Cell, record: RunRecord) -> dict[str, object]:
@@ -181,7 +205,7 @@ def _run_params(context: StudyContext, cell: Cell, record: RunRecord) -> dict[st
         "seed": cell.seed,
         "parameters": record.parameters,
         "family": record.family,
-        "precision": context.precision,
+        "precision": context.training_precision(cell),
         "micro_batch": builders.micro_batch(context.config_of(cell), context.ranks),
     }
 

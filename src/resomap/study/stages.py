@@ -1,10 +1,13 @@
-"""What a study does after its last run: cost, explanations, figures."""
+"""What a study does after its last run: cost, explanations, figures.
+
+Each stage imports what it needs when its turn comes: together they load for seconds, and training shall not wait.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resomap.config.schema import ResoMapConfig
 from resomap.errors import DatasetError, ResoMapError, StorageError, StudyError
@@ -12,18 +15,16 @@ from resomap.layout import STAGES_LEASE, StudyLayout
 from resomap.records import ImageDataset
 from resomap.serialize import read_json, remove_leftovers
 from resomap.study import builders
-from resomap.study.conditions import run_conditions
-from resomap.study.explanations import explain_study, explained_of
-from resomap.study.figures import draw_figures
-from resomap.study.load import Study, load_study
-from resomap.study.profile import profile_study, profiles_are_current
 from resomap.study.progress import StudyProgress
-from resomap.study.report import Shown, write_report
-from resomap.study.report_galleries import pictures_of
-from resomap.study.sweep import StudyResult
-from resomap.study.verdict import store_verdict
+
+if TYPE_CHECKING:
+    from resomap.study.load import Study
+    from resomap.study.report import Shown
+    from resomap.study.sweep import StudyResult
 
 log = logging.getLogger(__name__)
+
+Tell = Callable[[str], None]
 
 
 def finish_study(config: ResoMapConfig, result: StudyResult, *, progress: StudyProgress) -> list[str]:
@@ -68,18 +69,44 @@ def _stages(config: ResoMapConfig, layout: StudyLayout, progress: StudyProgress)
             log.error("%s failed: %r", stage, error, exc_info=True)
             undone.append(f"{stage}: {error!r}")
 
-    if builders.profiles_wanted(config) and not profiles_are_current(config, layout):
-        attempt("profiling", lambda: profile_study(config, images=images, layout=layout, progress=progress.stage))
+    if builders.profiles_wanted(config):
+        attempt("profiling", lambda: _profile(config, images, layout, progress.stage))
     if builders.explanations_wanted(config):
-        attempt("explanations", lambda: explain_study(config, images=images, layout=layout, progress=progress.stage))
+        attempt("explanations", lambda: _explain(config, images, layout, progress.stage))
     if builders.profiles_wanted(config) or builders.explanations_wanted(config):
-        attempt("figures", lambda: draw_figures(config, images=images, layout=layout, progress=progress.stage))
+        attempt("figures", lambda: _draw(config, images, layout, progress.stage))
     if builders.matrix_wanted(config):
-        attempt("matrix", lambda: run_conditions(config, load_study(layout.root), images, progress=progress.stage))
+        attempt("matrix", lambda: _evaluate_conditions(config, images, layout, progress.stage))
     if builders.report_wanted(config):
         attempt("report", lambda: report_study(config, images=images, layout=layout, progress=progress.stage))
     remove_leftovers(layout.root)
     return undone
+
+
+def _profile(config: ResoMapConfig, images: ImageDataset, layout: StudyLayout, progress: Tell) -> None:
+    from resomap.study.profile import profile_study, profiles_are_current
+
+    if not profiles_are_current(config, layout):
+        profile_study(config, images=images, layout=layout, progress=progress)
+
+
+def _explain(config: ResoMapConfig, images: ImageDataset, layout: StudyLayout, progress: Tell) -> None:
+    from resomap.study.explanations import explain_study
+
+    explain_study(config, images=images, layout=layout, progress=progress)
+
+
+def _draw(config: ResoMapConfig, images: ImageDataset, layout: StudyLayout, progress: Tell) -> None:
+    from resomap.study.figures import draw_figures
+
+    draw_figures(config, images=images, layout=layout, progress=progress)
+
+
+def _evaluate_conditions(config: ResoMapConfig, images: ImageDataset, layout: StudyLayout, progress: Tell) -> None:
+    from resomap.study.conditions import run_conditions
+    from resomap.study.load import load_study
+
+    run_conditions(config, load_study(layout.root), images, progress=progress)
 
 
 def stored_sentence(layout: StudyLayout) -> str | None:
@@ -94,13 +121,17 @@ def report_study(
     *,
     images: ImageDataset | None = None,
     layout: StudyLayout | None = None,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Tell = lambda _: None,
 ) -> dict[str, Any]:
     """The verdict (analysis/verdict.json) and report/index.html from what is stored.
 
     Raises:
         StudyError: runs or profiles are missing.
     """
+    from resomap.study.load import load_study
+    from resomap.study.report import write_report
+    from resomap.study.verdict import store_verdict
+
     progress("report")
     layout = layout or builders.layout(config, images or builders.dataset(config))
     study = load_study(layout.root)
@@ -112,6 +143,10 @@ def report_study(
 
 def _shown(config: ResoMapConfig, study: Study, images: ImageDataset | None) -> Shown:
     """The images for the galleries; none where the data set is gone, which costs nothing else of a report."""
+    from resomap.study.explanations import explained_of
+    from resomap.study.report import Shown
+    from resomap.study.report_galleries import pictures_of
+
     count, kernel = builders.explanation_extras(config)["gallery"], builders.kernel(config)
     if not count:
         return Shown(0, kernel, None, None)

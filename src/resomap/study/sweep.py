@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from resomap.config.load import dump_config
 from resomap.config.schema import ResoMapConfig
@@ -25,6 +24,9 @@ from resomap.study.work import Work, settled
 from resomap.tracking.null import NullTracker
 from resomap.tracking.protocol import Tracker
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 _LONGEST_PAUSE_S = 2.0
 """Between two looks at the cells that other processes have."""
 
@@ -42,6 +44,10 @@ class StudyResult:
     """results.csv: one row for each run and condition of the whole study."""
     is_main: bool = True
     """False on the ranks that only compute."""
+    fingerprint: str = ""
+    """Hash of the images that it was made from."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the results must know."""
 
     @property
     def failed(self) -> tuple[RunRecord, ...]:
@@ -126,6 +132,8 @@ def _run_cells(context: StudyContext, *, tracker: Tracker, stop: StopSignal) -> 
         elsewhere=tuple(left),
         frame=_collect(context),
         is_main=context.ranks.is_main,
+        fingerprint=context.fingerprint,
+        notes=context.notes,
     )
 
 
@@ -161,6 +169,8 @@ def _collect(context: StudyContext) -> pd.DataFrame:
         "metric": builders.table_metric(context.config),
     }
     if not context.ranks.is_main:
+        import pandas as pd
+
         return pd.DataFrame()
     with context.leases.hold(TABLES_LEASE):
         return write_results(context.layout, comparable_runs(context.layout), study=summary)

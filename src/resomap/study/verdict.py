@@ -93,6 +93,13 @@ def _warnings(study: Study, options: Sequence[Option], delta: float) -> Iterator
             f"{len(improving)} of {len(study.runs)} runs were best in their last epochs ({', '.join(improving[:3])}"
             f"{' ...' if len(improving) > 3 else ''}): longer training may change the order"
         )
+    stopped = [str(record.cell) for record in study.runs if record.stopped]
+    if stopped:
+        named = ", ".join(stopped[:3]) + (" ..." if len(stopped) > 3 else "")
+        yield (
+            f"{len(stopped)} of {len(study.runs)} runs were stopped early, shown to be dominated ({named}): "
+            "their figures are of unfinished training"
+        )
     seeds, images = options[0].select_SN.shape
     least = detectable(images, discordant=_discordant(study))
     if seeds == 1:

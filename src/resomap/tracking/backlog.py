@@ -36,6 +36,7 @@ class Backlog:
         describe: one line about a failure.
         pause_s: between two tries of the same action.
         patience_s: finish() gives up when nothing got done for so long.
+        delay_s: before the first action, unless the end comes first.
     """
 
     def __init__(
@@ -47,10 +48,11 @@ class Backlog:
         describe: Callable[[BaseException], str],
         pause_s: float = 15.0,
         patience_s: float = 45.0,
+        delay_s: float = 0.0,
     ) -> None:
         self._what = what
         self._failures, self._is_temporary, self._describe = failures, is_temporary, describe
-        self._pause_s, self._patience_s = pause_s, patience_s
+        self._pause_s, self._patience_s, self._delay_s = pause_s, patience_s, delay_s
         self._tasks: queue.Queue[_Task | None] = queue.Queue()
         self._ending = threading.Event()
         self._off = self._warned = self._lost = False
@@ -77,6 +79,7 @@ class Backlog:
         self._off = True
 
     def _work(self) -> None:
+        self._ending.wait(self._delay_s)
         try:
             while not self._off and (task := self._tasks.get()) is not None:
                 self._attempt(task)

@@ -33,6 +33,8 @@ _LATER_TIMEOUT_S = "30"
 _LOCK_PATIENCE_S = 60.0
 _SHORTEST_SECRET = 4
 """Shorter ones are part of every other word."""
+_DELAY_S = 5.0
+"""The first update shall not share the processor with MLflow's import."""
 _PASSING = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED"}
 """Error codes of MLflow that may pass: a server away, a database locked or full."""
 
@@ -71,6 +73,7 @@ class MLflowTracker:
             failures=_store_failures,
             is_temporary=_may_pass,
             describe=self._describe,
+            delay_s=_DELAY_S,
         )
 
     def start_study(self, name: str, params: Mapping[str, object]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -74,6 +75,19 @@ def supports_bf16(device: torch.device) -> bool:
         return torch.backends.mps.is_macos_or_newer(14, 0)
     check = getattr(torch.get_device_module(device), "is_bf16_supported", None)
     return bool(check()) if check is not None else False
+
+
+def computes_bf16(device: str | torch.device) -> bool:
+    """Whether bfloat16 may be faster than float32 on the device: on a CPU, whether it has instructions for it."""
+    device = torch.device(device)
+    if device.type != "cpu":
+        return supports_bf16(device)
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
+            flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    except OSError:
+        return platform.machine() == "arm64"  # Apple's, which do
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags.split())
 
 
 def reset_peak_memory(device: torch.device) -> None:

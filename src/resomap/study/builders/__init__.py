@@ -1,5 +1,6 @@
 """From the configuration to objects. Besides the command line, the only room that reads config objects."""
 
+from resomap.study.builders.budget import epochs_at, is_compute_matched, stops_dominated_runs, with_budget
 from resomap.study.builders.cost import (
     end_to_end_images,
     memory_limit_mib,
@@ -57,6 +58,7 @@ from resomap.study.builders.study import (
     layout,
     leases,
     matrix_wanted,
+    may_be_finished,
     metric_options,
     report_wanted,
     storable,
@@ -65,6 +67,7 @@ from resomap.study.builders.study import (
     table_metric,
     tracker,
     waits_for_others,
+    weight_files,
 )
 from resomap.study.builders.training import (
     check_processes,
@@ -77,6 +80,13 @@ from resomap.study.builders.training import (
     threads_of_a_process,
     timing_trainer,
     trainer,
+)
+from resomap.study.builders.tuning import (
+    precision_of,
+    training_images,
+    tuned_subject,
+    tuning_options,
+    with_choice,
 )
 
 __all__ = [
@@ -97,6 +107,7 @@ __all__ = [
     "device_and_precision",
     "device_name",
     "end_to_end_images",
+    "epochs_at",
     "eval_loader",
     "executor",
     "explained_images",
@@ -106,6 +117,7 @@ __all__ = [
     "family",
     "fingerprint",
     "information_resolution",
+    "is_compute_matched",
     "is_resolution_aware",
     "keep_best",
     "kept_checkpoints",
@@ -116,6 +128,7 @@ __all__ = [
     "loader_workers",
     "matrix_wanted",
     "max_pixels",
+    "may_be_finished",
     "memory_limit_mib",
     "method_options",
     "metric_options",
@@ -124,6 +137,7 @@ __all__ = [
     "model_on_meta",
     "model_specs",
     "optimizer_factory",
+    "precision_of",
     "preprocessing",
     "processes_per_run",
     "profiles_wanted",
@@ -131,6 +145,7 @@ __all__ = [
     "report_wanted",
     "settle_process",
     "sizes_loader",
+    "stops_dominated_runs",
     "storable",
     "stores",
     "study_name",
@@ -141,7 +156,13 @@ __all__ = [
     "tracker",
     "train_loader",
     "trainer",
+    "training_images",
     "training_length",
+    "tuned_subject",
+    "tuning_options",
     "waits_for_others",
     "with_micro_batch_limit",
+    "weight_files",
+    "with_budget",
+    "with_choice",
 ]

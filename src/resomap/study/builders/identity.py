@@ -24,6 +24,10 @@ def determinants(
     Left out on purpose: what changes speed or bookkeeping only (workers, cache, number of checkpoints).
     """
     training = config.training.model_dump() | {"micro_batch": micro_batch(config, ranks)}
+    if training["budget"] == "epochs":
+        del training["budget"]  # as it was before there was a choice
+    if not training["successive_halving"]:
+        del training["successive_halving"]
     for bookkeeping in ("save_every_s", "top_k"):
         del training[bookkeeping]
     data = config.data
@@ -40,7 +44,7 @@ def determinants(
         },
         "system": {
             "mixed_precision": precision,
-            "channels_last": config.system.channels_last,
+            "channels_last": config.system.channels_last is not False,
             "deterministic": config.system.deterministic,
         },
         "models": {"pretrained": _pretrained_identity(config.models.pretrained)},

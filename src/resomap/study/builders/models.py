@@ -13,15 +13,18 @@ if TYPE_CHECKING:
 
 
 def cells(config: ResoMapConfig) -> list[Cell]:
-    """The grid, one seed after the other, so that a study cut short has whole comparisons."""
+    """The grid, one seed after the other, so that a study cut short has whole comparisons.
+
+    With successive halving the largest resolutions come first: others are compared with them.
+    """
     from resomap.models.registry import canonical_name
 
     models = [canonical_name(name) for name in config.sweep.models]
+    resolutions = list(config.sweep.resolutions)
+    if config.training.successive_halving:
+        resolutions.sort(reverse=True)
     return [
-        Cell(model, resolution, seed)
-        for seed in config.sweep.seeds
-        for model in models
-        for resolution in config.sweep.resolutions
+        Cell(model, resolution, seed) for seed in config.sweep.seeds for model in models for resolution in resolutions
     ]
 
 

@@ -95,6 +95,16 @@ def tracker(config: ResoMapConfig, study: StudyLayout, name: str) -> Tracker:
     )
 
 
+def may_be_finished(config: ResoMapConfig) -> bool:
+    """Whether a finished study can be known by its files alone: a model that is code of the user's may have changed."""
+    return not any(":" in name for name in config.sweep.models)
+
+
+def weight_files(config: ResoMapConfig) -> list[Path]:
+    """Weights that every model starts from, where they are a file."""
+    return [Path(config.models.pretrained)] if isinstance(config.models.pretrained, str) else []
+
+
 def storable(config: ResoMapConfig) -> ResoMapConfig:
     """The configuration as study.yaml may hold it: no password of a tracking server."""
     uri = config.mlflow.tracking_uri

@@ -122,7 +122,7 @@ def trainer(
         seed=cell.seed,
         device=system.device,
         mixed_precision=system.mixed_precision,
-        channels_last=system.channels_last,
+        channels_last=system.channels_last is not False,
         cudnn_benchmark=system.cudnn_benchmark,
         deterministic=system.deterministic,
         non_blocking=config.data.non_blocking,

@@ -1,0 +1,307 @@
+"""Which precision, memory format and micro-batch train a model fastest on this machine: timed, not assumed.
+
+The best choice differs by model and size by more than any other setting (bf16 with NHWC trains one network 4 times as
+fast and another not at all), so a few forward and backward passes of each are timed in turn. What may differ:
+
+    precision     one for all resolutions of a model, or it would be confounded with resolution
+    micro-batch   one for all resolutions of a model: BatchNorm sees it; gradients accumulate to the effective batch
+    NHWC or NCHW  chosen for each resolution; it changes nothing but the order of sums
+
+The search is as thorough as its share of the training time allows; a training too short for any is not tuned.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+
+from resomap.records import TunedSettings
+from resomap.training.device import isolated_generators
+from resomap.training.engine import Engine
+from resomap.training.losses import classification_loss
+
+SHARE = 0.02
+"""Of the training time that the search may take."""
+TOLERANCE = 0.04
+"""What is written first among the options wins unless another is faster by more: fp32, NHWC, the larger batch."""
+LONGEST_S = 90.0
+_ROUNDS = 5
+_HOPELESS = 1.5
+"""Times as slow as the best: not timed again."""
+_FEW_IMAGES = 8
+_SMALLEST_MICRO_BATCH = 8
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Setting:
+    """One way to compute a training step."""
+
+    precision: str
+    channels_last: bool
+    micro_batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What may be chosen from, the preferred first. One of a kind: it was given, and is not searched."""
+
+    precisions: tuple[str, ...]
+    formats: tuple[bool, ...]
+    """channels_last"""
+    micro_batches: tuple[int, ...]
+
+    @property
+    def first(self) -> Setting:
+        """What is used without tuning."""
+        return Setting(self.precisions[0], self.formats[0], self.micro_batches[0])
+
+    def settings(self) -> list[Setting]:
+        """Every combination, the preferred first."""
+        return [Setting(p, f, m) for p in self.precisions for m in self.micro_batches for f in self.formats]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A part of the search: which options are timed at which sides, on how many images."""
+
+    options: Options
+    sides: tuple[int, ...]
+    images: int
+
+
+def micro_batches(largest: int) -> tuple[int, ...]:
+    """Halves of the largest, down to 8: 32 -> (32, 16, 8)."""
+    found = [largest]
+    while found[-1] // 2 >= _SMALLEST_MICRO_BATCH:
+        found.append(found[-1] // 2)
+    return tuple(found)
+
+
+def plans(options: Options, sides: Sequence[int]) -> list[tuple[Stage, ...]]:
+    """Ways to search, the cheapest first; the number of one, from 1, is its effort.
+
+    1-2  precision, on a few images at the middle side
+    3    precision, on a few images at every side
+    4    the same, then the micro-batch in the chosen precision at every side
+    5    everything with everything at every side
+    """
+    every, middle = tuple(sides), (sorted(sides)[len(sides) // 2],)
+    large = options.micro_batches[0]
+    few = min(_FEW_IMAGES, large)
+    by_precision = Options(options.precisions, options.formats[:1], (few,))
+    by_batch = Options(options.precisions[:1], options.formats[:1], options.micro_batches)
+    found: list[tuple[Stage, ...]] = [
+        (Stage(by_precision, middle, max(2, few // 2)),),
+        (Stage(by_precision, middle, few),),
+        (Stage(by_precision, every, few),),
+        (Stage(by_precision, every, few), Stage(by_batch, every, large)),
+        (Stage(options, every, large),),
+    ]
+    return [tuple(s for s in stages if len(s.options.settings()) > 1) for stages in found]
+
+
+def cost(stages: Iterable[Stage]) -> float:
+    """Pixels that the stages will train on, in as many rounds as a clear difference takes."""
+    return sum(
+        _ROUNDS * len(stage.options.settings()) * stage.images * side**2 for stage in stages for side in stage.sides
+    )
+
+
+def affordable(options: Options, sides: Sequence[int], *, images: float) -> int:
+    """The effort that its share of a training on `images` images at each side pays for; 0: none."""
+    budget = SHARE * images * sum(side**2 for side in sides)
+    efforts = [number for number, stages in enumerate(plans(options, sides), 1) if stages and cost(stages) <= budget]
+    return max(efforts, default=0)
+
+
+def untuned(options: Options, sides: Iterable[int]) -> TunedSettings:
+    """What is used without a search."""
+    first = options.first
+    return TunedSettings(first.precision, first.micro_batch, dict.fromkeys(sides, first.channels_last), effort=0)
+
+
+def tune(
+    network: nn.Module,
+    options: Options,
+    *,
+    sides: Sequence[int],
+    images: float,
+    num_classes: int,
+    device: torch.device,
+    clock: Callable[[], float] = time.perf_counter,
+) -> TunedSettings:
+    """The choice for one model.
+
+    Args:
+        network: moved to the device; its weights stay as they are, BatchNorm's statistics do not.
+        sides: resolutions that it will be trained at.
+        images: how many images it will be trained on at each of them, over all epochs and seeds.
+    Returns:
+        untuned(), with effort 0, where the training is too short to pay for a search.
+    Side effects: none on generators; the network is left in training mode.
+    """
+    started = clock()
+    chosen = untuned(options, sides)
+    effort = affordable(options, sides, images=images)
+    if effort == 0:
+        return chosen
+    bench = Bench(network, num_classes=num_classes, largest=max(sides), device=device, clock=clock)
+    search = _Search(bench, work=images, pixels=sum(side**2 for side in sides), until=started + LONGEST_S)
+    found: dict[tuple[Setting, int], float] = {}
+    with isolated_generators(device):
+        for stage in plans(options, sides)[effort - 1]:
+            narrowed = Options((chosen.precision,), stage.options.formats, stage.options.micro_batches)
+            stage = stage if len(stage.options.precisions) > 1 else Stage(narrowed, stage.sides, stage.images)
+            found |= (times := search.race(stage))
+            chosen = pick(stage.options, times, before=chosen)
+    return replace(chosen, effort=effort, seconds=clock() - started)
+
+
+def pick(options: Options, times: Mapping[tuple[Setting, int], float], *, before: TunedSettings) -> TunedSettings:
+    """The preferred combination among those within the tolerance of the fastest, over all timed sides.
+
+    Args:
+        times: (setting, side) -> seconds an image.
+        before: whose values stay for what was not timed.
+    """
+    sides = {side for _, side in times}
+    pairs = [(p, m) for p in options.precisions for m in options.micro_batches]
+
+    def at(pair: tuple[str, int], side: int) -> float:
+        return min(times.get((Setting(pair[0], f, pair[1]), side), math.inf) for f in options.formats)
+
+    totals = {pair: sum(at(pair, side) for side in sides) for pair in pairs}
+    best = min(totals.values())
+    if not math.isfinite(best):
+        return before
+    precision, micro = next(pair for pair, total in totals.items() if total <= best * (1 + TOLERANCE))
+    formats = dict(before.channels_last)
+    for side in sides:
+        of_side = {f: times.get((Setting(precision, f, micro), side), math.inf) for f in options.formats}
+        limit = min(of_side.values()) * (1 + TOLERANCE)
+        formats[side] = next(f for f, seconds in of_side.items() if seconds <= limit)
+    gain = totals[pairs[0]] / totals[precision, micro]
+    return TunedSettings(
+        precision,
+        micro if len(options.micro_batches) > 1 else before.micro_batch,
+        formats,
+        effort=before.effort,
+        gain=before.gain * (gain if math.isfinite(gain) else 1.0),
+    )
+
+
+class _Search:
+    """Times settings in turn until they are told apart, or the share of the training is spent."""
+
+    def __init__(self, bench: Bench, *, work: float, pixels: float, until: float) -> None:
+        self._bench, self._work, self._pixels, self._until = bench, work, pixels, until
+        self._spent_s = 0.0
+
+    def race(self, stage: Stage) -> dict[tuple[Setting, int], float]:
+        """(setting, side) -> median seconds an image."""
+        alive = stage.options.settings()
+        times: dict[tuple[Setting, int], list[float]] = {}
+        warm_up: dict[tuple[Setting, int], float] = {}
+        for round_ in range(_ROUNDS + 1):
+            seconds = {
+                (setting, side): self._bench.seconds_per_image(setting, side, images=stage.images)
+                for side in stage.sides
+                for setting in alive
+            }
+            # The first round compiles kernels and asks for memory.
+            if round_ == 0:
+                warm_up = seconds
+            else:
+                for key, value in seconds.items():
+                    times.setdefault(key, []).append(value)
+            alive = _hopeful(alive, stage.sides, seconds)
+            if len(alive) == 1 or (round_ and not self._affords_another(stage, seconds)):
+                break
+        return warm_up | {key: median(values) for key, values in times.items()}
+
+    def _affords_another(self, stage: Stage, seconds: Mapping[tuple[Setting, int], float]) -> bool:
+        spent_s = stage.images * sum(value for value in seconds.values() if math.isfinite(value))
+        self._spent_s += spent_s
+        fastest = sum(min(v for (_, side), v in seconds.items() if side == of_side) for of_side in stage.sides)
+        training_s = self._work * fastest * self._pixels / sum(side**2 for side in stage.sides)
+        return self._spent_s + spent_s <= SHARE * training_s and self._bench.clock() + spent_s <= self._until
+
+
+def _hopeful(
+    settings: Sequence[Setting], sides: Iterable[int], seconds: Mapping[tuple[Setting, int], float]
+) -> list[Setting]:
+    """Those that are not far slower than the best at every side."""
+    best = {side: min(seconds[setting, side] for setting in settings) for side in sides}
+    return [s for s in settings if any(seconds[s, side] <= _HOPELESS * best[side] for side in best)]
+
+
+class Bench:
+    """Forward and backward passes of one network, in any precision and memory format.
+
+    The optimiser's step is left out: it is the same for all, once an update.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        num_classes: int,
+        largest: int,
+        device: torch.device,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.clock = clock
+        self._network = network.train()
+        self._engines: dict[str, Engine] = {}
+        self._device, self._classes, self._largest = device, num_classes, largest
+        self._pixels = torch.empty(0, 3, largest, largest)
+
+    def seconds_per_image(self, setting: Setting, side: int, *, images: int) -> float:
+        """Of micro-batches that make up `images`; infinite where the device's memory does not suffice."""
+        engine = self._prepared(setting)
+        inputs, labels = self._inputs(images, side, channels_last=setting.channels_last)
+        micro = min(setting.micro_batch, images)
+        self._wait()
+        started = self.clock()
+        try:
+            for images_BCHW, labels_B in zip(inputs.split(micro), labels.split(micro), strict=True):
+                engine.backward(classification_loss(engine.forward(images_BCHW), labels_B))
+            self._wait()
+        except torch.OutOfMemoryError:
+            return math.inf
+        finally:
+            seconds = self.clock() - started
+            engine.drop_gradients()
+        return seconds / images
+
+    def _prepared(self, setting: Setting) -> Engine:
+        kind = setting.precision
+        if kind not in self._engines:
+            self._engines[kind] = Engine(
+                self._network, _plain_sgd, device=self._device, precision=kind, channels_last=setting.channels_last
+            )
+        wanted = torch.channels_last if setting.channels_last else torch.contiguous_format
+        self._network.to(memory_format=wanted)
+        return self._engines[kind]
+
+    def _inputs(self, images: int, side: int, *, channels_last: bool) -> tuple[Tensor, Tensor]:
+        if len(self._pixels) < images:
+            self._pixels = torch.rand(images, 3, self._largest, self._largest).to(self._device)
+        wanted = torch.channels_last if channels_last else torch.contiguous_format
+        inputs_BCHW = self._pixels[:images, :, :side, :side].contiguous(memory_format=wanted)
+        return inputs_BCHW, torch.arange(images, device=self._device) % self._classes
+
+    def _wait(self) -> None:
+        if self._device.type != "cpu":
+            torch.accelerator.synchronize(self._device)
+
+
+def _plain_sgd(model: nn.Module) -> torch.optim.Optimizer:
+    """An optimiser without state; it never steps."""
+    return torch.optim.SGD(model.parameters(), lr=0.0)
