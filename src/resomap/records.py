@@ -201,4 +201,4 @@ class RunRecord:
     still_improving: bool | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     stopped: str | None = None
-    """Why training ended before its last epoch, where another run dominated this one."""
+    """Why training ended before its last epoch, where another run dominated this one. Such runs are not assessed."""

@@ -37,8 +37,10 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 def print_results(result: StudyResult, *, metric: str) -> None:
     """One row for each model and resolution: the metric on test (val where there is none), and the cost."""
-    frame = result.frame
-    finished = frame[frame["status"] == "finished"]
+    from resomap.study.results import assessed_rows
+    from resomap.study.runs import stopped_options
+
+    finished = assessed_rows(result.frame[result.frame["status"] == "finished"])
     if not finished.empty:
         split = "test" if (finished["split"] == "test").any() else "val"
         reported = finished[finished["split"] == split]
@@ -48,6 +50,8 @@ def print_results(result: StudyResult, *, metric: str) -> None:
         ]
         title = f"{metric} on {split}: mean over seeds (lowest to highest)"
         print_table(title, ["model", "side", "seeds", metric, "accuracy", "log loss", "train s", "img/s"], rows)
+    for (model, side), runs in stopped_options(result.records).items():
+        print(f"stopped, not assessed: {printable(model)} @{side} ({runs})")
     for record in result.failed:
         first = (record.error or "unknown error").strip().splitlines()[0]
         print(f"failed: {printable(record.cell)}: {printable(first)}")

@@ -55,9 +55,9 @@ def run_conditions(
     _, split = study.splits
     for record in study.runs:
         cell = record.cell
-        if cell.model not in study.grid:
+        resolutions, _ = study.grid.get(cell.model, ((), ()))
+        if cell.resolution not in resolutions:
             continue
-        resolutions, _ = study.grid[cell.model]
         wanted = [Condition(split, side, study.information(side), kind) for kind in weights for side in resolutions]
         if detail:
             less = {study.information(side) for side in resolutions if side < cell.resolution}

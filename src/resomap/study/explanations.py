@@ -19,6 +19,7 @@ from resomap.study.explained import ExplainedImages, masks_of, open_explained
 from resomap.study.limits import comparable_runs
 from resomap.study.maps import StoredMaps
 from resomap.study.probes import occlude_bands, probe_run
+from resomap.study.runs import assessed_runs
 
 Progress = Callable[[str], None]
 
@@ -50,7 +51,7 @@ def explain_study(
     layout: StudyLayout | None = None,
     progress: Progress = lambda _: None,
 ) -> dict[str, Any]:
-    """Explain every finished run of the study, compare, and write analysis/explanations.json.
+    """Explain every finished run of the study that is assessed, compare, and write analysis/explanations.json.
 
     Maps and tables that are stored and still belong to the weights and settings are not made again.
 
@@ -63,8 +64,7 @@ def explain_study(
     layout = layout or builders.layout(config, images)
     sources = [
         Source(record.cell, layout.run_dir(record.cell, record.family), record.key)
-        for record in comparable_runs(layout)
-        if record.status == "finished"
+        for record in assessed_runs(comparable_runs(layout))
     ]
     if not sources:
         raise StudyError(f"{printable(layout.root)} holds no finished run; run `resomap run` first")

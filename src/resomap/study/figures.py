@@ -32,6 +32,8 @@ from resomap.study.explained import ExplainedImages
 from resomap.study.explanations import explained_of
 from resomap.study.limits import comparable_runs
 from resomap.study.maps import StoredMaps, read_maps
+from resomap.study.results import assessed_rows
+from resomap.study.runs import assessed_runs
 
 Progress = Callable[[str], None]
 _PICTURE = 224
@@ -56,7 +58,7 @@ def draw_figures(
         metric=builders.table_metric(config),
         methods=builders.explanation_methods(config),
         gallery=builders.explanation_extras(config)["gallery"],
-        cells=[record.cell for record in comparable_runs(layout) if record.status == "finished"],
+        cells=[record.cell for record in assessed_runs(comparable_runs(layout))],
         progress=progress,
     )
 
@@ -109,7 +111,9 @@ def _results(layout: StudyLayout) -> pd.DataFrame | None:
     if not layout.results_csv_path.exists():
         return None
     frame = pd.read_csv(layout.results_csv_path)
-    return frame if "split" in frame and (frame["status"] == "finished").any() else None
+    if "split" not in frame or not (frame["status"] == "finished").any():
+        return None
+    return assessed_rows(frame)
 
 
 def _explanation_figures(analysed: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:

@@ -19,6 +19,7 @@ from resomap.records import Cell, Condition, Predictions, RunRecord, information
 from resomap.serialize import read_json
 from resomap.study.cost import stored_profiles
 from resomap.study.limits import comparable_runs
+from resomap.study.runs import assessed_runs, stopped_options
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,11 @@ class Study:
     def runs(self) -> tuple[RunRecord, ...]:
         """Finished runs that may be compared."""
         return tuple(record for record in comparable_runs(self.layout) if record.status == "finished")
+
+    @cached_property
+    def stopped(self) -> dict[tuple[str, int], str]:
+        """(model, resolution) that is not assessed, since training was stopped -> how many of its runs."""
+        return stopped_options(self.runs)
 
     @cached_property
     def results(self) -> pd.DataFrame:
@@ -123,11 +129,15 @@ class Study:
 
     @cached_property
     def grid(self) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
-        """model -> (resolutions, seeds) of the largest complete grid: seeds that every resolution has."""
+        """model -> (resolutions, seeds) of the largest complete grid: seeds that every resolution has.
+
+        Resolutions of which a run was stopped are not in it: everything that is assessed is.
+        """
         grid: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
-        for model in dict.fromkeys(record.cell.model for record in self.runs):
+        runs = assessed_runs(self.runs)
+        for model in dict.fromkeys(record.cell.model for record in runs):
             sides: dict[int, set[int]] = {}
-            for record in self.runs:
+            for record in runs:
                 if record.cell.model == model:
                     sides.setdefault(record.cell.resolution, set()).add(record.cell.seed)
             shared = set.intersection(*sides.values())

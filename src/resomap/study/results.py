@@ -76,3 +76,11 @@ def write_results(layout: StudyLayout, records: Iterable[RunRecord], *, study: M
     runs = [_run_columns(r) | {"conditions": _conditions(r), "history": plain(r.epochs)} for r in records]
     write_json(layout.results_json_path, {"study": study, "runs": runs})
     return frame
+
+
+def assessed_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows of such a frame without those of models at resolutions of which a run was stopped (runs.stopped_options)."""
+    if "stopped" not in frame:
+        return frame
+    options = [frame["model"], frame["resolution"]]
+    return frame[frame["stopped"].isna().groupby(options).transform("all")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,3 +63,23 @@ def stored_runs(layout: StudyLayout) -> Iterator[RunRecord]:
         if record is not None:
             records.append(record)
     yield from sorted(records, key=lambda r: r.cell)
+
+
+def stopped_options(records: Iterable[RunRecord]) -> dict[tuple[str, int], str]:
+    """(model, resolution) of which a run was stopped as dominated -> '1 of 3 runs'.
+
+    Networks that were not trained to their end say nothing about what training would have reached, nor does the mean
+    over the seeds that were: such an option is not assessed.
+    """
+    options: dict[tuple[str, int], list[bool]] = {}
+    for record in records:
+        if record.status == "finished":
+            options.setdefault((record.cell.model, record.cell.resolution), []).append(record.stopped is not None)
+    return {option: f"{sum(those)} of {len(those)} runs" for option, those in options.items() if any(those)}
+
+
+def assessed_runs(records: Iterable[RunRecord]) -> list[RunRecord]:
+    """Finished runs whose model at their resolution is trained to the end with every seed."""
+    records = list(records)
+    stopped = stopped_options(records)
+    return [r for r in records if r.status == "finished" and (r.cell.model, r.cell.resolution) not in stopped]

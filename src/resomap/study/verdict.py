@@ -93,13 +93,9 @@ def _warnings(study: Study, options: Sequence[Option], delta: float) -> Iterator
             f"{len(improving)} of {len(study.runs)} runs were best in their last epochs ({', '.join(improving[:3])}"
             f"{' ...' if len(improving) > 3 else ''}): longer training may change the order"
         )
-    stopped = [str(record.cell) for record in study.runs if record.stopped]
-    if stopped:
-        named = ", ".join(stopped[:3]) + (" ..." if len(stopped) > 3 else "")
-        yield (
-            f"{len(stopped)} of {len(study.runs)} runs were stopped early, shown to be dominated ({named}): "
-            "their figures are of unfinished training"
-        )
+    if study.stopped:
+        named = ", ".join(f"{model} @{side} ({count})" for (model, side), count in study.stopped.items())
+        yield f"stopped early, shown to be dominated, and not assessed: {named}"
     seeds, images = options[0].select_SN.shape
     least = detectable(images, discordant=_discordant(study))
     if seeds == 1:
@@ -130,6 +126,7 @@ def analyse_study(study: Study, *, metric: str, delta: float) -> dict[str, Any]:
         "chance": evidence.chance(study, metric),
         "metrics": evidence.metric_table(study, metric),
         "saturation": list(evidence.saturation(study, metric, delta)),
+        "stopped": [{"model": m, "resolution": side, "runs": runs} for (m, side), runs in study.stopped.items()],
         "omnibus": list(evidence.omnibus_tests(study)),
         "comparisons": list(evidence.comparisons(study, metric)),
         **_tradeoff(options),
