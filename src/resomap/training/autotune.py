@@ -28,6 +28,8 @@ from resomap.training.losses import classification_loss
 
 SHARE = 0.02
 """Of the training time that the search may take."""
+SHORTEST_S = 60.0
+"""A shorter training of all a model's runs is not tuned: what starting a search costs would not be small beside it."""
 TOLERANCE = 0.04
 """What is written first among the options wins unless another is faster by more: fp32, NHWC, the larger batch."""
 LONGEST_S = 90.0
@@ -134,7 +136,9 @@ def tune(
     images: float,
     num_classes: int,
     device: torch.device,
+    started: float | None = None,
     clock: Callable[[], float] = time.perf_counter,
+    is_out_of_memory: Callable[[BaseException], bool] = lambda error: isinstance(error, torch.OutOfMemoryError),
 ) -> TunedSettings:
     """The choice for one model.
 
@@ -142,23 +146,37 @@ def tune(
         network: moved to the device; its weights stay as they are, BatchNorm's statistics do not.
         sides: resolutions that it will be trained at.
         images: how many images it will be trained on at each of them, over all epochs and seeds.
+        started: on the clock: what was spent since, on making the network, is part of the search's cost.
+        is_out_of_memory: errors that only say that a setting needs more memory than there is.
     Returns:
-        untuned(), with effort 0, where the training is too short to pay for a search.
+        untuned(), with effort 0, where the training is too short to pay for a search, or a search had to be broken off.
     Side effects: none on generators; the network is left in training mode.
     """
-    started = clock()
+    started = clock() if started is None else started
     chosen = untuned(options, sides)
     effort = affordable(options, sides, images=images)
     if effort == 0:
         return chosen
-    bench = Bench(network, num_classes=num_classes, largest=max(sides), device=device, clock=clock)
-    search = _Search(bench, work=images, pixels=sum(side**2 for side in sides), until=started + LONGEST_S)
-    found: dict[tuple[Setting, int], float] = {}
+    bench = Bench(
+        network,
+        num_classes=num_classes,
+        largest=max(sides),
+        device=device,
+        clock=clock,
+        is_out_of_memory=is_out_of_memory,
+    )
     with isolated_generators(device):
-        for stage in plans(options, sides)[effort - 1]:
+        training_s = images * _seconds_per_pixel(bench, options, sides) * sum(side**2 for side in sides)
+        if training_s < SHORTEST_S:
+            return chosen
+        search = _Search(bench, started=started, work=images * sum(side**2 for side in sides), training_s=training_s)
+        for done, stage in enumerate(plans(options, sides)[effort - 1]):
             narrowed = Options((chosen.precision,), stage.options.formats, stage.options.micro_batches)
             stage = stage if len(stage.options.precisions) > 1 else Stage(narrowed, stage.sides, stage.images)
-            found |= (times := search.race(stage))
+            times = search.race(stage)
+            if not times:
+                effort = effort - 1 if done else 0
+                break
             chosen = pick(stage.options, times, before=chosen)
     return replace(chosen, effort=effort, seconds=clock() - started)
 
@@ -196,24 +214,37 @@ def pick(options: Options, times: Mapping[tuple[Setting, int], float], *, before
     )
 
 
+def _seconds_per_pixel(bench: Bench, options: Options, sides: Sequence[int]) -> float:
+    """Of the untuned setting on a few images at the middle side; 0 where not even they fit the memory."""
+    side, images = sorted(sides)[len(sides) // 2], min(_FEW_IMAGES // 2, options.first.micro_batch)
+    bench.seconds_per_image(options.first, side, images=images)  # compiles kernels and asks for memory
+    seconds = bench.seconds_per_image(options.first, side, images=images)
+    return seconds / side**2 if math.isfinite(seconds) else 0.0
+
+
 class _Search:
     """Times settings in turn until they are told apart, or the share of the training is spent."""
 
-    def __init__(self, bench: Bench, *, work: float, pixels: float, until: float) -> None:
-        self._bench, self._work, self._pixels, self._until = bench, work, pixels, until
-        self._spent_s = 0.0
+    def __init__(self, bench: Bench, *, started: float, work: float, training_s: float) -> None:
+        self._bench, self._started, self._work = bench, started, work
+        self._allow(training_s)
+
+    def _allow(self, training_s: float) -> None:
+        self._until = self._started + SHARE * training_s
 
     def race(self, stage: Stage) -> dict[tuple[Setting, int], float]:
-        """(setting, side) -> median seconds an image."""
+        """(setting, side) -> median seconds an image; nothing where the time did not suffice to see each once."""
         alive = stage.options.settings()
         times: dict[tuple[Setting, int], list[float]] = {}
         warm_up: dict[tuple[Setting, int], float] = {}
         for round_ in range(_ROUNDS + 1):
-            seconds = {
-                (setting, side): self._bench.seconds_per_image(setting, side, images=stage.images)
-                for side in stage.sides
-                for setting in alive
-            }
+            began = self._bench.clock()
+            seconds: dict[tuple[Setting, int], float] = {}
+            for side in stage.sides:
+                for setting in alive:
+                    if round_ == 0 and self._bench.clock() > self._until:
+                        return {}  # something is far slower than it should be: no more time goes into it
+                    seconds[setting, side] = self._bench.seconds_per_image(setting, side, images=stage.images)
             # The first round compiles kernels and asks for memory.
             if round_ == 0:
                 warm_up = seconds
@@ -221,16 +252,14 @@ class _Search:
                 for key, value in seconds.items():
                     times.setdefault(key, []).append(value)
             alive = _hopeful(alive, stage.sides, seconds)
-            if len(alive) == 1 or (round_ and not self._affords_another(stage, seconds)):
+            if round_:  # the share of the training as it will be with the fastest
+                fastest = sum(min(v for (_, s), v in seconds.items() if s == side) for side in stage.sides)
+                self._allow(self._work * fastest / sum(side**2 for side in stage.sides))
+            now = self._bench.clock()
+            until = min(self._until, self._started + LONGEST_S)
+            if len(alive) == 1 or (round_ and now + (now - began) > until):
                 break
         return warm_up | {key: median(values) for key, values in times.items()}
-
-    def _affords_another(self, stage: Stage, seconds: Mapping[tuple[Setting, int], float]) -> bool:
-        spent_s = stage.images * sum(value for value in seconds.values() if math.isfinite(value))
-        self._spent_s += spent_s
-        fastest = sum(min(v for (_, side), v in seconds.items() if side == of_side) for of_side in stage.sides)
-        training_s = self._work * fastest * self._pixels / sum(side**2 for side in stage.sides)
-        return self._spent_s + spent_s <= SHARE * training_s and self._bench.clock() + spent_s <= self._until
 
 
 def _hopeful(
@@ -254,31 +283,37 @@ class Bench:
         num_classes: int,
         largest: int,
         device: torch.device,
-        clock: Callable[[], float] = time.perf_counter,
+        clock: Callable[[], float],
+        is_out_of_memory: Callable[[BaseException], bool],
     ) -> None:
-        self.clock = clock
+        self.clock, self._is_out_of_memory = clock, is_out_of_memory
         self._network = network.train()
         self._engines: dict[str, Engine] = {}
         self._device, self._classes, self._largest = device, num_classes, largest
         self._pixels = torch.empty(0, 3, largest, largest)
 
     def seconds_per_image(self, setting: Setting, side: int, *, images: int) -> float:
-        """Of micro-batches that make up `images`; infinite where the device's memory does not suffice."""
+        """Of whole micro-batches, as many as `images` has; infinite where the device's memory does not suffice.
+
+        What is left over is not timed: BatchNorm takes no single image.
+        """
         engine = self._prepared(setting)
-        inputs, labels = self._inputs(images, side, channels_last=setting.channels_last)
         micro = min(setting.micro_batch, images)
-        self._wait()
-        started = self.clock()
+        images -= images % micro
         try:
+            inputs, labels = self._inputs(images, side, channels_last=setting.channels_last)
+            self._wait()
+            started = self.clock()
             for images_BCHW, labels_B in zip(inputs.split(micro), labels.split(micro), strict=True):
                 engine.backward(classification_loss(engine.forward(images_BCHW), labels_B))
             self._wait()
-        except torch.OutOfMemoryError:
-            return math.inf
+            return (self.clock() - started) / images
+        except Exception as error:
+            if self._is_out_of_memory(error):
+                return math.inf
+            raise
         finally:
-            seconds = self.clock() - started
             engine.drop_gradients()
-        return seconds / images
 
     def _prepared(self, setting: Setting) -> Engine:
         kind = setting.precision

@@ -1,6 +1,7 @@
 """Autotune on a network whose speed is planted: its forward pass moves the clock."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 from resomap.records import TunedSettings
 from resomap.training.autotune import (
     SHARE,
+    SHORTEST_S,
     Options,
     Setting,
     affordable,
@@ -43,8 +45,8 @@ class PlantedNetwork(nn.Module):
         return self.now
 
 
-def tuned(network, *, images, options=OPEN):
-    return tune(network, options, sides=SIDES, images=images, num_classes=2, device=CPU, clock=network.clock)
+def tuned(network, *, images, options=OPEN, **more):
+    return tune(network, options, sides=SIDES, images=images, num_classes=2, device=CPU, clock=network.clock, **more)
 
 
 @pytest.mark.parametrize(("largest", "expected"), [(32, (32, 16, 8)), (12, (12,)), (4, (4,)), (16, (16, 8))])
@@ -75,6 +77,35 @@ def test_short_training_is_not_tuned():
     network = PlantedNetwork(lambda *_: 1.0)
     assert tuned(network, images=100) == untuned(OPEN, SIDES)
     assert network.calls == 0
+
+
+def test_a_training_of_less_than_a_minute_is_not_tuned():
+    # 1e5 images at both sides: 59 s and 61 s.
+    least = SHORTEST_S / (1e5 * (16**2 + 32**2))
+    network = PlantedNetwork(lambda bf16, nhwc, count, side: 0.98 * least * side**2 * (0.1 if bf16 else 1.0))
+    assert tuned(network, images=1e5) == untuned(OPEN, SIDES)
+    assert network.now < 0.001 * SHORTEST_S
+    network = PlantedNetwork(lambda bf16, nhwc, count, side: 1.02 * least * side**2 * (0.1 if bf16 else 1.0))
+    assert tuned(network, images=1e5).precision == "bf16"
+
+
+def test_what_making_the_network_took_counts():
+    network = PlantedNetwork(lambda bf16, nhwc, count, side: 1e-6 * side**2 * (0.5 if bf16 else 1.0))
+    training_s = 1e5 * 1e-6 * (16**2 + 32**2)
+    network.now = 2 * SHARE * training_s
+    calls = tuned(network, images=1e5, started=0.0), network.calls
+    assert calls == (replace(untuned(OPEN, SIDES), seconds=network.now), 2)
+
+
+def test_one_hopeless_setting_cannot_take_more_than_the_share():
+    # Everything but what is preferred is 100 times as slow.
+    def speed(bf16, nhwc, count, side):
+        return side**2 * (1.0 if nhwc and not bf16 and count != 16 else 100.0)
+
+    network = PlantedNetwork(speed)
+    chosen = tuned(network, images=1e5)
+    assert (chosen.precision, chosen.micro_batch, chosen.channels_last) == ("no", 32, {16: True, 32: True})
+    assert network.now < 0.06 * 1e5 * (16**2 + 32**2)
 
 
 @pytest.mark.parametrize("images", [1e5, 5e4, 7e3, 2e3])
@@ -123,6 +154,34 @@ def test_a_setting_that_does_not_fit_the_memory_is_not_chosen(monkeypatch):
     chosen = tuned(PlantedNetwork(speed), images=1e6)
     assert chosen.micro_batch == 8
     assert math.isfinite(chosen.gain)
+
+
+def test_other_words_for_too_little_memory(monkeypatch):
+    """MPS and the CPU raise a plain RuntimeError, and the images themselves may not fit."""
+    draw = torch.rand
+
+    def rand(count, *shape):
+        if count > 16:
+            raise RuntimeError("MPS backend out of memory")
+        return draw(count, *shape)
+
+    monkeypatch.setattr(torch, "rand", rand)
+    options = Options(("no", "bf16"), (True,), (32,))
+    network = PlantedNetwork(lambda bf16, nhwc, count, side: 1.0)
+    says_so = {"is_out_of_memory": lambda error: "out of memory" in str(error)}
+    assert tuned(network, images=1e6, options=options, **says_so).precision == "no"
+    with pytest.raises(RuntimeError, match="MPS backend"):
+        tuned(network, images=1e6, options=options)
+
+
+def test_no_single_image_is_left_over():
+    def speed(bf16, nhwc, count, side):
+        if count == 1:
+            raise ValueError("Expected more than 1 value per channel when training")
+        return 1.0 if count == 8 else 2.0
+
+    options = Options(("no",), (True,), micro_batches(17))
+    assert tuned(PlantedNetwork(speed), images=1e6, options=options).micro_batch == 8
 
 
 def test_weights_and_random_state_stay():
