@@ -9,7 +9,7 @@
   micro_batches/{model}.json                          only where a model ran out of memory: what its runs share since
   explanations/{model}/{resolution}/seed{n}/{method}.npz   raw maps of the explained images
   analysis/{plan,explanations,verdict}.json   analysis/images.csv   report/index.html   report/figures/   summary.txt
-  audit.json   results.csv   results.json   tuning.json   finished.json   mlflow.db   logs/
+  audit.json   results.csv   results.json   tuning.json   budget.json   finished.json   mlflow.db   logs/
   .locks/                                             leases: which process works on which cell (lease.py)
 """
 
@@ -28,8 +28,8 @@ METADATA = "metadata.json"
 RUN_RECORD = "run.json"
 
 TABLES_LEASE, STAGES_LEASE, TUNING_LEASE, MICRO_BATCHES_LEASE = "study", "stages", "tuning", "micro_batches"
-"""Leases in locks_dir besides those of cells: of results.csv, of what follows the last run, of tuning.json, of
-micro_batches/."""
+"""Leases in locks_dir besides those of cells: of results.csv, of what follows the last run, of what a study chooses once
+(tuning.json, budget.json), of micro_batches/."""
 
 
 def folder_name(name: str) -> str:
@@ -66,14 +66,18 @@ class StudyLayout:
         return self.root / "tuning.json"
 
     @property
+    def budget_path(self) -> Path:
+        return self.root / "budget.json"
+
+    @property
     def finished_path(self) -> Path:
         return self.root / "finished.json"
 
     def finished_parts(self) -> tuple[Path, ...]:
-        """Files and folders that are what a study came to: not its bookkeeping."""
+        """Files and folders that are what a study came to, and its configuration: not its bookkeeping."""
         folders = ("checkpoints", "predictions", "profiles", "explanations", "analysis", "report", "model_summaries")
-        files = (self.results_csv_path, self.results_json_path, self.tuning_path, self.summary_text_path)
-        return (*(self.root / folder for folder in folders), *files)
+        files = (self.config_path, self.results_csv_path, self.results_json_path, self.tuning_path)
+        return (*(self.root / folder for folder in folders), *files, self.summary_text_path)
 
     @property
     def mlflow_db_path(self) -> Path:

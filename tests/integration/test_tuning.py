@@ -74,12 +74,28 @@ def test_autotune_is_off_when_asked(tmp_path, cli, small_run, make_images, searc
 def test_short_studies_are_not_tuned_and_say_so(tmp_path, cli, small_run, make_images):
     done = cli(*small_run(make_images(tmp_path / "data")))
     assert "(training is too short for a search to pay)" in done.err
-    assert not (tmp_path / "study" / "tuning.json").exists()
+    assert json.loads((tmp_path / "study" / "tuning.json").read_text())["models"]["tiny_cnn"]["choice"]["effort"] == 0
 
 
-def test_a_damaged_choice_stops_the_study(tmp_path, cli, small_run, make_images):
-    (tmp_path / "study").mkdir()
+def test_a_study_without_a_search_is_the_same_as_without_autotune(tmp_path, cli, small_run, make_images):
+    data = make_images(tmp_path / "data")
+    assert cli(*small_run(data)).status == 0
+    assert cli(*small_run(data, "--set", "system.autotune=false", output="other")).status == 0
+    one, other = run_record(tmp_path), run_record(tmp_path, output="other")
+    assert (one["key"], one["determinants"]) == (other["key"], other["determinants"])
+    for pattern in ("best_model.safetensors", "test-*.parquet"):
+        files = [next((tmp_path / output).rglob(pattern)) for output in ("study", "other")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_damaged_choice_is_made_up_for(tmp_path, cli, small_run, make_images, searches, caplog):
+    data = make_images(tmp_path / "data")
+    assert cli(*small_run(data)).status == 0
+    stored = (tmp_path / "study" / "tuning.json").read_text()
     (tmp_path / "study" / "tuning.json").write_text('{"models": {"tiny_cnn": {"choice": {"precision": 1}}}}')
-    refused = cli(*small_run(make_images(tmp_path / "data")))
-    assert refused.status == 2
-    assert "tuning.json does not hold tuned settings" in refused.error_lines[0]
+    again = cli(*small_run(data, "--seeds", "0,1"))
+    assert again.status == 0
+    assert "tuning.json cannot be used, the runs' own records are" in caplog.text
+    assert run_record(tmp_path, seed=1)["determinants"]["protocol"] == run_record(tmp_path)["determinants"]["protocol"]
+    kept = json.loads((tmp_path / "study" / "tuning.json").read_text())["models"]["tiny_cnn"]["choice"]
+    assert kept == json.loads(stored)["models"]["tiny_cnn"]["choice"]

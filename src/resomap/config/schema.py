@@ -69,8 +69,9 @@ class TrainingConfig(Section):
     """Passes over the training images; the same number of updates at every resolution (but see `budget`)."""
     budget: Literal["epochs", "compute_matched"] = "epochs"
     """'epochs': every resolution trains the same updates. 'compute_matched': every resolution is given the same
-    computation; the largest trains `epochs`, smaller ones as many more as they have fewer multiply-accumulates. Then
-    length of training differs with resolution: a confounder that the report names."""
+    computation; the largest of the study's first start trains `epochs`, smaller ones as many more as they have fewer
+    multiply-accumulates, with a schedule (warm-up, steps, patience) that is stretched with them. Then length of
+    training differs with resolution: a confounder that the report names."""
     batch_size: Count = 32
     """Images per optimiser update, over all devices (the effective batch)."""
     micro_batch: Count | None = None
@@ -110,7 +111,7 @@ class TrainingConfig(Section):
     successive_halving: bool = False
     """Stop runs that are clearly dominated: after a quarter and half of the epochs, where validation accuracy is shown
     to be lower than the best run's by more than analysis.delta (exact paired bound). A model's largest resolution never
-    stops. Stopped runs are evaluated as they are, and named in the report."""
+    stops. A model at a resolution of which a run was stopped is not assessed, and the report names it."""
     top_k: Count = 1
     """Checkpoints kept per run, best first."""
     save_every_s: NonNegative = 60.0

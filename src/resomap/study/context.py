@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from resomap.config.load import differences
 from resomap.config.schema import ResoMapConfig
 from resomap.layout import StudyLayout
 from resomap.lease import Leases
-from resomap.records import Cell, ImageDataset, TunedSettings
-from resomap.serialize import digest
+from resomap.records import Cell, ImageDataset, RunRecord, TunedSettings
+from resomap.serialize import digest, plain
 from resomap.study import builders
 from resomap.study.limits import Limit, shared_limit
 from resomap.study.progress import StudyProgress
@@ -46,6 +47,9 @@ class StudyContext:
     tuned: Mapping[str, TunedSettings] = field(default_factory=dict)
     """model -> how it is trained, where that was searched for."""
 
+    budget_reference: int | None = None
+    """The resolution that trains training.epochs; others are given its computation. None: all train the same."""
+
     def micro_batch_limit(self, model: str) -> int | None:
         """The micro-batch that the model's runs share since one ran out of memory; None: as configured."""
         return shared_limit(self.layout, model)
@@ -55,10 +59,19 @@ class StudyContext:
         return self.limit or Limit(self.micro_batch_limit(cell.model))
 
     def config_of(self, cell: Cell) -> ResoMapConfig:
-        """The configuration with what is the cell's own put in: epochs, what was tuned, what memory allows."""
-        budgeted = builders.with_budget(self.config, cell.model, cell.resolution)
+        """The configuration with what is the cell's own put in: epochs, what was tuned, what memory allows.
+
+        Stored runs that are not planned are compared by it too. For their epochs their model would have to be built,
+        and whatever a study's folder names must not be: they have none of their own.
+        """
+        reference = self.budget_reference if cell in self.cells else None
+        budgeted = builders.with_budget(self.config, cell.model, cell.resolution, reference=reference)
         chosen = builders.with_choice(budgeted, self.tuned.get(cell.model), cell.resolution)
         return builders.with_micro_batch_limit(chosen, self.limit_of(cell).images)
+
+    def epochs(self, cell: Cell) -> int:
+        """Of the cell's training."""
+        return builders.training_length(self.config_of(cell))[0]
 
     def training_precision(self, cell: Cell) -> str:
         """Of the cell's training."""
@@ -69,10 +82,19 @@ class StudyContext:
         return builders.determinants(
             self.config_of(cell),
             cell,
+            whole=self.config,
+            reference=self.budget_reference,
             fingerprint=self.fingerprint,
             precision=self.training_precision(cell),
+            evaluation=self.precision,
             ranks=self.ranks,
         )
+
+    def changes(self, record: RunRecord) -> list[str]:
+        """What the run was made with and would not be now: 'training.epochs: 2 -> 3'."""
+        now, stored = self.determinants(record.cell), record.determinants
+        parts = ("protocol", "cell") if record.cell in self.cells else ("protocol",)
+        return [line for part in parts for line in differences(stored.get(part, {}), plain(now[part]))]
 
     def key(self, cell: Cell) -> str:
         """Equal keys, equal weights."""

@@ -18,8 +18,10 @@ from resomap.profiling.memory import largest_micro_batch, left_out, predict_memo
 from resomap.records import Cell, ImageDataset
 from resomap.serialize import write_json
 from resomap.study import builders
+from resomap.study.budget import stored_reference
 from resomap.study.calibrate import calibrate
 from resomap.study.ranks import Ranks
+from resomap.study.tuning import choices_in_force
 
 SHARE_OF_FREE = 0.9
 """Of the free memory that a plan counts on: the rest is the allocator's, the libraries' and other programs'."""
@@ -77,6 +79,7 @@ def forecast_study(
 ) -> StudyForecast:
     """Predict memory, micro-batch, operations, time and disk of every cell; trains nothing but a few updates.
 
+    Settings of speed are those that the study was tuned to, if it was: a search takes longer than a forecast may.
     Stored as analysis/plan.json of the study, whose report shows what was predicted beside what was measured.
 
     Args:
@@ -90,13 +93,19 @@ def forecast_study(
     images = builders.dataset(config)
     counts = {split: len(records) for split, records in images.splits.items()}
     limit = builders.memory_limit_mib(config) or free_memory_mib(device) * SHARE_OF_FREE
+    layout = builders.layout(config, images)
+    own = builders.budget_reference(config)
+    reference = None if own is None else stored_reference(layout) or own
+    choices = choices_in_force(config, layout, ranks or Ranks())
     grid = builders.cells(config)
     cells: list[CellForecast] = []
     for model in dict.fromkeys(cell.model for cell in grid):
         sides = sorted({cell.resolution for cell in grid if cell.model == model})
         progress(model)
+        chosen = builders.with_choice(config, choices.get(model), sides[-1])
+        wanted = builders.micro_batch(chosen, ranks or Ranks())
         cells += _forecast_model(
-            config, model, sides, images=images, limit_mib=limit, wanted=builders.micro_batch(config, ranks or Ranks())
+            chosen, model, sides, images=images, limit_mib=limit, wanted=wanted, reference=reference
         )
     seeds = len({cell.seed for cell in grid})
     forecast = StudyForecast(
@@ -111,12 +120,19 @@ def forecast_study(
         hours=sum(cell.seconds_per_run or 0.0 for cell in cells) * seeds / 3600,
         disk_mib=_disk_mib(config, cells, seeds=seeds, counts=counts),
     )
-    write_json(builders.layout(config, images).plan_path, forecast)
+    write_json(layout.plan_path, forecast)
     return forecast
 
 
 def _forecast_model(
-    config: ResoMapConfig, model: str, sides: Sequence[int], *, images: ImageDataset, limit_mib: float, wanted: int
+    config: ResoMapConfig,
+    model: str,
+    sides: Sequence[int],
+    *,
+    images: ImageDataset,
+    limit_mib: float,
+    wanted: int,
+    reference: int | None,
 ) -> list[CellForecast]:
     """Every resolution of a model; the largest decides the micro-batch, which is common to all."""
     device, precision = builders.device_and_precision(config)
@@ -137,6 +153,11 @@ def _forecast_model(
     if fits:
         micro = largest_micro_batch(lambda batch: peak_mib(fits[-1], batch, True), limit_mib=limit_mib, largest=wanted)
         time = calibrate(config, model, fits, num_classes=images.num_classes, micro_batch=micro or 1)
+
+    def seconds(side: int) -> float | None:
+        budgeted = builders.with_budget(config, model, side, reference=reference)
+        return _run_seconds(budgeted, images, time.at(side)) if time else None
+
     return [
         CellForecast(
             model=model,
@@ -146,9 +167,7 @@ def _forecast_model(
             micro_batch=micro if side in fits else None,
             training_mib=peak_mib(side, micro if micro and side in fits else 1, True),
             inference_mib=peak_mib(side, 1, False),
-            seconds_per_run=_run_seconds(builders.with_budget(config, model, side), images, time.at(side))
-            if time and side in fits
-            else None,
+            seconds_per_run=seconds(side) if side in fits else None,
         )
         for side in sides
     ]

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from resomap.config.load import differences
 from resomap.config.schema import ResoMapConfig
 from resomap.errors import StorageError, StudyError, printable
 from resomap.layout import StudyLayout
 from resomap.records import RunRecord
-from resomap.serialize import make_dirs, plain, write_text
+from resomap.serialize import make_dirs, write_text
 from resomap.study import builders
+from resomap.study.budget import forget_reference, settle_reference, stored_reference
 from resomap.study.context import StudyContext
 from resomap.study.limits import is_outgrown, limit_of, mend_limits
 from resomap.study.progress import StudyProgress
 from resomap.study.ranks import Ranks
 from resomap.study.runs import stored_runs
-from resomap.study.tuning import settle_tuning, stored_choices
+from resomap.study.tuning import choices_in_force, forget_choices, settle_tuning
 
 if TYPE_CHECKING:
     from resomap.data.pyramid import ImageStore
@@ -59,14 +59,21 @@ def plan_study(
         ranks=ranks,
         leases=builders.leases(config, layout),
         progress=progress,
-        tuned=stored_choices(layout),
+        tuned=choices_in_force(config, layout, ranks),
+        budget_reference=_reference(config, layout),
     )
     _settle_changes(context, discard_changed=discard_changed)
     _check_disk(context, parameters)
+    context = replace(context, budget_reference=settle_reference(context))
     context = replace(context, notes=tuple(_notes(context)), tuned=settle_tuning(context))
     for note in context.notes:
         progress.note(note)
     return context
+
+
+def _reference(config: ResoMapConfig, layout: StudyLayout) -> int | None:
+    own = builders.budget_reference(config)
+    return None if own is None else stored_reference(layout) or own
 
 
 def _on_main_first(ranks: Ranks, make: Callable[[], T]) -> T:
@@ -113,25 +120,24 @@ def _settle_changes(context: StudyContext, *, discard_changed: bool) -> None:
 
 def changed_runs(context: StudyContext) -> list[tuple[RunRecord, list[str]]]:
     """Stored runs that this configuration would not have made, with what differs."""
-    planned = set(context.cells)
     changed = []
     for record in stored_runs(context.layout):
         if is_outgrown(context.layout, record) or not limit_of(record).is_proven:
             continue  # made again without being asked: nobody changed a setting
-        now = context.determinants(record.cell)
-        stored = record.determinants
-        parts = ("protocol", "cell") if record.cell in planned else ("protocol",)
-        lines = [line for part in parts for line in differences(stored.get(part, {}), plain(now[part]))]
+        lines = context.changes(record)
         if lines:
             changed.append((record, lines))
     return changed
 
 
 def discard(context: StudyContext, records: Iterable[RunRecord]) -> None:
-    """Delete the checkpoints and predictions of these runs."""
+    """Delete the checkpoints and predictions of these runs, and what was tuned for models that have no others."""
+    records = list(records)
     for record in records:
         shutil.rmtree(context.layout.run_dir(record.cell, record.family), ignore_errors=True)
         shutil.rmtree(context.layout.predictions_dir(record.cell), ignore_errors=True)
+    forget_choices(context, {record.cell.model for record in records})
+    forget_reference(context.layout)
 
 
 def _check_disk(context: StudyContext, parameters: Mapping[str, int]) -> None:
@@ -180,7 +186,7 @@ def _notes(context: StudyContext) -> Iterator[str]:
             f"every image was reduced to {limit} px before it was brought to its input resolution "
             "(data.information_resolution): above that, inputs have larger maps and no more detail"
         )
-    if builders.is_compute_matched(context.config):
+    if context.budget_reference is not None:
         yield f"the same computation at every resolution ({_epochs(context)}): training length differs too"
     if builders.is_resolution_aware(context.config):
         yield "augmentation differs by resolution (resolution_aware): resolution is not all that changes"
@@ -188,9 +194,10 @@ def _notes(context: StudyContext) -> Iterator[str]:
 
 def _epochs(context: StudyContext) -> str:
     """'resnet18 epochs @224: 20, @320: 10'"""
-    models = dict.fromkeys(cell.model for cell in context.cells)
-    sides = sorted({cell.resolution for cell in context.cells})
+    models: dict[str, dict[int, int]] = {}
+    for cell in sorted(context.cells):
+        models.setdefault(cell.model, {}).setdefault(cell.resolution, context.epochs(cell))
     return "; ".join(
-        f"{model} epochs " + ", ".join(f"@{side}: {builders.epochs_at(context.config, model, side)}" for side in sides)
-        for model in models
+        f"{model} epochs " + ", ".join(f"@{side}: {epochs}" for side, epochs in of_model.items())
+        for model, of_model in models.items()
     )

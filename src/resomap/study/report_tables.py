@@ -198,5 +198,5 @@ def provenance_table(study: Study) -> Table:
         ["runs", len(study.runs)],
     ]
     stored = study.runs[0].provenance.items()
-    rows += [[_words(k), printable(str(v))] for k, v in stored if k != "metric_options"]
+    rows += [[_words(k), printable(str(v))] for k, v in stored if k not in ("metric_options", "tuned")]
     return Table("What was run, and where", ["", "value"], rows)

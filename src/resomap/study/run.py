@@ -112,6 +112,7 @@ def _begin(context: StudyContext, cell: Cell) -> RunRecord:
             precision=context.training_precision(cell),
             processes=context.ranks.world_size,
             **context.limit_of(cell).named(),
+            tuned=context.tuned.get(cell.model),
         ),
     )
     stored = stored_run(context, cell)
@@ -181,17 +182,17 @@ def _halving(context: StudyContext, cell: Cell, network: nn.Module) -> list[Domi
     """What stops the run where it is dominated, if that is asked for."""
     if not builders.stops_dominated_runs(context.config):
         return []
-    epochs = builders.epochs_at(context.config, cell.model, cell.resolution)
+    config = context.config_of(cell)
     rivals = [other for other in context.cells if other.seed == cell.seed and other != cell]
     return [
         DominatedStopping(
             cell,
-            epochs=epochs,
+            epochs=context.epochs(cell),
             key=context.key(cell),
             protected=cell.resolution == max(c.resolution for c in context.cells if c.model == cell.model),
-            comparisons=len(RUNGS) * len(context.cells),
+            comparisons=len(RUNGS) * len(context.cells) * len(rivals),
             delta=builders.accepted_loss(context.config),
-            answer=lambda: _predict(context, cell, network, "val"),
+            answer=lambda: _predict(context, cell, network, "val", channels_last=builders.memory_format(config)),
             path_of=lambda c, rung: context.layout.rung_path(c, builders.family(context.config, c.model), rung),
             others=lambda: [(other, context.key(other)) for other in rivals],
         )
@@ -251,7 +252,10 @@ def _finish(context: StudyContext, record: RunRecord, *, guard: LeaseGuard) -> R
     return record
 
 
-def _predict(context: StudyContext, cell: Cell, network: nn.Module, split: str) -> Predictions:
+def _predict(
+    context: StudyContext, cell: Cell, network: nn.Module, split: str, *, channels_last: bool = True
+) -> Predictions:
+    """channels_last: how the network's weights lie afterwards; one that is trained on must stay as it is."""
     loader = builders.eval_loader(
         context.config_of(cell), context.stores[split], cell, device_type=context.device_type, ranks=context.ranks
     )
@@ -261,6 +265,7 @@ def _predict(context: StudyContext, cell: Cell, network: nn.Module, split: str) 
         device=builders.device_and_precision(context.config)[0],
         class_names=context.images.class_names,
         mixed_precision=context.precision,
+        channels_last=channels_last,
         world_size=context.ranks.world_size,
         gather=context.ranks.gather,
     )

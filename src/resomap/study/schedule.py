@@ -47,23 +47,25 @@ def seed_by_seed(cells: Iterable[Cell], cost: Callable[[Cell], float]) -> list[C
     return sorted(cells, key=lambda cell: (turn[cell.seed], -cost(cell)))
 
 
-def predicted_cost(config: ResoMapConfig, *, num_classes: int) -> Callable[[Cell], float]:
+def predicted_cost(
+    config: ResoMapConfig, *, num_classes: int, epochs: Callable[[Cell], int] = lambda _: 1
+) -> Callable[[Cell], float]:
     """Cell -> predicted work relative to the study's other cells.
 
-    All cells of a study see the same images in the same number of epochs, so what differs is the multiply-accumulates
-    of an image: counted on shapes at the smallest side, and in proportion to the pixels from there (as convolutions
-    are, and as `resomap plan` scales its timing). A model that cannot be counted comes first.
+    All cells of a study see the same images, so what differs is their epochs (where the budget is compute_matched) and
+    the multiply-accumulates of an image: counted on shapes at the smallest side, and in proportion to the pixels from
+    there (as convolutions are, and as `resomap plan` scales its timing). A model that cannot be counted comes first.
     """
     grid = builders.cells(config)
     if len({cell.model for cell in grid}) == 1:
-        return lambda cell: float(cell.resolution**2)
+        return lambda cell: float(cell.resolution**2 * epochs(cell))
     smallest = min(cell.resolution for cell in grid)
     macs: dict[str, float] = {}
 
     def cost(cell: Cell) -> float:
         if cell.model not in macs:
             macs[cell.model] = _macs(config, Cell(cell.model, smallest, 0), num_classes=num_classes)
-        return macs[cell.model] * cell.resolution**2
+        return macs[cell.model] * cell.resolution**2 * epochs(cell)
 
     return cost
 

@@ -1,13 +1,16 @@
 """The tuned settings of a study: chosen once, kept with it (tuning.json), and remembered for other studies.
 
-A choice decides what a run computes, to the last bit. So a study keeps the one that it began with, wherever it goes on;
-only a model without any run is tuned anew, and only when what is tuned has changed.
+A choice decides what a run computes, to the last bit. So a study keeps the one that it began with, wherever it goes on,
+also the one not to search ("untuned", effort 0); it goes when the last run of its model is discarded. Each run's record
+holds it too, so that a lost file costs nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,64 +19,83 @@ from resomap.layout import TUNING_LEASE, StudyLayout
 from resomap.records import Cell, TunedSettings
 from resomap.serialize import digest, package_version, plain, provenance, read_json, write_json
 from resomap.study import builders
+from resomap.study.recovery import is_out_of_memory
 from resomap.study.runs import stored_runs
 
 if TYPE_CHECKING:
+    from resomap.config.schema import ResoMapConfig
     from resomap.study.context import StudyContext
+    from resomap.study.ranks import Ranks
     from resomap.training.autotune import Options
 
 log = logging.getLogger(__name__)
 
+_PRECISIONS = ("no", "bf16", "fp16")
 
-def stored_choices(layout: StudyLayout) -> dict[str, TunedSettings]:
-    """model -> what this study trains it with.
 
-    Raises:
-        StudyError: tuning.json is damaged.
-    """
-    return {model: _choice(entry, layout.tuning_path) for model, entry in _entries(layout).items()}
+def choices_in_force(config: ResoMapConfig, layout: StudyLayout, ranks: Ranks) -> dict[str, TunedSettings]:
+    """model -> what this study trains it with: where nothing is tuned, that is what its runs were begun with."""
+    if not builders.applies_choices(config):
+        return {}
+    choices = {model: _choice(entry, layout.tuning_path) for model, entry in _entries(layout)[0].items()}
+    if builders.tuning_options(config, ranks) is None:
+        begun = {record.cell.model for record in stored_runs(layout)}
+        choices = {model: choice for model, choice in choices.items() if model in begun}
+    return choices
 
 
 def settle_tuning(context: StudyContext) -> dict[str, TunedSettings]:
     """The choices of all models of the grid that are tuned; those that are not known yet are searched for.
 
+    What is stored stays, whatever it was chosen from: a process that runs may hold it.
+
     Side effects: tuning.json of the study, and the cache's memory of choices.
     """
     options = builders.tuning_options(context.config, context.ranks)
-    if options is None or not context.ranks.is_main:
-        context.ranks.barrier()
-        return stored_choices(context.layout)
-    with context.leases.hold(TUNING_LEASE):
-        entries = _entries(context.layout)
-        runs = list(stored_runs(context.layout))
-        begun = {record.cell.model for record in runs}
-        finished = {record.cell for record in runs if record.status == "finished"}
-        for model in dict.fromkeys(cell.model for cell in context.cells):
-            pending = [cell for cell in context.cells if cell.model == model and cell not in finished]
-            if not pending or model in begun:
-                continue
-            subject = builders.tuned_subject(context.config, model, num_classes=context.images.num_classes)
-            key = digest({"subject": subject, "options": options})
-            if entries.get(model, {}).get("key") == key:
-                continue
-            entries.pop(model, None)
-            found = _find(context, model, options, key=key, runs_per_side=_per_side(pending))
-            if found is not None:
-                entries[model] = found
-        if entries or context.layout.tuning_path.exists():
-            write_json(context.layout.tuning_path, {"models": entries})
+    if options is not None and context.ranks.is_main:
+        with context.leases.hold(TUNING_LEASE):
+            _settle(context, options)
     context.ranks.barrier()
-    return stored_choices(context.layout)
+    return choices_in_force(context.config, context.layout, context.ranks)
+
+
+def _settle(context: StudyContext, options: Options) -> None:
+    entries, intact = _entries(context.layout)
+    if entries and not intact:
+        _write(context.layout, entries)
+    runs = list(stored_runs(context.layout))
+    begun = {record.cell.model for record in runs}
+    finished = {record.cell for record in runs if record.status == "finished"}
+    for model in dict.fromkeys(cell.model for cell in context.cells):
+        pending = [cell for cell in context.cells if cell.model == model and cell not in finished]
+        if not pending or model in begun or model in entries:
+            continue
+        subject = builders.tuned_subject(context.config, model, num_classes=context.images.num_classes)
+        key = digest({"subject": subject, "options": options})
+        entries[model] = _find(context, model, options, key=key, runs_per_side=_per_side(pending))
+        _write(context.layout, entries)
+
+
+def forget_choices(context: StudyContext, models: Collection[str]) -> None:
+    """Drop what was chosen for those of the models that have no run (any more)."""
+    if not context.layout.tuning_path.exists():
+        return
+    with context.leases.hold(TUNING_LEASE):
+        begun = {record.cell.model for record in stored_runs(context.layout)}
+        entries, _ = _entries(context.layout)
+        _write(context.layout, {m: entry for m, entry in entries.items() if m in begun or m not in models})
+
+
+def _write(layout: StudyLayout, entries: Mapping[str, Any]) -> None:
+    write_json(layout.tuning_path, {"models": entries})
 
 
 def _per_side(cells: list[Cell]) -> float:
     return len(cells) / len({cell.resolution for cell in cells})
 
 
-def _find(
-    context: StudyContext, model: str, options: Options, *, key: str, runs_per_side: float
-) -> dict[str, Any] | None:
-    """What is remembered for this machine, else what a search finds; None where neither is to be had."""
+def _find(context: StudyContext, model: str, options: Options, *, key: str, runs_per_side: float) -> dict[str, Any]:
+    """What is remembered for this machine, else what a search finds, else (effort 0) what is used without one."""
     from resomap.training.autotune import affordable
 
     sides = sorted(context.config.sweep.resolutions)
@@ -82,14 +104,15 @@ def _find(
     machine = _machine(context)
     path = builders.cache_dir(context.config) / "tuning" / f"{digest({'key': key, 'machine': machine})}.json"
     known = _remembered(path)
-    if known is not None and known["choice"]["effort"] >= affordable(options, sides, images=images):
+    if known is not None and _choice(known, path).effort >= affordable(options, sides, images=images):
         context.progress.tuned(f"{_in_words(model, _choice(known, path), options)} (remembered)")
         return known
     choice = _search(context, model, options, sides=sides, images=images)
-    if choice.effort == 0:
-        context.progress.tuned(f"{_in_words(model, choice, options)} (training is too short for a search to pay)")
-        return None
     entry = {"key": key, "machine": machine, "choice": plain(choice), "provenance": provenance()}
+    if choice.effort == 0:
+        if len(options.settings()) > 1:
+            context.progress.tuned(f"{_in_words(model, choice, options)} (training is too short for a search to pay)")
+        return entry
     try:
         write_json(path, entry)
     except StorageError as error:
@@ -105,10 +128,23 @@ def _search(context: StudyContext, model: str, options: Options, *, sides: list[
 
     if affordable(options, sides, images=images) == 0:
         return untuned(options, sides)
-    num_classes = context.images.num_classes
+    started, num_classes = time.perf_counter(), context.images.num_classes
     device, _ = builders.device_and_precision(context.config)
-    network = builders.model(context.config, Cell(model, sides[0], 0), num_classes=num_classes)
-    return tune(network, options, sides=sides, images=images, num_classes=num_classes, device=torch.device(device))
+    try:
+        return tune(
+            builders.model(context.config, Cell(model, sides[0], 0), num_classes=num_classes),
+            options,
+            sides=sides,
+            images=images,
+            num_classes=num_classes,
+            device=torch.device(device),
+            started=started,
+            is_out_of_memory=is_out_of_memory,
+        )
+    except Exception as error:
+        # A search is a convenience: whatever ails the model, its runs say so, and the others go on.
+        log.warning("%s is not tuned: %r", model, error)
+        return untuned(options, sides)
 
 
 def _machine(context: StudyContext) -> dict[str, Any]:
@@ -127,14 +163,26 @@ def _machine(context: StudyContext) -> dict[str, Any]:
     }
 
 
-def _entries(layout: StudyLayout) -> dict[str, Any]:
-    if not layout.tuning_path.exists():
-        return {}
-    stored = read_json(layout.tuning_path, error=StudyError)
-    entries = stored.get("models") if isinstance(stored, dict) else None
-    if not isinstance(entries, dict):
-        raise StudyError(f"{printable(layout.tuning_path)} does not hold tuned settings; restore it from a copy")
-    return entries
+def _entries(layout: StudyLayout) -> tuple[dict[str, Any], bool]:
+    """(model -> entry, whether tuning.json has them all): a lost or damaged one is made up for by the runs' records."""
+    path, intact = layout.tuning_path, False
+    entries: dict[str, Any] = {}
+    if path.exists():
+        try:
+            for model, entry in read_json(path, error=StudyError)["models"].items():
+                _choice(entry, path)
+                entries[model] = entry
+            intact = True
+        except (StudyError, LookupError, TypeError, AttributeError) as bad:
+            log.warning("%s cannot be used, the runs' own records are: %s", printable(path), printable(repr(bad)))
+    if not intact:
+        for record in stored_runs(layout):
+            of_run = {"choice": record.provenance.get("tuned")}
+            if of_run["choice"] is not None and record.cell.model not in entries:
+                with contextlib.suppress(StudyError):
+                    _choice(of_run, path)
+                    entries[record.cell.model] = of_run
+    return entries, intact
 
 
 def _remembered(path: Path) -> dict[str, Any] | None:
@@ -152,11 +200,19 @@ def _remembered(path: Path) -> dict[str, Any] | None:
 
 def _choice(entry: Mapping[str, Any], path: Path) -> TunedSettings:
     try:
-        fields = dict(entry["choice"])
-        fields["channels_last"] = {int(side): bool(value) for side, value in fields["channels_last"].items()}
-        return TunedSettings(**fields)
+        chosen = entry["choice"]
+        if chosen["precision"] not in _PRECISIONS or int(chosen["micro_batch"]) < 1:
+            raise ValueError(f"{chosen['precision']!r}, micro-batch {chosen['micro_batch']!r}")
+        return TunedSettings(
+            chosen["precision"],
+            int(chosen["micro_batch"]),
+            {int(side): bool(value) for side, value in chosen["channels_last"].items()},
+            effort=int(chosen["effort"]),
+            gain=float(chosen["gain"]),
+            seconds=float(chosen["seconds"]),
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as bad:
-        raise StudyError(f"{printable(path)} does not hold tuned settings ({bad!r}); restore it from a copy") from bad
+        raise StudyError(f"{printable(path)} does not hold tuned settings ({printable(repr(bad))})") from bad
 
 
 def _in_words(model: str, choice: TunedSettings, options: Options) -> str:

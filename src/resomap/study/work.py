@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Protocol, Self
 
 from resomap.allocator import trim
-from resomap.errors import ResoMapError, StorageError
+from resomap.errors import ResoMapError, StorageError, StudyError
 from resomap.lease import Lease
 from resomap.records import Cell, RunRecord
 from resomap.study import builders
@@ -39,7 +39,8 @@ class Work:
     @cached_property
     def cost(self) -> Callable[[Cell], float]:
         """Predicted work of a cell, relative to the others."""
-        return predicted_cost(self.context.config, num_classes=self.context.images.num_classes)
+        context = self.context
+        return predicted_cost(context.config, num_classes=context.images.num_classes, epochs=context.epochs)
 
 
 class Executor(Protocol):
@@ -64,16 +65,26 @@ def settled(context: StudyContext, cell: Cell, before: RunRecord | None) -> RunR
 
     Args:
         before: the record that this process found at its start. A failure since then is another process's, and final.
+    Raises:
+        StudyError: another process has finished it with other settings.
     """
+    changed: list[str] = []
     record = stored_run(context, cell) if context.ranks.is_main else None
     if record is not None and is_outgrown(context.layout, record):
         record = None
     elif record is not None and record.status == "finished":
+        changed = context.changes(record)
         forget_state(context, record)
         record = refresh_metrics(context, record)
     elif record is not None and (record.status != "failed" or record == before):
         record = None
-    return context.ranks.broadcast(record)
+    record, changed = context.ranks.broadcast((record, changed))
+    if changed:
+        raise StudyError(
+            f"another process has run {cell} with other settings (there -> here): {'; '.join(changed[:6])}. Runs of "
+            "one study share their settings: start both with the same, or give one another --output"
+        )
+    return record
 
 
 def attempt(

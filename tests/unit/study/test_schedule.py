@@ -82,3 +82,9 @@ def test_model_that_cannot_be_counted_comes_first(monkeypatch: pytest.MonkeyPatc
     known = predicted_cost(config, num_classes=2)(Cell("vgg16", 512, 0))
     monkeypatch.setattr(complexity, "get_model_complexity", refuse)
     assert predicted_cost(config, num_classes=2)(Cell("tiny_cnn", 224, 0)) > known
+
+
+def test_predicted_cost_counts_the_epochs() -> None:
+    config = ResoMapConfig.model_validate({"sweep": {"models": ["tiny_cnn"], "resolutions": [32, 64], "seeds": [0]}})
+    cost = predicted_cost(config, num_classes=2, epochs=lambda cell: 12 if cell.resolution == 32 else 2)
+    assert cost(Cell("tiny_cnn", 32, 0)) == 1.5 * cost(Cell("tiny_cnn", 64, 0))

@@ -1,6 +1,12 @@
 """From the configuration to objects. Besides the command line, the only room that reads config objects."""
 
-from resomap.study.builders.budget import epochs_at, is_compute_matched, stops_dominated_runs, with_budget
+from resomap.study.builders.budget import (
+    budget_reference,
+    epochs_at,
+    is_compute_matched,
+    stops_dominated_runs,
+    with_budget,
+)
 from resomap.study.builders.cost import (
     end_to_end_images,
     memory_limit_mib,
@@ -75,6 +81,7 @@ from resomap.study.builders.training import (
     device_name,
     keep_best,
     kept_checkpoints,
+    memory_format,
     processes_per_run,
     settle_process,
     threads_of_a_process,
@@ -82,6 +89,7 @@ from resomap.study.builders.training import (
     trainer,
 )
 from resomap.study.builders.tuning import (
+    applies_choices,
     precision_of,
     training_images,
     tuned_subject,
@@ -94,7 +102,9 @@ __all__ = [
     "acuity_options",
     "agreement_options",
     "allows_callables",
+    "applies_choices",
     "augmentation",
+    "budget_reference",
     "cache_dir",
     "cells",
     "check_models",
@@ -129,6 +139,7 @@ __all__ = [
     "matrix_wanted",
     "max_pixels",
     "may_be_finished",
+    "memory_format",
     "memory_limit_mib",
     "method_options",
     "metric_options",

@@ -6,6 +6,7 @@ import json
 from functools import lru_cache
 
 from resomap.config.schema import ResoMapConfig
+from resomap.errors import ConfigError, printable
 from resomap.study.builders.models import model_specs
 
 
@@ -19,25 +20,63 @@ def stops_dominated_runs(config: ResoMapConfig) -> bool:
     return config.training.successive_halving
 
 
-def epochs_at(config: ResoMapConfig, model: str, resolution: int) -> int:
+def budget_reference(config: ResoMapConfig) -> int | None:
+    """The resolution that a new study's computation is measured by, its largest; None where nothing is matched."""
+    return max(config.sweep.resolutions) if is_compute_matched(config) else None
+
+
+def epochs_at(config: ResoMapConfig, model: str, resolution: int, *, reference: int | None) -> int:
     """Epochs of a model's runs at a resolution; `model` is a canonical name.
 
-    Compute-matched, the largest resolution trains `training.epochs`, another as many more as it has fewer
+    Compute-matched, the study's reference resolution trains `training.epochs`, another as many more as it has fewer
     multiply-accumulates an image, rounded to whole epochs.
+
+    Args:
+        reference: the study's, since two processes may have other resolutions; None: nothing is matched.
+    Raises:
+        ConfigError: the model would run code of the user's, which is not allowed.
     """
-    if not is_compute_matched(config):
+    if reference is None:
         return config.training.epochs
+    if ":" in model and not config.models.allow_callables:
+        raise ConfigError(f"{printable(model)} runs code of yours; allow it with --set models.allow_callables=true")
     specs = json.dumps(model_specs(config), sort_keys=True)
-    largest, own = (_macs(model, side, specs) for side in (max(config.sweep.resolutions), resolution))
-    return max(1, round(config.training.epochs * largest / own))
+    full, own = (_macs(model, side, specs) for side in (reference, resolution))
+    return max(1, round(config.training.epochs * full / own))
 
 
-def with_budget(config: ResoMapConfig, model: str, resolution: int) -> ResoMapConfig:
-    """The configuration with the epochs of this resolution."""
-    epochs = epochs_at(config, model, resolution)
-    if epochs == config.training.epochs:
+def with_budget(config: ResoMapConfig, model: str, resolution: int, *, reference: int | None) -> ResoMapConfig:
+    """The configuration with the epochs of this resolution, and a schedule that is stretched with them."""
+    training = config.training
+    epochs = epochs_at(config, model, resolution, reference=reference)
+    if epochs == training.epochs:
         return config
-    return config.model_copy(update={"training": config.training.model_copy(update={"epochs": epochs})})
+    stretch = epochs / training.epochs
+    patience = training.early_stopping_patience
+    own: dict[str, float | None] = {
+        "epochs": epochs,
+        "warmup_epochs": training.warmup_epochs * stretch,
+        "step_epochs": max(1, round(training.step_epochs * stretch)),
+        "plateau_patience": max(1, round(training.plateau_patience * stretch)),
+    }
+    if patience is not None:
+        own["early_stopping_patience"] = max(1, round(patience * stretch))
+    if training.schedule == "exponential":
+        own["gamma"] = training.gamma ** (1 / stretch)
+    return config.model_copy(update={"training": training.model_copy(update=own)})
+
+
+def stretched(config: ResoMapConfig) -> dict[str, float | None]:
+    """The settings that with_budget() changes, as they are in this configuration."""
+    training = config.training
+    return {
+        "epochs": training.epochs,
+        "warmup_epochs": training.warmup_epochs,
+        "step_epochs": training.step_epochs,
+        "plateau_patience": training.plateau_patience,
+        "early_stopping_patience": training.early_stopping_patience,
+        "gamma": training.gamma,
+    }
 
 
 @lru_cache(maxsize=1024)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from functools import lru_cache
 from typing import Any
 
 from resomap.config.schema import ResoMapConfig
 from resomap.errors import CheckpointError, printable
 from resomap.records import Cell
+from resomap.study.builders.budget import stretched
 from resomap.study.builders.loaders import micro_batch
 from resomap.study.builders.models import model_specs
 from resomap.study.ranks import Ranks
@@ -17,15 +20,39 @@ PROTOCOL_VERSION = 1
 
 
 def determinants(
-    config: ResoMapConfig, cell: Cell, *, fingerprint: str, precision: str, ranks: Ranks
+    config: ResoMapConfig,
+    cell: Cell,
+    *,
+    whole: ResoMapConfig,
+    reference: int | None,
+    fingerprint: str,
+    precision: str,
+    evaluation: str,
+    ranks: Ranks,
 ) -> dict[str, dict[str, Any]]:
     """What a run's weights depend on: 'protocol' (shared by the study's runs) and 'cell'.
 
     Left out on purpose: what changes speed or bookkeeping only (workers, cache, number of checkpoints).
+
+    Args:
+        config: the cell's own.
+        whole: the study's.
+        reference: resolution that its computation is measured by (compute_matched).
+        precision: of training.
+        evaluation: precision of evaluation, which what a run answers depends on.
     """
     training = config.training.model_dump() | {"micro_batch": micro_batch(config, ranks)}
+    own: dict[str, Any] = {
+        "model": cell.model,
+        "resolution": cell.resolution,
+        "seed": cell.seed,
+        "description": model_specs(config).get(cell.model),
+    }
     if training["budget"] == "epochs":
         del training["budget"]  # as it was before there was a choice
+    else:
+        own |= stretched(config)
+        training |= stretched(whole) | {"budget_reference": reference}
     if not training["successive_halving"]:
         del training["successive_halving"]
     for bookkeeping in ("save_every_s", "top_k"):
@@ -49,17 +76,13 @@ def determinants(
         },
         "models": {"pretrained": _pretrained_identity(config.models.pretrained)},
     }
+    if evaluation != precision:
+        protocol["system"]["evaluation_precision"] = evaluation
     if data.information_resolution is not None:
         protocol["data"]["information_resolution"] = data.information_resolution
     if data.augmentation.resolution_aware:
         sides = sorted(config.sweep.resolutions)
         protocol["data"]["resolution_aware_range"] = [sides[0], sides[-1]]
-    own = {
-        "model": cell.model,
-        "resolution": cell.resolution,
-        "seed": cell.seed,
-        "description": model_specs(config).get(cell.model),
-    }
     return {"protocol": protocol, "cell": own}
 
 
@@ -68,10 +91,17 @@ def _pretrained_identity(pretrained: bool | str) -> bool | str:
     if isinstance(pretrained, bool):
         return pretrained
     try:
-        with open(pretrained, "rb") as stream:
-            return hashlib.file_digest(stream, "blake2b").hexdigest()[:32]
+        status = os.stat(pretrained)
+        return _file_identity(pretrained, status.st_size, status.st_mtime_ns)
     except OSError as error:
         raise CheckpointError(
             f"models.pretrained: cannot read {printable(pretrained)} ({error.strerror}); "
             "give true, false or the path of a weights file"
         ) from error
+
+
+@lru_cache(maxsize=8)
+def _file_identity(path: str, size: int, changed_ns: int) -> str:
+    """Read once as long as size and time stay: runs ask for it many times."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "blake2b").hexdigest()[:32]

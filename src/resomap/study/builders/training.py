@@ -50,18 +50,23 @@ def threads_of_a_process(config: ResoMapConfig) -> int:
 
 
 def check_processes(config: ResoMapConfig, *, launched: int) -> None:
-    """system.processes_per_run goes with the device and with how this process was started.
+    """system.executor goes with the training, processes_per_run with the device and with how this process was started.
 
     Args:
         launched: processes that torchrun or accelerate started, this one included.
     Raises:
-        ConfigError: a launcher has started another number already.
+        ConfigError: a launcher has started another number already; or runs on a cluster were to be compared on the way.
         DeviceError: fewer accelerators.
     """
     import torch
 
     from resomap.training.device import select_device
 
+    if config.system.executor == "ray" and config.training.successive_halving:
+        raise ConfigError(
+            "training.successive_halving compares runs on the way, which workers of system.executor ray cannot: they "
+            "see their own run alone; turn one of the two off"
+        )
     wanted = config.system.processes_per_run
     if wanted == 1:
         return
@@ -82,6 +87,11 @@ def device_and_precision(config: ResoMapConfig) -> tuple[str, str]:
 
     device = select_device(config.system.device)
     return str(device), resolve_precision(config.system.mixed_precision, device)
+
+
+def memory_format(config: ResoMapConfig) -> bool:
+    """channels_last of training."""
+    return config.system.channels_last is not False
 
 
 def trainer(
@@ -122,7 +132,7 @@ def trainer(
         seed=cell.seed,
         device=system.device,
         mixed_precision=system.mixed_precision,
-        channels_last=system.channels_last is not False,
+        channels_last=memory_format(config),
         cudnn_benchmark=system.cudnn_benchmark,
         deterministic=system.deterministic,
         non_blocking=config.data.non_blocking,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def tuning_options(config: ResoMapConfig, ranks: Ranks) -> Options | None:
-    """What autotune may choose from; None where nothing is left open, or tuning is not wanted or not possible."""
+    """What autotune may choose from, one of a kind where it was given; None where nothing is to be tuned."""
     from resomap.training.autotune import Options, micro_batches
     from resomap.training.device import computes_bf16
 
@@ -30,12 +30,16 @@ def tuning_options(config: ResoMapConfig, ranks: Ranks) -> Options | None:
         other = "bf16" if precision == "no" else "no"
         precisions += (other,) if other == "no" or computes_bf16(device) else ()
     largest = micro_batch(config, ranks)
-    options = Options(
+    return Options(
         precisions=precisions,
         formats=(True, False) if system.channels_last is None else (system.channels_last,),
         micro_batches=micro_batches(largest) if config.training.micro_batch is None else (largest,),
     )
-    return options if len(options.settings()) > 1 else None
+
+
+def applies_choices(config: ResoMapConfig) -> bool:
+    """Whether runs may take what was tuned by the clock: not where they must repeat bit by bit."""
+    return not config.system.deterministic
 
 
 def tuned_subject(config: ResoMapConfig, model: str, *, num_classes: int) -> dict[str, Any]:

@@ -1,0 +1,42 @@
+"""Stored runs beside what a configuration asks for."""
+
+import sys
+from dataclasses import replace
+
+import pytest
+
+from resomap.errors import ConfigError
+from resomap.records import Cell
+from resomap.study import builders
+from resomap.study.plan import changed_runs
+from resomap.study.runs import write_run
+
+MATCHED = {"epochs": 2, "budget": "compute_matched"}
+
+
+def test_a_model_named_by_a_stored_run_is_never_built(tmp_path, make_context, store_run, monkeypatch):
+    (tmp_path / "planted.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')\ndef make(num_classes): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    context = make_context(training=MATCHED)
+    record = store_run(context, context.cells[0])
+    for model in ("planted:make", "no_such_model"):
+        foreign = replace(record, cell=Cell(model, 32, 0))
+        write_run(context.layout.run_record_path(foreign.cell, "custom"), foreign)
+    assert changed_runs(context) == []
+    assert not (tmp_path / "sprung").exists()
+    assert "planted" not in sys.modules
+
+    # Nor for the budget of a planned one, where it is not allowed.
+    with pytest.raises(ConfigError, match="planted:make runs code of yours; allow it with"):
+        builders.epochs_at(context.config, "planted:make", 32, reference=64)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_other_epochs_are_seen_in_runs_that_are_no_longer_planned(make_context, store_run):
+    before = make_context(training=MATCHED)
+    store_run(before, before.cells[0])
+    longer = make_context(training=MATCHED | {"epochs": 3})
+    assert changed_runs(longer)[0][1] == ["training.epochs: 2 -> 3", "epochs: 8 -> 12"]
+    other = make_context(training=MATCHED | {"epochs": 3},
+                         sweep={"models": ["tiny_cnn"], "resolutions": [64], "seeds": [0]})  # fmt: skip
+    assert changed_runs(other)[0][1] == ["training.epochs: 2 -> 3"]
