@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 from PIL import Image
+from safetensors.numpy import load_file
 
 
 def runs(root):
@@ -66,4 +67,24 @@ def test_dominated_runs_stop_and_the_report_names_them(tmp_path, cli, small_run)
     assert stored[16]["metrics"]
     verdict = json.loads((tmp_path / "study" / "analysis" / "verdict.json").read_text())
     warnings = verdict["recommendation"]["warnings"]
-    assert any("1 of 2 runs were stopped early, shown to be dominated" in warning for warning in warnings)
+    assert "stopped early, shown to be dominated, and not assessed: tiny_cnn @16 (1 of 1 runs)" in warnings
+    assert "stopped, not assessed: tiny_cnn @16 (1 of 1 runs)" in done.out
+
+    # The network that was not trained to its end is no answer, however cheap it is.
+    assert [option["resolution"] for option in verdict["recommendation"]["options"]] == [64]
+    assert verdict["stopped"] == [{"model": "tiny_cnn", "resolution": 16, "runs": "1 of 1 runs"}]
+    asked = cli("recommend", tmp_path / "study", "--max-latency-ms", "1e-6")
+    assert "@16" not in asked.out.replace("tiny_cnn @16 (1 of 1 runs)", "")
+
+
+def test_looking_at_a_run_does_not_change_it(tmp_path, cli, small_run, make_images):
+    """Its weights lie in memory as they did: another order of sums would give other last bits."""
+    data, format_ = make_images(tmp_path / "data"), ["--set", "system.channels_last=false", "--epochs", "4"]
+    assert cli(*small_run(data, *format_, output="plain")).status == 0
+    looked_at = [*format_, "--set", "training.successive_halving=true"]
+    assert cli(*small_run(data, *looked_at, output="watched")).status == 0
+    assert len(list((tmp_path / "watched").rglob("rung*.json"))) == 2
+    weights = [next((tmp_path / name).rglob("best_model.safetensors")) for name in ("plain", "watched")]
+    assert load_file(weights[0]).keys() == load_file(weights[1]).keys()
+    for name, values in load_file(weights[0]).items():
+        assert np.array_equal(values, load_file(weights[1])[name]), name

@@ -9,6 +9,7 @@ resolution never stop. Reference: Jamieson and Talwalkar 2016, arXiv:1502.07943;
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from resomap.errors import StudyError
+from resomap.errors import StudyError, printable
 from resomap.records import Cell, EpochRecord, Predictions
 from resomap.serialize import digest, read_json, write_json
 from resomap.training.callbacks import Callback
 
 if TYPE_CHECKING:
     from resomap.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
 
 RUNGS = (4, 2)
 """A run is looked at after epochs / 4 and epochs / 2."""
@@ -73,7 +76,7 @@ class DominatedStopping(Callback):
         others: Callable[[], list[tuple[Cell, str]]],
     ) -> None:
         self._cell, self._key, self._protected = cell, key, protected
-        self._rungs, self._delta, self._level = rung_epochs(epochs), delta, 1 - ERROR / max(1, comparisons)
+        self._rungs, self._delta, self.level = rung_epochs(epochs), delta, 1 - ERROR / max(1, comparisons)
         self._answer, self._path_of, self._others = answer, path_of, others
         self.reason: str | None = None
 
@@ -93,11 +96,12 @@ class DominatedStopping(Callback):
         ours = Rung(self._cell, self._key, digest(answers.image_ids), answers.predicted == answers.labels)
         write_rung(self._path_of(self._cell, rung), ours)
         rivals = [read_rung(self._path_of(cell, rung), cell, key) for cell, key in self._others()]
-        same = [one for one in rivals if one is not None and one.images == ours.images]
+        about = (ours.images, len(ours.right_N))
+        same = [one for one in rivals if one is not None and (one.images, len(one.right_N)) == about]
         if self._protected or not same:
             return None
         best = max(same, key=lambda one: float(one.right_N.mean()))
-        bound = difference_bound(ours.right_N, best.right_N, level=self._level)
+        bound = difference_bound(ours.right_N, best.right_N, level=self.level)
         if bound >= -self._delta:
             return None
         return (
@@ -119,10 +123,15 @@ def write_rung(path: Path, rung: Rung) -> None:
 
 
 def read_rung(path: Path, cell: Cell, key: str) -> Rung | None:
-    """A run's answers at a rung; None where there are none that belong to it as it is now."""
+    """A run's answers at a rung; None where there are none that can be read and belong to it as it is now."""
     if not path.exists():
         return None
-    stored = read_json(path, error=StudyError)
-    if stored["key"] != key:
+    try:
+        stored = read_json(path, error=StudyError)
+        if stored["key"] != key:
+            return None
+        right_N = np.array([digit == "1" for digit in stored["right"]], dtype=bool)
+        return Rung(cell, key, str(stored["images"]), right_N)
+    except (StudyError, LookupError, TypeError) as bad:
+        log.warning("%s is not compared with: %s is damaged (%s)", cell, printable(path), printable(str(bad)))
         return None
-    return Rung(cell, key, stored["images"], np.array([digit == "1" for digit in stored["right"]], dtype=bool))

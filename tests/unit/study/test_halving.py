@@ -1,10 +1,13 @@
 """Successive halving on planted answers."""
 
+import hashlib
+
 import numpy as np
 import pytest
 
 from resomap.records import Cell, EpochRecord, Predictions
 from resomap.study.halving import DominatedStopping, Rung, read_rung, rung_epochs, write_rung
+from resomap.study.run import _halving
 
 
 class OneRank:
@@ -75,3 +78,41 @@ def test_answers_of_a_run_with_other_settings_do_not_count(tmp_path):
     assert read_rung(path, cell, "now").right_N.tolist() == [True, False]
     assert read_rung(path, cell, "before") is None
     assert read_rung(tmp_path / "none.json", cell, "now") is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"key": "key96"}', '{"key": "key96", "images": 1, "right": 3}'])
+def test_a_damaged_file_of_another_run_is_passed_over(tmp_path, study, caplog, text):
+    assert study(96, 190) is None
+    assert study(64, 190) is None
+    (tmp_path / "96-4.json").write_text(text)
+    assert "net @64 seed 0 had 0.950 there" in study(32, 110)
+    assert "net @96 seed 0 is not compared with: " in caplog.text
+
+
+def test_answers_of_another_length_are_passed_over(tmp_path, study):
+    assert study(96, 190) is None
+    path = tmp_path / "96-4.json"
+    path.write_text(path.read_text().replace('"right": "1', '"right": "'))
+    assert study(32, 110) is None
+
+
+def test_the_guard_counts_every_comparison(make_context):
+    context = make_context(
+        training={"successive_halving": True},
+        sweep={"models": ["tiny_cnn", "simple_cnn"], "resolutions": [32, 64], "seeds": [0, 1]},
+    )
+    [halving] = _halving(context, context.cells[0], network=None)
+    # Eight runs are looked at twice, each time beside the best of three others.
+    assert halving.level == pytest.approx(1 - 0.05 / (8 * 2 * 3))
+
+
+def test_a_weights_file_is_read_once(tmp_path, make_context, monkeypatch):
+    weights = tmp_path / "weights.bin"
+    weights.write_bytes(b"one")
+    read, digest = [], hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda *given: read.append(1) or digest(*given))
+    context = make_context(models={"pretrained": str(weights)})
+    keys = [context.key(context.cells[0]) for _ in range(3)]
+    assert len(read) == 1
+    weights.write_bytes(b"other")
+    assert context.key(context.cells[0]) != keys[0]
