@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from resomap.lease import Leases
+
 CHILD = """
 import sys
 from resomap.cli.main import main
@@ -80,6 +82,12 @@ def test_a_changed_setting_image_or_result_is_seen(tmp_path, restarted):
     stored = json.loads((tmp_path / "study" / "finished.json").read_text())
     assert str(predictions.relative_to(tmp_path / "study")) in stored["files"]
 
+    # So is study.yaml, without which `resomap status` and `profile` know nothing.
+    assert restarted()[1] is False
+    (tmp_path / "study" / "study.yaml").unlink()
+    assert restarted()[1] is True
+    assert (tmp_path / "study" / "study.yaml").exists()
+
     # Another picture under the same name: other images.
     image = next((tmp_path / "data" / "train").rglob("*.png"))
     other = next((tmp_path / "data" / "val").rglob("*.png"))
@@ -106,3 +114,25 @@ def test_a_study_with_a_failed_run_is_never_taken_as_finished(tmp_path, cli, arg
     monkeypatch.setattr("resomap.study.work.run_cell", broken)
     assert cli(*arguments).status == 1
     assert not (tmp_path / "study" / "finished.json").exists()
+
+
+def test_stages_that_another_process_was_left_with_are_not_taken_as_done(tmp_path, cli, arguments):
+    alone = [*arguments, "--set", "study.wait_for_others=false"]
+    with Leases(tmp_path / "study" / ".locks").hold("stages"):
+        assert cli(*alone).status == 0
+    assert not (tmp_path / "study" / "finished.json").exists()
+    assert not list((tmp_path / "study").rglob("*.png"))
+    # The other one has died meanwhile.
+    assert cli(*alone).status == 0
+    assert list((tmp_path / "study").rglob("*.png"))
+    assert (tmp_path / "study" / "finished.json").exists()
+
+
+def test_a_stop_while_a_finished_study_is_looked_at_says_so(cli, arguments, monkeypatch):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("resomap.study.finished.finished_study", interrupted)
+    stopped = cli(*arguments)
+    assert stopped.status == 130
+    assert "stopped; everything so far is saved" in stopped.err

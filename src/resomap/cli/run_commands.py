@@ -124,19 +124,19 @@ def run_and_print(config: ResoMapConfig, *, discard_changed: bool) -> None:
     """Run the study with progress; print its tables. Exit status 1 if a run failed, 130 if stopped."""
     from resomap.study.finished import finished_study, remember_finished
 
-    finished = finished_study(config)
-    if finished is not None:
-        with make_progress() as progress:
-            for note in finished.notes:
-                progress.note(note)
-            progress.study_started(finished.cells, finished=len(finished.cells))
-        print(finished.closing, end="")
-        return
-    # Imported when there is something to do: both bring torch.
-    from resomap.study.stages import finish_study
-    from resomap.study.sweep import run_study
-
     try:
+        finished = finished_study(config)
+        if finished is not None:
+            with make_progress() as progress:
+                for note in finished.notes:
+                    progress.note(note)
+                progress.study_started(finished.cells, finished=len(finished.cells))
+            print(finished.closing, end="")
+            return
+        # Imported when there is something to do: both bring torch.
+        from resomap.study.stages import finish_study
+        from resomap.study.sweep import run_study
+
         with make_progress() as progress:
             result = run_study(config, progress=progress, discard_changed=discard_changed)
             unfinished = finish_study(config, result, progress=progress)
@@ -146,10 +146,12 @@ def run_and_print(config: ResoMapConfig, *, discard_changed: bool) -> None:
     if not result.is_main:
         return
     _print_closing(config, result)
-    for reason in unfinished:
+    for reason in unfinished or ():
         print(f"not done: {reason}", file=sys.stderr)
     if result.failed or unfinished:
         raise typer.Exit(1)
+    if unfinished is None:
+        return
     text = io.StringIO()
     with contextlib.redirect_stdout(text):
         _print_closing(config, result)
@@ -159,10 +161,11 @@ def run_and_print(config: ResoMapConfig, *, discard_changed: bool) -> None:
 def _print_closing(config: ResoMapConfig, result: StudyResult) -> None:
     """The tables, the verdict, and where everything lies."""
     from resomap.study import builders
+    from resomap.study.runs import assessed_runs
     from resomap.study.stages import stored_sentence
 
     print_results(result, metric=config.analysis.metric)
-    answers = builders.known_answers(config, result.layout, result.records)
+    answers = builders.known_answers(config, result.layout, assessed_runs(result.records))
     if answers:
         print_known_answers(answers)
     verdict = stored_sentence(result.layout) if builders.report_wanted(config) else None

@@ -27,14 +27,15 @@ log = logging.getLogger(__name__)
 Tell = Callable[[str], None]
 
 
-def finish_study(config: ResoMapConfig, result: StudyResult, *, progress: StudyProgress) -> list[str]:
+def finish_study(config: ResoMapConfig, result: StudyResult, *, progress: StudyProgress) -> list[str] | None:
     """Profile, explain and draw, as configured; nothing where other processes still train, or no run finished.
 
     One process at a time: another one waits, and finds done what the first has done (or does nothing, where
     study.wait_for_others is off).
 
     Returns:
-        One line for each stage that could not be done; the others are done all the same.
+        One line for each stage that could not be done; the others are done all the same. None: it was left to another
+        process, which may not come to its end.
     Raises:
         StorageError: no room left, no permission.
     """
@@ -46,7 +47,7 @@ def finish_study(config: ResoMapConfig, result: StudyResult, *, progress: StudyP
             return _stages(config, result.layout, progress)
     lease = leases.acquire(STAGES_LEASE)
     if lease is None:
-        return []
+        return None
     try:
         return _stages(config, result.layout, progress)
     finally:
