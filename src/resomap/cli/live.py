@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -69,11 +69,13 @@ class _Remaining:
         self.cells: dict[Cell, None] = {}
         self.running: dict[Cell, int] = {}
         """Runs that go on, with their latest update; several where they are spread over workers."""
-        self.updates = 0
+        self.epochs: Mapping[Cell, int] = {}
+        self._started: tuple[Cell, int] | None = None
+        """The latest run to begin, and its updates."""
         self._time_left: TimeLeft | None = None
 
     def run_started(self, cell: Cell, updates: int, *, resumed_update: int) -> None:
-        self.updates = updates
+        self._started = cell, updates
         if self._time_left is None:
             self._time_left = TimeLeft(updates)
         if not self.running:
@@ -92,7 +94,14 @@ class _Remaining:
     def seconds(self) -> float | None:
         if self._time_left is None:
             return None
-        return self._time_left.seconds([(cell, self.updates - self.running.get(cell, 0)) for cell in self.cells])
+        return self._time_left.seconds([(cell, self._updates(cell) - self.running.get(cell, 0)) for cell in self.cells])
+
+    def _updates(self, cell: Cell) -> int:
+        """Of the whole run: those of the latest, unless they train for other lengths."""
+        if self._started is None:
+            return 0
+        known, updates = self._started
+        return round(updates * self.epochs.get(cell, 1) / self.epochs.get(known, 1))
 
 
 class PlainProgress(StudyProgress):
@@ -119,6 +128,9 @@ class PlainProgress(StudyProgress):
 
     def tuned(self, line: str) -> None:
         self._say(printable(line))
+
+    def lengths(self, epochs: Mapping[Cell, int]) -> None:
+        self._left.epochs = epochs
 
     def study_started(self, cells: Sequence[Cell], *, finished: int) -> None:
         self._count, self._done = len(cells), finished
@@ -188,6 +200,9 @@ class BarProgress(StudyProgress):
 
     def tuned(self, line: str) -> None:
         self._progress.print(printable(line), markup=False)
+
+    def lengths(self, epochs: Mapping[Cell, int]) -> None:
+        self._left.epochs = epochs
 
     def study_started(self, cells: Sequence[Cell], *, finished: int) -> None:
         self._left.cells = dict.fromkeys(cells)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from resomap.records import Cell, EpochRecord, RunRecord
@@ -15,6 +15,7 @@ class StudyProgress:
     Order of events:
         preparing(*)            images decoded into the cache
         tuned(*)                settings of speed chosen, a line a model
+        lengths(epochs)
         study_started(cells, finished)
         for each cell:
             run_started
@@ -32,6 +33,9 @@ class StudyProgress:
 
     def tuned(self, line: str) -> None:
         """Settings of speed were chosen for a model."""
+
+    def lengths(self, epochs: Mapping[Cell, int]) -> None:
+        """Epochs that each cell trains."""
 
     def study_started(self, cells: Sequence[Cell], *, finished: int) -> None:
         """`finished` of the cells were done by an earlier start."""

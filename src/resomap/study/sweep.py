@@ -99,6 +99,7 @@ def _write_study_file(context: StudyContext) -> None:
 def _run_cells(context: StudyContext, *, tracker: Tracker, stop: StopSignal) -> StudyResult:
     before = {cell: stored_run(context, cell) for cell in context.cells}
     records = {cell: record for cell in context.cells if (record := settled(context, cell, before[cell]))}
+    context.progress.lengths({cell: context.epochs(cell) for cell in context.cells})
     context.progress.study_started(context.cells, finished=len(records))
     left = [cell for cell in context.cells if cell not in records]
     waits = builders.waits_for_others(context.config)
