@@ -28,8 +28,8 @@ METADATA = "metadata.json"
 RUN_RECORD = "run.json"
 
 TABLES_LEASE, STAGES_LEASE, TUNING_LEASE, MICRO_BATCHES_LEASE = "study", "stages", "tuning", "micro_batches"
-"""Leases in locks_dir besides those of cells: of results.csv, of what follows the last run, of what a study chooses once
-(tuning.json, budget.json), of micro_batches/."""
+"""Leases in locks_dir besides those of cells: of results.csv, of what follows the last run, of what a study chooses
+once (tuning.json, budget.json), of micro_batches/."""
 
 
 def folder_name(name: str) -> str:

@@ -172,8 +172,8 @@ __all__ = [
     "tuned_subject",
     "tuning_options",
     "waits_for_others",
-    "with_micro_batch_limit",
     "weight_files",
     "with_budget",
     "with_choice",
+    "with_micro_batch_limit",
 ]
