@@ -144,7 +144,8 @@ def config_of(folder: Path, *, seed: int, variant: str) -> ResoMapConfig:
         [
             f"study.output={folder}/study", f"data.cache_dir={folder}/cache", f"data.acuity.seed={seed}",
             f"data.acuity.variant={variant}", f"data.acuity.bands={list(BANDS)}", f"data.acuity.size={SIZE}", *counts,
-            "sweep.models=[tiny_cnn]", f"sweep.resolutions={list(SIDES)}", "sweep.seeds=[0,1]", f"training.epochs={EPOCHS[variant]}",
+            "sweep.models=[tiny_cnn]", f"sweep.resolutions={list(SIDES)}", "sweep.seeds=[0,1]",
+            f"training.epochs={EPOCHS[variant]}",
             "mlflow.enabled=false", "system.profiling.blocks=15", "system.profiling.precision=null",
             "system.profiling.max_batch=1", "system.profiling.end_to_end_images=0",
         ],
