@@ -5,7 +5,7 @@ Memory and operations are computed on shapes alone; only time is measured, from 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import psutil
@@ -118,7 +118,13 @@ def forecast_study(
         leaves_out=left_out(torch.device(device)),
         cells=tuple(cells),
         hours=sum(cell.seconds_per_run or 0.0 for cell in cells) * seeds / 3600,
-        disk_mib=_disk_mib(config, cells, seeds=seeds, counts=counts),
+        disk_mib=disk_mib(
+            config,
+            [cell.parameters for cell in cells],
+            sides={cell.resolution for cell in cells},
+            seeds=seeds,
+            counts=counts,
+        ),
     )
     write_json(layout.plan_path, forecast)
     return forecast
@@ -136,6 +142,7 @@ def _forecast_model(
 ) -> list[CellForecast]:
     """Every resolution of a model; the largest decides the micro-batch, which is common to all."""
     device, precision = builders.device_and_precision(config)
+    counts = {split: len(records) for split, records in images.splits.items()}
     network = builders.model(config, Cell(model, sides[-1], 0), num_classes=images.num_classes)
 
     def peak_mib(side: int, batch: int, training: bool) -> float:
@@ -156,7 +163,7 @@ def _forecast_model(
 
     def seconds(side: int) -> float | None:
         budgeted = builders.with_budget(config, model, side, reference=reference)
-        return _run_seconds(budgeted, images, time.at(side)) if time else None
+        return run_seconds(budgeted, counts, time.at(side)) if time else None
 
     return [
         CellForecast(
@@ -173,18 +180,34 @@ def _forecast_model(
     ]
 
 
-def _run_seconds(config: ResoMapConfig, images: ImageDataset, seconds_per_image: float) -> float:
-    """Every epoch trains and validates; the best weights are evaluated on val and test at the end."""
+def run_seconds(config: ResoMapConfig, counts: Mapping[str, int], seconds_per_image: float) -> float:
+    """Every epoch trains and validates; the best weights are evaluated on val and test at the end.
+
+    Args:
+        counts: split -> images.
+        seconds_per_image: of a training step.
+    """
     epochs, _ = builders.training_length(config)
-    counts = {split: len(records) for split, records in images.splits.items()}
     evaluated = counts["val"] * (epochs + 1) + counts.get("test", 0)
     return seconds_per_image * (counts["train"] * epochs + evaluated * EVALUATION_SHARE)
 
 
-def _disk_mib(config: ResoMapConfig, cells: Sequence[CellForecast], *, seeds: int, counts: dict[str, int]) -> float:
-    weights = sum(4 * cell.parameters for cell in cells) * seeds * builders.kept_checkpoints(config)
-    state = max(12 * cell.parameters for cell in cells)
-    sides = {cell.resolution for cell in cells}
+def disk_mib(
+    config: ResoMapConfig,
+    parameters: Sequence[int],
+    *,
+    sides: Collection[int],
+    seeds: int,
+    counts: Mapping[str, int],
+) -> float:
+    """Weights of all runs, one run's full state, and the decoded images of the evaluation splits.
+
+    Args:
+        parameters: of the model of every run of a seed.
+        counts: split -> images.
+    """
+    weights = sum(4 * count for count in parameters) * seeds * builders.kept_checkpoints(config)
+    state = 12 * max(parameters)
     squares = sum(count for split, count in counts.items() if split != "train") * sum(3 * side**2 for side in sides)
     return (weights + state + squares) / 2**20
 
