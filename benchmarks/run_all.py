@@ -35,6 +35,7 @@ COMMANDS = (
     "faults.py",
     "soak.py",
     "sharing.py",
+    "ray_overhead.py",
 )
 ON_PHOTOGRAPHS = ("explanations.py --rounds 2 --photographs DIR", "fixres.py --photographs DIR")
 

@@ -27,8 +27,10 @@ from resomap.study.limits import lower_limit, shared_limit
 from resomap.study.work import attempt
 
 _TELL_EVERY_S = 0.25
-_SHARE_FOR_STATES = 0.05
+_SHARE_FOR_STATES = 0.02
 """Of a run's time that sending its saved states may take."""
+_STATES_APART_S = 20.0
+"""Least time between two that are sent: a lost node costs little more than that."""
 _BYTES_PER_S = 50e6
 """Guessed speed of sending, before the first time."""
 
@@ -199,9 +201,12 @@ class _StateSender(TellingProgress):
         self._is_due = False
 
     def _is_cheap(self) -> bool:
+        since_s = time.monotonic() - self._last
+        if since_s < _STATES_APART_S:
+            return False
         size = sum(path.stat().st_size for path in self._layout.root.rglob("*") if path.is_file())
         took_s = self._took_s if self._took_s is not None else size / _BYTES_PER_S
-        return took_s < _SHARE_FOR_STATES * (time.monotonic() - self._last)
+        return took_s < _SHARE_FOR_STATES * since_s
 
     def _send(self) -> None:
         began = time.monotonic()
