@@ -11,6 +11,7 @@
   analysis/{plan,explanations,verdict}.json   analysis/images.csv   report/index.html   report/figures/   summary.txt
   audit.json   results.csv   results.json   tuning.json   budget.json   finished.json   mlflow.db   logs/
   .locks/                                             leases: which process works on which cell (lease.py)
+  .incoming/                                          files on their way from a Ray cluster, while one is used
 """
 
 from __future__ import annotations
@@ -90,6 +91,11 @@ class StudyLayout:
     @property
     def locks_dir(self) -> Path:
         return self.root / ".locks"
+
+    @property
+    def incoming_dir(self) -> Path:
+        """What workers elsewhere have sent and the study has not taken in yet; gone when no process runs."""
+        return self.root / ".incoming"
 
     @property
     def checkpoints_dir(self) -> Path:

@@ -1,25 +1,32 @@
-"""A real Ray cluster on this machine: a head for the study, two nodes with homes of their own and no shared cache."""
+"""A real Ray cluster on this machine: two nodes with homes of their own, the study with a third, no shared cache.
+
+Starting processes that import torch is most of the time, so studies run in this process, which after the first stays
+connected: the cluster's workers are then those of the study before.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
-import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 from safetensors.numpy import load_file
+
+from resomap.cli.live import PlainProgress
+from resomap.records import Cell, EpochRecord
 
 pytest.importorskip("ray", reason="Ray is not installed (requirements-dev.txt pins it)")
 
 Make = Callable[..., Path]
 Args = Callable[..., list[str]]
-Start = Callable[..., subprocess.Popen[str]]
+Cli = Callable[..., Any]
 
 pytestmark = [
     pytest.mark.distributed,
@@ -31,26 +38,32 @@ pytestmark = [
 ]
 
 SMALL = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
+ALIKE = ["--set", "system.threads=1", "--set", "system.autotune=false"]
+"""For equal results: autotune decides by timing."""
 
 
 class Nodes:
-    """The cluster; nodes can be lost."""
+    """The cluster: the study's node with two CPUs, and one with one CPU that can be lost."""
 
     def __init__(self, homes: Path) -> None:
         from ray.cluster_utils import Cluster
 
-        self.homes = homes
-        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **SMALL})
-        self.first = self._add("first", cpus=2)
-        self.second = self._add("second", cpus=1)
+        self.homes = [homes / "first", homes / "second"]
+        for home in self.homes:
+            home.mkdir()
+        first, second = ({"env_vars": {"HOME": str(home), "OMP_NUM_THREADS": "1"}, **SMALL} for home in self.homes)
+        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, **first})
+        self._second = self.cluster.add_node(num_cpus=1, **second)
+        self._is_lost = False
 
-    def _add(self, name: str, *, cpus: int) -> Any:
-        home = self.homes / name
-        home.mkdir()
-        return self.cluster.add_node(num_cpus=cpus, env_vars={"HOME": str(home), "OMP_NUM_THREADS": "1"}, **SMALL)
-
-    def lose_second(self) -> None:
-        self.cluster.remove_node(self.second, allow_graceful=False)
+    def lose_second_at_work(self) -> None:
+        """Kill the second node as soon as it trains."""
+        if self._is_lost or len(shipped(self.homes[1])) < 3:
+            return
+        raylet = psutil.Process(self._second.all_processes["raylet"][0].process.pid)
+        if any("_remote_task" in " ".join(child.cmdline()) for child in raylet.children()):
+            self.cluster.remove_node(self._second, allow_graceful=False)
+            self._is_lost = True
 
 
 @pytest.fixture(scope="module")
@@ -62,16 +75,30 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
         made.cluster.shutdown()
 
 
+@pytest.fixture(scope="module")
+def connection(nodes: Nodes) -> Iterator[None]:
+    """This process's, kept from study to study."""
+    import ray
+
+    ray.init(address=nodes.cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
 @pytest.fixture
-def start_ray(nodes: Nodes, tmp_path: Path, start: Start) -> Callable[..., subprocess.Popen[str]]:
-    """Start a study on the cluster, whose own home is a third one."""
+def ray_options(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Options of a study on the cluster; its own home is a third one."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    return ["--executor", "ray", "--ray-address", nodes.cluster.address, "--set", "data.cache_dir=~/cache", *ALIKE]
 
-    def begin(arguments: list[str]) -> subprocess.Popen[str]:
-        (tmp_path / "home").mkdir(exist_ok=True)
-        ray = ["--executor", "ray", "--ray-address", nodes.cluster.address, "--set", "data.cache_dir=~/cache"]
-        return start(*arguments, *ray, env=os.environ | {"HOME": str(tmp_path / "home")})
 
-    return begin
+def shipped(home: Path) -> list[Path]:
+    """Decoded splits that have come to a node."""
+    return [path for path in (home / "cache" / "pyramid").glob("*") if path.is_dir() and path.suffix != ".tmp"]
 
 
 def weights(study: Path) -> dict[str, dict[str, bytes]]:
@@ -87,97 +114,89 @@ def scores(study: Path) -> pd.DataFrame:
     return pd.read_csv(study / "results.csv")[columns]
 
 
-def read_until(process: subprocess.Popen[str], condition: Callable[[list[str]], bool]) -> list[str]:
-    """Lines of standard error until the condition holds."""
-    assert process.stderr is not None
-    lines: list[str] = []
-    while not condition(lines):
-        line = process.stderr.readline()
-        assert line, f"ended before: {lines}"
-        lines.append(line)
-    return lines
+def after_epochs(monkeypatch: pytest.MonkeyPatch, act: Callable[[Cell], None]) -> None:
+    """Call `act` whenever a cell has told an epoch."""
+    say = PlainProgress.epoch_ended
+
+    def say_and_act(progress: PlainProgress, cell: Cell, record: EpochRecord) -> None:
+        say(progress, cell, record)
+        act(cell)
+
+    monkeypatch.setattr(PlainProgress, "epoch_ended", say_and_act)
 
 
-def running(lines: list[str]) -> set[str]:
-    """Seeds of which an epoch has been told."""
-    return {line.split("seed ")[1].split()[0] for line in lines if "seed" in line and ": train loss" in line}
-
-
-ONE_THREAD = ["--set", "system.threads=1"]
-
-
-def test_study_on_two_nodes_stopped_gone_on_and_equal_to_local(
-    tmp_path: Path, make_images: Make, small_run: Args, cli: Callable[..., Any], start_ray: Start, nodes: Nodes
+def test_study_stopped_gone_on_with_a_node_lost_equals_a_local_one(
+    tmp_path: Path,
+    make_images: Make,
+    small_run: Args,
+    cli: Cli,
+    ray_options: list[str],
+    nodes: Nodes,
+    request: pytest.FixtureRequest,
 ) -> None:
-    data = make_images(tmp_path / "data", splits={"train": 20, "val": 6, "test": 6})
-    grid = ["--seeds", "0,1,2,3", "--epochs", "40", *ONE_THREAD]
-    stopped = start_ray(small_run(data, *grid))
-    read_until(stopped, lambda lines: len(running(lines)) >= 2)
-    stopped.send_signal(signal.SIGINT)
-    _, err = stopped.communicate(timeout=120)
-    assert stopped.returncode == 130, err
-    assert "Run the same command again" in err
-    assert "Traceback" not in err
-    assert len(list((tmp_path / "study").rglob("last.pt"))) >= 2
-    process = start_ray(small_run(data, *grid))
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, (out, err)
-    assert "going on after update" in err
-    assert cli(*small_run(data, *grid, output="local")).status == 0
-    assert weights(tmp_path / "study") == weights(tmp_path / "local")
-    pd.testing.assert_frame_equal(scores(tmp_path / "study"), scores(tmp_path / "local"))
-    shipped = [
-        sorted(p.parent.name for p in (nodes.homes / n / "cache" / "pyramid").glob("*/meta.json"))
-        for n in ("first", "second")
-    ]
-    assert all(len(names) == 3 for names in shipped), shipped  # train, val and test came to both homes
-    assert not [path for path in (tmp_path / "study" / ".incoming").rglob("*") if path.is_file()]
+    """The cluster has one node less afterwards: the other tests need the first alone."""
+    data = make_images(tmp_path / "data")
+    study, two, grid = tmp_path / "study", ["--seeds", "0,1"], ["--seeds", "0,1,2", "--epochs", "25"]
+    told: set[int] = set()
+
+    def press_ctrl_c_once_two_run(cell: Cell) -> None:
+        told.add(cell.seed)
+        if len(told) == 2:
+            told.add(-1)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patch:
+        after_epochs(patch, press_ctrl_c_once_two_run)
+        stopped = cli(*small_run(data, *grid, *two, *ray_options))
+    assert stopped.status == 130, stopped.err
+    assert "Run the same command again" in stopped.err
+    assert "Traceback" not in stopped.err
+    assert len(list(study.rglob("last.pt"))) == 2
+    assert not (study / ".incoming").exists()
+
+    request.getfixturevalue("connection")
+    with pytest.MonkeyPatch.context() as patch:
+        after_epochs(patch, lambda _: nodes.lose_second_at_work())
+        outcome = cli(*small_run(data, *grid, *ray_options))
+    assert outcome.status == 0, (outcome.out, outcome.err)
+    assert "going on after update" in outcome.err
+    assert "its worker was lost" in outcome.err
+    assert not (study / ".incoming").exists()
+    assert cli(*small_run(data, *grid, *ALIKE, output="local")).status == 0
+    assert weights(study) == weights(tmp_path / "local")
+    pd.testing.assert_frame_equal(scores(study), scores(tmp_path / "local"))
+    assert [len(shipped(home)) for home in nodes.homes] == [3, 3]  # train, val and test came to both
 
 
-def test_failed_cell_is_a_row_and_processes_per_run_work_on_a_node(
-    tmp_path: Path, make_images: Make, small_run: Args, start_ray: Start
+@pytest.mark.usefixtures("connection")
+def test_processes_per_run_work_on_a_node(
+    tmp_path: Path, make_images: Make, small_run: Args, cli: Cli, ray_options: list[str]
+) -> None:
+    outcome = cli(*small_run(make_images(tmp_path / "data"), *ray_options, "--set", "system.processes_per_run=2"))
+    assert outcome.status == 0, (outcome.out, outcome.err)
+    assert json.loads(next((tmp_path / "study").rglob("run.json")).read_text())["provenance"]["processes"] == 2
+
+
+@pytest.mark.usefixtures("connection")
+def test_failed_cell_is_a_row(
+    tmp_path: Path, make_images: Make, small_run: Args, cli: Cli, ray_options: list[str]
 ) -> None:
     data = make_images(tmp_path / "data")
-    two = start_ray(small_run(data, *ONE_THREAD, "--set", "system.processes_per_run=2", output="two"))
-    out, err = two.communicate(timeout=300)
-    assert two.returncode == 0, (out, err)
-    assert json.loads(next((tmp_path / "two").rglob("run.json")).read_text())["provenance"]["processes"] == 2
-    bad = start_ray(small_run(data, *ONE_THREAD, "--set", "training.learning_rate=1e30", output="bad"))
-    out, err = bad.communicate(timeout=300)
-    assert bad.returncode == 1
-    assert "the loss became" in out
-    assert "Traceback" not in out + err
-    assert scores_of_failed(tmp_path / "bad") == ["failed"]
+    outcome = cli(*small_run(data, *ray_options, "--set", "training.learning_rate=1e30"))
+    assert outcome.status == 1
+    assert "the loss became" in outcome.out
+    assert "Traceback" not in outcome.out + outcome.err
+    assert list(pd.read_csv(tmp_path / "study" / "results.csv")["status"]) == ["failed"]
+    assert not (tmp_path / "study" / ".incoming").exists()
 
 
-def scores_of_failed(study: Path) -> list[str]:
-    return list(pd.read_csv(study / "results.csv")["status"])
-
-
-def test_cells_of_a_lost_node_are_run_again(
-    tmp_path: Path, make_images: Make, small_run: Args, cli: Callable[..., Any], start_ray: Start, nodes: Nodes
-) -> None:
-    """Last: the cluster has one node less afterwards."""
-    data = make_images(tmp_path / "data", splits={"train": 20, "val": 6, "test": 6})
-    grid = ["--seeds", "0,1,2,3", "--epochs", "60", *ONE_THREAD]
-    process = start_ray(small_run(data, *grid))
-    lines = read_until(process, lambda lines: len(running(lines)) >= 3)  # three slots: the second node is at work
-    nodes.lose_second()
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, (out, err)
-    assert "its worker was lost" in "".join(lines) + err
-    assert cli(*small_run(data, *grid, output="local")).status == 0
-    assert weights(tmp_path / "study") == weights(tmp_path / "local")
-
-
+@pytest.mark.usefixtures("connection")
 def test_wish_that_no_node_can_fulfil_is_one_line(
-    tmp_path: Path, make_images: Make, small_run: Args, start_ray: Start
+    tmp_path: Path, make_images: Make, small_run: Args, cli: Cli, ray_options: list[str]
 ) -> None:
-    started = time.monotonic()
-    process = start_ray(small_run(make_images(tmp_path / "data"), "--set", "system.threads=64"))
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 2, time.monotonic() - started
-    assert [line for line in err.splitlines() if line.startswith("error: ")] == [
+    outcome = cli(*small_run(make_images(tmp_path / "data"), *ray_options, "--set", "system.threads=64"))
+    assert outcome.status == 2
+    assert outcome.error_lines == [
         "error: a run needs 64 CPU(s) on one node, and no node of the Ray cluster has them (the largest has 2 CPU(s)); "
         "lower system.threads or system.processes_per_run"
     ]

@@ -160,6 +160,9 @@ class _Batch:
         self._flights.clear()
         ray.kill(self._hub)
         shutil.rmtree(self._incoming, ignore_errors=True)
+        for folder in (self._incoming.parent, self._incoming.parent.parent):
+            with contextlib.suppress(OSError):  # another process on the study has its own in there
+                folder.rmdir()
         self._slot.release()
 
     def _hand_out(self) -> Iterator[tuple[Cell, RunRecord | None]]:
@@ -293,7 +296,7 @@ def _incoming_folder(context: StudyContext) -> tuple[Lease, Path]:
     for number in itertools.count():
         lease = context.leases.acquire(f"incoming-{number}")
         if lease is not None:
-            folder = context.layout.root / ".incoming" / str(number)
+            folder = context.layout.incoming_dir / str(number)
             shutil.rmtree(folder, ignore_errors=True)
             return lease, folder
     raise AssertionError
