@@ -71,6 +71,7 @@ def _context(study: Study, verdict: Mapping[str, Any], name: str) -> dict[str, A
         "comparison_table": of_verdict.comparisons_table(verdict, name),
         "cascade_table": of_verdict.cascades_table(verdict),
         "consistency_table": tables.consistency_table(study),
+        "agreement_table": tables.agreement_table(study),
         "masks_table": tables.masks_table(study),
         "faithfulness_table": tables.faithfulness_table(study),
         "cost_table": tables.cost_table(study),

@@ -45,6 +45,39 @@ def consistency_table(study: Study) -> Table | None:
     return Table(caption, columns, rows) if rows else None
 
 
+def agreement_table(study: Study) -> Table | None:
+    """Every measure of agreement across resolutions, beside its floor and ceiling."""
+    found = study.explanations
+    rows = [r for r in found["consistency"] if r["subset"] == "all"] if found else []
+    measures = {r["similarity"]: _measure(r) for r in rows}
+    if len(measures) < 2:
+        return None
+    pairs: dict[tuple[Any, ...], dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        pairs.setdefault(_pair(row), {})[row["similarity"]] = row
+    cells = [
+        [f"{model}, {_words(method)}: {low} and {high} px", *(_between(of_pair.get(name)) for name in measures)]
+        for (model, method, low, high), of_pair in pairs.items()
+    ]
+    caption = "Every measure of agreement: across resolutions (from its floor to its ceiling)"
+    return Table(caption, ["maps", *measures.values()], cells)
+
+
+def _measure(row: Mapping[str, Any]) -> str:
+    """'top k iou (chance 0.11)'"""
+    chance = f" (chance {row['chance']:.2f})" if row.get("chance") is not None else ""
+    return f"{_words(row['similarity'])}{chance}"
+
+
+def _between(row: Mapping[str, Any] | None) -> dict[str, Any]:
+    """'0.42 (0.05 to 0.61)', sorted by the value across resolutions."""
+    if row is None or row["cross"] is None:
+        return cell("", None)
+    floor, across, ceiling = (row[name]["value"] if row[name] else None for name in ("floor", "cross", "ceiling"))
+    ends = " to ".join("?" if value is None else f"{value:.2f}" for value in (floor, ceiling))
+    return cell(f"{across:.2f} ({ends})", across)
+
+
 def _pair(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return row["model"], row["method"], row["low_resolution"], row["high_resolution"]
 

@@ -168,7 +168,7 @@ def saturation_table(verdict: Mapping[str, Any], name: str) -> Table | None:
         rows.append(
             [
                 s["model"],
-                f"{s['top']:.3f} - {s['drop']:.3f} (r / {low})^-{s['rate']:.2f}",
+                cell(f"{s['top']:.3f} - {s['drop']:.3f} (r / {low})^-{s['rate']:.2f}", s["top"]),
                 cell(f"{s['rate']:.2f} ({s['rate_low']:.2f} to {s['rate_high']:.2f})", s["rate"]),
                 cell(f"{s['worst_residual']:.3f}", s["worst_residual"]),
                 "yes" if s["holds"] else f"no (p {s['fit_p']:.1g})",

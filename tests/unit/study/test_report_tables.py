@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from resomap.records import Cell
-from resomap.study.report_tables import consistency_table, masks_table, memory_table
+from resomap.study.report_tables import agreement_table, consistency_table, masks_table, memory_table
 
 
 def _figure(value: float | None) -> dict[str, Any]:
@@ -49,6 +49,19 @@ def test_consistency_stands_beside_that_of_images_right_at_both() -> None:
     named = dict(zip(table.columns, table.rows[0], strict=True))
     assert named["C"]["value"] == 0.5
     assert named["C of images right at both"]["value"] == 0.75
+
+
+def test_every_measure_of_agreement_stands_between_its_ends_and_overlap_beside_chance() -> None:
+    row = {"model": "tiny_cnn", "method": "gradcam", "low_resolution": 32, "high_resolution": 64, "subset": "all",
+           "floor": _figure(0.1), "cross": _figure(0.5), "chance": None}  # fmt: skip
+    rows = [row | {"similarity": "spearman", "ceiling": _figure(0.9)},
+            row | {"similarity": "top_k_iou", "cross": _figure(0.4), "ceiling": None, "chance": 0.25},
+            row | {"similarity": "ssim", "subset": "right at both", "ceiling": _figure(0.9)}]  # fmt: skip
+    table = agreement_table(_study(explanations={"consistency": rows}))
+    assert table is not None
+    assert table.columns == ["maps", "spearman", "top k iou (chance 0.25)"]
+    assert [cell["text"] for cell in table.rows[0][1:]] == ["0.50 (0.10 to 0.90)", "0.40 (0.10 to ?)"]
+    assert agreement_table(_study(explanations={"consistency": rows[:1]})) is None  # stands in the other table
 
 
 def test_energies_stand_beside_chance_and_random_weights() -> None:
