@@ -135,7 +135,7 @@ class ProfilingConfig(Section):
     precision: Annotated[float, Field(gt=0.0, lt=1.0)] | None = 0.02
     """Go on until the 95 % interval of each ratio of latency between two resolutions of a model is narrower than this
     share of it and `blocks` rounds were undisturbed; null: `blocks` rounds, however they agree."""
-    budget_s: Positive = 45.0
+    budget_s: Positive = 120.0
     """Seconds of timing for each mode; what is not reached by then is said. Every model and resolution gets 10 rounds
     all the same."""
     warmup: Count = 5
