@@ -443,13 +443,16 @@ def test_a_checkpoint_cannot_run_code(
 def test_secrets_of_a_tracking_server_are_nowhere_in_what_a_study_writes(
     tmp_path: Path, small_run: Callable[..., list[str]], make_images: Callable[..., Path], start: Callable[..., Any]
 ) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
     uri = "http://me:pass-hunter2@127.0.0.1:9/path?token=token-hunter2&api_key=key-hunter2"
     arguments = small_run(make_images(tmp_path / "data"), "--set", f"mlflow.tracking_uri={uri}")
     arguments[arguments.index("mlflow.enabled=false")] = "mlflow.enabled=true"
-    process = start(*arguments)
+    process = start(*arguments, cwd=here)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert "MLflow at http://***@127.0.0.1:9" in err
+    assert not list(here.iterdir())
     written = [path.read_bytes() for path in (tmp_path / "study").rglob("*") if path.is_file()]
     assert len(written) > 5
     assert not any(b"hunter2" in content for content in (*written, out.encode(), err.encode()))

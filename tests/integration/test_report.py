@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
 import resomap
 from resomap.evaluation.store import write_predictions
@@ -191,8 +192,6 @@ def test_images_that_turn_are_counted_named_and_shown(study: Path, cli: Callable
     assert needs.isna().sum() == 1
     assert (needs == 32).sum() == 21
     # The data set is gone: the page has no galleries, and all the rest.
-    shutil.rmtree(study / "explanations")
-    (study / "analysis/explanations.json").unlink()
     outcome = cli("report", study, "--data", tmp_path / "gone")
     assert outcome.status == 0, outcome.err
     page = (study / "report/index.html").read_text()
@@ -207,6 +206,9 @@ def test_recommend_answers_and_refuses(study: Path, cli: Callable, tmp_path: Pat
     assert outcome.out.startswith(answer["sentence"])
     assert {o["resolution"] for o in answer["options"]} == {32, 48}
     assert any("fewer than 3 seeds" in line for line in answer["warnings"])
+    assert cli("recommend", study, "--json", tmp_path / "terms.json").status == 0
+    terms = json.loads((tmp_path / "terms.json").read_text())
+    assert (terms["metric"], terms["delta"]) == ("macro_f1", 0.2)  # the study's own
     assert cli("recommend", study, "--max-latency-ms", "0.0001").out.startswith("No option fits the budget")
     refused = {
         "--delta=2": "--delta: expected a share",
@@ -274,6 +276,14 @@ def test_probe_of_a_checkpoint_gives_the_predictions_of_evaluate(study: Path, cl
     assert ours["image_id"].tolist() == theirs["image_id"].tolist()
     np.testing.assert_array_equal(np.stack(ours["probabilities"]), np.stack(theirs["probabilities"]))
     assert "expected either --checkpoint, or --model with --weights" in cli("probe", *common).error_lines[0]
+    weights = run / "best_model.safetensors"
+    tensors = {name: tensor for name, tensor in load_file(weights).items() if tensor.shape[:1] != (len(CLASSES),)}
+    save_file(tensors, tmp_path / "headless.safetensors")
+    named = ("probe", *common, "--model", "tiny_cnn", "--resolutions", "32,48", "--output", tmp_path / "named")
+    outcome = cli(*named, "--weights", tmp_path / "headless.safetensors")
+    assert outcome.status == 2
+    assert f"has no classifier for the {len(CLASSES)} classes of the data" in outcome.error_lines[0]
+    assert cli(*named, "--weights", weights).status == 0
     assert cli("probe", *common, "--checkpoint", run, "--resolutions", "a,b").status == 2
 
 

@@ -179,7 +179,8 @@ def recommend(
                    "min_metric": budget.min_metric},
     }  # fmt: skip
     if not candidates.any():
-        return _nothing(options, fits, reached, reference, budget, common)
+        prior = priors["select_SN"][options[reference].model]
+        return _nothing(options, fits, reached, reference, budget, prior, common)
     usable = np.flatnonzero(candidates & passed).tolist()
     chosen = min(usable, key=lambda i: options[i].latency_ms)
     open_ones = [
@@ -191,7 +192,7 @@ def recommend(
     status = CANNOT_TELL if promising and chosen == reference else RECOMMEND
     return Recommendation(
         status=status,
-        sentence=_sentence(status, assessed, chosen, reference, promising, delta, metric, splits),
+        sentence=_sentence(status, assessed, chosen, reference, promising, delta, metric, splits, level),
         model=options[chosen].model,
         resolution=options[chosen].resolution,
         reference=options[reference].name,
@@ -265,6 +266,7 @@ def _nothing(
     reached: np.ndarray,
     reference: int,
     budget: Budget,
+    prior: SeedPrior | None,
     common: dict[str, Any],
 ) -> Recommendation:
     """No option is within the budget and known to reach the least metric."""
@@ -279,10 +281,12 @@ def _nothing(
     best = options[reference]
     value = best.select_SN.mean()
     least = budget.min_metric
-    if (reached[fits] == "maybe").any():
+    if least is not None and (reached[fits] == "maybe").any():
+        found = mean_estimate(best.select_SN, level=1 - 2 * ALPHA, prior=prior)
+        needed = _needed(found, abs(value - least), 1 - ALPHA)
         sentence = (
             f"Cannot tell: {best.name} has {value:.3f}, and its interval contains the {least} that is asked for; "
-            "more images or seeds would tell."
+            f"{needed} would tell."
         )
         return Recommendation(CANNOT_TELL, sentence, None, None, best.name, **common)
     sentence = f"No option fits: the best within the budget, {best.name}, has {value:.3f}, below the {least} asked for."
@@ -298,15 +302,19 @@ def _sentence(
     delta: float,
     metric: str,
     splits: tuple[str, str],
+    level: float,
 ) -> str:
     one, best = assessed[chosen], assessed[reference]
     name = metric.replace("_", " ")
     has = f"{name} {one.metric.value:.3f} ({one.metric.low:.3f} to {one.metric.high:.3f}) on {splits[1]}"
     if status == CANNOT_TELL:
         others = ", ".join(f"{assessed[i].model} at {assessed[i].resolution} px" for i in promising)
+        first = assessed[promising[0]].difference
+        # At a mean right at the margin no number of images would do: there the sentence names none.
+        needed = _needed(first, first.value + delta, level) if first.value > -delta else "more images and seeds"
         return (
-            f"Cannot tell whether {others} would do: too few images or seeds to rule out a loss of more "
-            f"than {delta:g}. The safe choice until then is {one.model} at {one.resolution} px: {has}, "
+            f"Cannot tell whether {others} would do: a loss of more than {delta:g} is not ruled out "
+            f"({needed} would tell). The safe choice until then is {one.model} at {one.resolution} px: {has}, "
             f"{one.latency_ms:.2f} ms."
         )
     if chosen == reference:
@@ -327,21 +335,23 @@ def _would_change(option: Option, difference: Estimate, delta: float, level: flo
     if room <= 0:
         needed = f"it looks {-difference.value:.3f} worse; more data would more likely rule it out than in"
         return f"{option.name} is cheaper and not ruled out: {needed}."
-    quantile = float(stats.norm.ppf(level))
-    target = (room / quantile) ** 2
-    by_seeds = difference.seed_variance / difference.seeds
-    by_images = max(0.0, difference.se**2 - by_seeds)
+    return f"{option.name} is cheaper and looks as good: {_needed(difference, room, level)} would show it."
+
+
+def _needed(found: Estimate, room: float, level: float) -> str:
+    """'about 300 more images or about 2 more seeds': what brings the one-sided bound of an estimate within `room`."""
+    target = (room / float(stats.norm.ppf(level))) ** 2
+    by_seeds = found.seed_variance / found.seeds
+    by_images = max(0.0, found.se**2 - by_seeds)
     answers = []
     if target > by_seeds:
-        images = math.ceil(difference.images * by_images / (target - by_seeds))
-        answers.append(f"about {max(1, images - difference.images)} more {'images' if images else ''}".strip())
-    if difference.seed_variance > 0 and target > by_images:
-        seeds = math.ceil(difference.seed_variance / (target - by_images))
-        if seeds > difference.seeds:
-            answers.append(f"about {seeds - difference.seeds} more seeds")
-    if not answers:
-        answers.append("more images and more seeds together")
-    return f"{option.name} is cheaper and looks as good: {' or '.join(answers)} would show it."
+        images = math.ceil(found.images * by_images / (target - by_seeds))
+        answers.append(f"about {max(1, images - found.images)} more images")
+    if found.seed_variance > 0 and target > by_images:
+        seeds = math.ceil(found.seed_variance / (target - by_images))
+        if seeds > found.seeds:
+            answers.append(f"about {seeds - found.seeds} more seeds")
+    return " or ".join(answers) or "more images and more seeds together"
 
 
 def _assumed(options: Sequence[Option], delta: float, splits: tuple[str, str]) -> tuple[str, ...]:

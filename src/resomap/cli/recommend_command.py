@@ -19,20 +19,25 @@ def recommend(
     max_latency_ms: Annotated[float | None, typer.Option(help="Median latency of one image at most.")] = None,
     max_memory_mib: Annotated[float | None, typer.Option(help="Peak memory of inference at most.")] = None,
     min_accuracy: Annotated[float | None, typer.Option(help="Least value of the metric.")] = None,
-    delta: Annotated[float, typer.Option(help="Largest loss against the best that is accepted.")] = 0.01,
+    delta: Annotated[
+        float | None, typer.Option(help="Largest loss against the best that is accepted; default: the study's.")
+    ] = None,
     metric: Annotated[
-        Literal["accuracy", "balanced_accuracy", "macro_f1"], typer.Option(help="What is to be kept high.")
-    ] = "accuracy",
+        Literal["accuracy", "balanced_accuracy", "macro_f1"] | None,
+        typer.Option(help="What is to be kept high; default: the study's."),
+    ] = None,
     mode: Annotated[str | None, typer.Option(help="Way to deploy whose latency counts; default: the first.")] = None,
     json: Annotated[Path | None, typer.Option(help="Also write the answer with all figures here.")] = None,
 ) -> None:
     """One sentence, the evidence, the risk, what was assumed, and what would change it."""
     from resomap.analysis.recommend import Budget
+    from resomap.cli.explain_command import study_config
     from resomap.serialize import write_json
+    from resomap.study import builders
     from resomap.study.load import load_study
     from resomap.study.verdict import judge
 
-    if not 0 < delta < 1:
+    if delta is not None and not 0 < delta < 1:
         raise ConfigError(f"--delta: expected a share between 0 and 1 (0.01 is one point), got {delta:g}")
     for name, limit in (("--max-latency-ms", max_latency_ms), ("--max-memory-mib", max_memory_mib)):
         if limit is not None and not limit > 0:
@@ -40,7 +45,15 @@ def recommend(
     if min_accuracy is not None and not 0 <= min_accuracy <= 1:
         raise ConfigError(f"--min-accuracy: expected a share from 0 to 1 (0.9 is 90 %), got {min_accuracy:g}")
     budget = Budget(max_latency_ms, max_memory_mib, min_accuracy)
-    found = judge(load_study(study), metric=metric, delta=delta, budget=budget, mode=mode)
+    opened = load_study(study)
+    config = study_config(study, None, None, data=None, device=None)
+    found = judge(
+        opened,
+        metric=metric or builders.table_metric(config),
+        delta=builders.accepted_loss(config) if delta is None else delta,
+        budget=budget,
+        mode=mode,
+    )
     print_recommendation(found)
     if json is not None:
         write_json(json, found)

@@ -204,7 +204,11 @@ class _EvalImages(Dataset[Batch]):
 
 
 class EvalLoader:
-    """Batches of evaluation images in the store's order; rank r of n takes every n-th image from the r-th on."""
+    """Batches of evaluation images in the store's order; rank r of n takes every n-th image from the r-th on.
+
+    Args:
+        order_seed: the images are in a random order instead, the same at every pass and every resolution.
+    """
 
     def __init__(
         self,
@@ -220,9 +224,13 @@ class EvalLoader:
         pin_memory: bool = False,
         prefetch_factor: int | None = None,
         persistent_workers: bool = False,
+        order_seed: int | None = None,
     ) -> None:
         self.rank, self.world_size, self.store = rank, world_size, store
-        own = list(range(rank, len(store), world_size))
+        everyones = range(len(store))
+        if order_seed is not None:
+            everyones = np.random.default_rng(order_seed).permutation(len(store)).tolist()
+        own = list(everyones[rank::world_size])
         batches = [own[i : i + batch_size] for i in range(0, len(own), batch_size)]
         self._count = math.ceil(len(own) / batch_size)
         self._loader = data_loader(

@@ -145,7 +145,8 @@ def repaired(
         raise StudyError(f"weights: expected one of {', '.join(WEIGHTS)}, got {weights!r}")
     network = copy.deepcopy(checkpoint.model).to(device)
     recipe = replace(checkpoint.preprocessing, resolution=side)
-    loader = builders.checkpoint_loader(config, images, "train", preprocessing=recipe, device=device)
+    # A split lists one class after the other: batches of one class would be estimated from, and learnt from.
+    loader = builders.checkpoint_loader(config, images, "train", preprocessing=recipe, device=device, order_seed=0)
     reestimate_batch_norm(network, loader, device=device)
     if weights == HEAD:
         finetune_head(network, loader, device=device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from resomap.config.schema import ResoMapConfig
-from resomap.errors import StudyError
+from resomap.errors import DatasetError, StudyError
 from resomap.explainability.overlay import overlay, resized_map
 from resomap.layout import StudyLayout, folder_name
 from resomap.profiling.latency import BATCH_1, SATURATED
@@ -35,6 +36,8 @@ from resomap.study.maps import StoredMaps, read_maps
 from resomap.study.results import assessed_rows
 from resomap.study.runs import assessed_runs
 
+log = logging.getLogger(__name__)
+
 Progress = Callable[[str], None]
 _PICTURE = 224
 """Side of the pictures in galleries."""
@@ -51,7 +54,10 @@ def draw_figures(
     layout = layout or builders.layout(config, images or builders.dataset(config))
     explained = None
     if layout.explanations_path.exists():
-        explained = explained_of(config, images or builders.dataset(config))
+        try:
+            explained = explained_of(config, images or builders.dataset(config))
+        except DatasetError as gone:
+            log.warning("no galleries of explanations among the figures: %s", gone)
     return draw_study(
         layout,
         explained=explained,
@@ -87,13 +93,12 @@ def draw_study(
     profiles = [p for p in stored_profiles(layout) if p["latency"]]
     if profiles:
         keep("cost", cost_figure([_cost(p) for p in profiles]))
-    if explained is not None:
-        analysed = read_json(layout.explanations_path, error=StudyError)
-        for name, figure in _explanation_figures(analysed):
+    if layout.explanations_path.exists():
+        for name, figure in _explanation_figures(read_json(layout.explanations_path, error=StudyError)):
             keep(name, figure)
-        if gallery:
-            for name, figure in galleries(layout, explained, cells=cells, methods=methods, count=gallery):
-                keep(name, figure)
+    if explained is not None and gallery:
+        for name, figure in galleries(layout, explained, cells=cells, methods=methods, count=gallery):
+            keep(name, figure)
     return written
 
 

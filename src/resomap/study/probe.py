@@ -12,12 +12,13 @@ from torch import nn
 from resomap.analysis.pseudo import pseudo_values
 from resomap.analysis.recommend import Budget, Option, Recommendation, recommend
 from resomap.config.schema import ResoMapConfig
-from resomap.errors import CheckpointError, ConfigError, ResolutionError
+from resomap.errors import CheckpointError, ConfigError, ResolutionError, printable
 from resomap.evaluation.many import View, predict_many
 from resomap.models.checkpoints import load_checkpoint
 from resomap.models.folding import for_inference
 from resomap.models.registry import build_model, normalisation_of
 from resomap.models.resolutions import SIZE_ERRORS, dry_forward
+from resomap.models.weights import load_weights
 from resomap.profiling.latency import BATCH_1
 from resomap.profiling.profiler import ProfileRecord, ProfilingPlan, Subject, profile_subjects
 from resomap.records import Condition, ImageDataset, Predictions, Preprocessing, information_at
@@ -112,13 +113,20 @@ def _network(
             )
         return stored.model, stored.preprocessing, stored.metadata.model
     assert model is not None
+    assert weights is not None
     network = build_model(
         model,
         num_classes=images.num_classes,
-        pretrained=weights or False,
+        pretrained=False,
         resolution=side,
         allow_callables=builders.allows_callables(config),
     ).eval()
+    missing = load_weights(network, weights, name=model).left_as_initialised
+    if missing:
+        raise CheckpointError(
+            f"{printable(weights)} has no classifier for the {images.num_classes} classes of the data (missing: "
+            f"{', '.join(missing)}), and probe trains none; give the weights of a network that was trained for them"
+        )
     mean, std = normalisation_of(model)
     limit = builders.information_resolution(config)
     return network, Preprocessing(side, builders.kernel(config), mean, std, limit), model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -107,6 +108,7 @@ def _sections(context: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         "comparisons": "Differences",
         "gallery": "Explanations" if context["galleries"] else "",
         "consistency": "Consistency" if context["consistency_table"] else "",
+        "faithfulness": "Faithfulness" if context["masks_table"] or context["faithfulness_table"] else "",
         "cost": "Cost",
         "methods": "Methods",
         "provenance": "Provenance",
@@ -120,9 +122,10 @@ def _config(study: Study) -> str:
 
 
 def _commands(study: Study) -> str:
-    root = study.layout.root.name
+    root = shlex.quote(str(study.layout.root))
     return (
-        "resomap run --config study.yaml      # train, evaluate, profile, explain, report\n"
-        f"resomap recommend {root} --max-latency-ms ... --delta 0.01\n"
-        f"resomap explain {root}\nresomap report {root}\n"
+        f"resomap run --config {root}/study.yaml   # train, evaluate, profile, explain, report\n"
+        f"resomap recommend {root} --max-latency-ms ... --delta ...\n"
+        f"resomap explain {root}\nresomap profile --config {root}/study.yaml\n"
+        f"resomap matrix {root}\nresomap report {root}\n"
     )

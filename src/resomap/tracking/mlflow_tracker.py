@@ -207,7 +207,7 @@ def _only_process_setting_up(tracking_uri: str) -> Iterator[None]:
     MLflow makes a new file's tables without a lock, and tries to open one that cannot be opened for minutes.
     """
     path = tracking_uri.removeprefix("sqlite:///").partition("?")[0]
-    if path in (tracking_uri, "", ":memory:"):
+    if not tracking_uri.startswith("sqlite:///") or path in ("", ":memory:"):
         yield
         return
     Path(path).parent.mkdir(parents=True, exist_ok=True)

@@ -204,6 +204,20 @@ def test_train_loader_on_a_center_store_needs_center_crops(photographs, open_ima
 # To the model
 
 
+def test_eval_loader_in_a_random_order_has_every_image_once_and_the_same_at_every_pass(store):
+    def order(side: int, seed: int | None) -> list[int]:
+        loader = EvalLoader(store, resolution=side, batch_size=4, mean=MEAN, std=STD, order_seed=seed)
+        passes = [[int(i) for batch in loader for i in batch.indices] for _ in range(2)]
+        assert passes[0] == passes[1]
+        return passes[0]
+
+    assert order(16, None) == list(range(13))
+    shuffled = order(16, 0)
+    assert sorted(shuffled) == list(range(13)) != shuffled
+    assert order(24, 0) == shuffled
+    assert order(16, 1) != shuffled
+
+
 def test_to_model_input_normalises_as_numpy_does(store):
     for loader in (
         EvalLoader(store, resolution=32, batch_size=5, mean=MEAN, std=STD),

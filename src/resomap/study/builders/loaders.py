@@ -90,9 +90,15 @@ def eval_loader(config: ResoMapConfig, store: ImageStore, cell: Cell, *, device_
 
 
 def checkpoint_loader(
-    config: ResoMapConfig, images: ImageDataset, split: str, *, preprocessing: Preprocessing, device: str
+    config: ResoMapConfig,
+    images: ImageDataset,
+    split: str,
+    *,
+    preprocessing: Preprocessing,
+    device: str,
+    order_seed: int | None = None,
 ) -> EvalLoader:
-    """Images of one split as a stored checkpoint wants them."""
+    """Images of one split as a stored checkpoint wants them, in the split's order or in a random one."""
     from resomap.data.loaders import EvalLoader
 
     side = preprocessing.resolution
@@ -106,6 +112,7 @@ def checkpoint_loader(
             information=preprocessing.information_resolution,
         ),
         resolution=side,
+        order_seed=order_seed,
         **_evaluation_options(config, preprocessing, device),
     )
 
