@@ -18,7 +18,7 @@ RESULTS = HERE / "RESULTS.md"
 COMMANDS = (
     "peers.py",
     "study_vs_parts.py",
-    "matrix.py",
+    "matrix.py --rounds 3 --images 400 --models mobilenet_v3_small",
     "scaling.py --study",
     "data_share.py --rounds 5",
     "keep_memory.py --repetitions 6",
@@ -32,7 +32,7 @@ COMMANDS = (
     "calibration.py --replicates 2000",
     "large_study.py",
     "schedule.py",
-    "faults.py",
+    "faults.py --kills 100",
     "soak.py",
     "sharing.py",
     "ray_overhead.py",

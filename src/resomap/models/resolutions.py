@@ -57,6 +57,24 @@ def takes(model: nn.Module, resolution: int) -> bool:
     return True
 
 
+def takes_here(model: nn.Module, resolution: int) -> bool:
+    """The same by a forward pass of one image where the model is: for a small network quicker than by shapes.
+
+    Raises:
+        torch.OutOfMemoryError: the device has no memory left, which says nothing about the size.
+    """
+    first = next(model.parameters(), None)
+    image_BCHW = torch.zeros(1, 3, resolution, resolution, device=None if first is None else first.device)
+    try:
+        with torch.inference_mode(), in_eval_mode(model):
+            model(image_BCHW)
+    except torch.OutOfMemoryError:
+        raise
+    except SIZE_ERRORS:
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def in_eval_mode(model: nn.Module) -> Iterator[None]:
     """Evaluation mode inside; each submodule's own mode is restored, also after an error."""

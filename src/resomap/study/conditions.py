@@ -24,7 +24,7 @@ from resomap.evaluation.many import View, predict_many
 from resomap.evaluation.store import write_predictions
 from resomap.models.checkpoints import Checkpoint, load_checkpoint
 from resomap.models.folding import for_inference
-from resomap.models.resolutions import takes
+from resomap.models.resolutions import takes_here
 from resomap.records import Condition, ImageDataset, Predictions
 from resomap.study import builders
 from resomap.study.gain import AS_TRAINED, HEAD, WEIGHTS
@@ -88,8 +88,8 @@ def evaluate_conditions(
     The weights as trained see all their sizes in one pass over the images; repaired weights, which differ at each size,
     see theirs in a pass a size, so that no more than two copies of the network are held.
     """
-    sizes = {c.input_resolution for c in conditions}
-    fitting = [c for c in conditions if c.input_resolution in {side for side in sizes if takes(checkpoint.model, side)}]
+    taken = {side for side in {c.input_resolution for c in conditions} if takes_here(checkpoint.model, side)}
+    fitting = [c for c in conditions if c.input_resolution in taken]
     options: dict[str, Any] = {"device": device, "class_names": images.class_names, "mixed_precision": precision}
     for group in _passes(fitting):
         views = _views(config, checkpoint, images, group, device=device, precision=precision)

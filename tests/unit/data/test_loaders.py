@@ -214,7 +214,7 @@ def test_eval_loader_in_a_random_order_has_every_image_once_and_the_same_at_ever
     assert order(16, None) == list(range(13))
     shuffled = order(16, 0)
     assert sorted(shuffled) == list(range(13)) != shuffled
-    assert order(24, 0) == shuffled
+    assert order(32, 0) == shuffled
     assert order(16, 1) != shuffled
 
 

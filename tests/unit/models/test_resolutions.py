@@ -9,7 +9,7 @@ from torch import nn
 
 from resomap.errors import ResolutionError, UnknownModelError
 from resomap.models.registry import assert_same_parameters, check_resolution, list_models, model_stride
-from resomap.models.resolutions import dry_forward, in_eval_mode
+from resomap.models.resolutions import dry_forward, in_eval_mode, takes_here
 
 HERE = "test_resolutions_nets"
 
@@ -141,3 +141,19 @@ def test_in_eval_mode_restores_each_submodule() -> None:
     with in_eval_mode(model):
         assert not any(m.training for m in model.modules())
     assert [m.training for m in model.modules()] == [True, True, False]
+
+
+@pytest.mark.parametrize(("side", "expected"), [(64, True), (8, False)])
+def test_a_real_pass_says_which_sizes_are_taken_and_leaves_the_mode(side: int, expected: bool) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 9), nn.MaxPool2d(8)).train()
+    assert takes_here(network, side) is expected
+    assert network.training
+
+
+def test_a_size_is_not_refused_for_lack_of_memory() -> None:
+    class Full(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            raise torch.OutOfMemoryError("no memory left")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        takes_here(Full(), 32)
