@@ -219,6 +219,8 @@ def test_recommend_answers_and_refuses(study: Path, cli: Callable, tmp_path: Pat
         outcome = cli("recommend", study, wrong)
         assert outcome.status == 2
         assert said in outcome.error_lines[0]
+    assert cli("recommend", study, "--device", "cpu").status == 0
+    assert "cost was measured on" in cli("recommend", study, "--device", "cuda").error_lines[0]
     assert "is no study" in cli("recommend", tmp_path).error_lines[0]
     shutil.rmtree(study / "profiles")
     assert "has no profile; run `resomap profile" in cli("recommend", study).error_lines[0]
@@ -245,6 +247,11 @@ def test_matrix_and_split_of_the_gain(study: Path, cli: Callable) -> None:
     own = opened.results[(opened.results["split"] == "test") & (opened.results["resolution"] == 48)]["macro_f1"].mean()
     table = json.loads((study / "analysis/verdict.json").read_text())["matrix"]["tiny_cnn"]
     assert table["values"][1][1] == pytest.approx(own)
+    assert cli("report", study).status == 0
+    page = (study / "report/index.html").read_text()
+    assert "tiny_cnn: rows trained at" in page
+    assert "tiny_cnn, BatchNorm statistics estimated anew at the test size: rows trained at" in page
+    assert "tiny_cnn, head and BatchNorm trained on at the test size: rows trained at" in page
     assert cli("matrix", study, "--weights", "best").status == 2
 
 
@@ -294,6 +301,14 @@ def test_an_exported_run_answers_like_the_study(study: Path, cli: Callable, tmp_
     outcome = cli("export", study, "--output", out, "--model", "tiny_cnn", "--resolution", "48", "--seed", "1")
     assert outcome.status == 0, outcome.err
     assert "same answers to 16 images" in outcome.out
+    weights = (out / "best_model.safetensors").read_bytes()
+    named = study / "checkpoints/cnn/tiny_cnn/48/seed1"
+    assert cli("export", study, "--output", out, "--run", named).status == 0
+    assert (out / "best_model.safetensors").read_bytes() == weights
+    for wrong, said in (((named, "--seed", "1"), "leave out"), ((tmp_path,), "expected a run's folder in")):
+        refused = cli("export", study, "--output", out, "--run", *wrong)
+        assert refused.status == 2
+        assert said in refused.error_lines[0]
     recipe = json.loads((out / "preprocessing.json").read_text())
     assert (recipe["resolution"], recipe["class_names"]) == (48, sorted(CLASSES))
     # By the words of preprocessing.json alone, with Pillow, as somebody who deploys would do it.

@@ -10,7 +10,7 @@ import typer
 
 from resomap.cli.explain_command import study_config
 from resomap.cli.options import ConfigOption, DataOption, SetOption
-from resomap.errors import printable
+from resomap.errors import ConfigError, printable
 
 
 def export(
@@ -19,18 +19,27 @@ def export(
     model: Annotated[str | None, typer.Option("--model", "-m", help="Default: the recommended one.")] = None,
     resolution: Annotated[int | None, typer.Option("--resolution", "-r", help="Default: the recommended one.")] = None,
     seed: Annotated[int | None, typer.Option(help="Default: the best on val.")] = None,
+    run: Annotated[Path | None, typer.Option(help="A run's folder under checkpoints/, instead of the three.")] = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
     data: DataOption = None,
 ) -> None:
     """Write weights, ONNX and preprocessing.json of a run; checked by answering real images with both."""
+    from resomap.models.checkpoints import read_metadata
     from resomap.study import builders
     from resomap.study.export import chosen_run, export_run
     from resomap.study.load import load_study
 
+    if run is not None:
+        if (model, resolution, seed) != (None, None, None):
+            raise ConfigError("--run names the run already; leave out --model, --resolution and --seed")
+        if study.resolve() not in run.resolve().parents:
+            raise ConfigError(f"--run: expected a run's folder in {printable(study)}, got {printable(run)}")
+        told = read_metadata(run)
+        model, resolution, seed = told.model, told.resolution, told.seed
     resolved = study_config(study, config, overrides, data=data, device="cpu")
     opened = load_study(study)
-    run = chosen_run(opened, model=model, resolution=resolution, seed=seed, metric=builders.table_metric(resolved))
-    found = export_run(resolved, opened, run, output, progress=lambda what: print(f"{what} ...", file=sys.stderr))
+    chosen = chosen_run(opened, model=model, resolution=resolution, seed=seed, metric=builders.table_metric(resolved))
+    found = export_run(resolved, opened, chosen, output, progress=lambda what: print(f"{what} ...", file=sys.stderr))
     print(f"{found.run}: {', '.join(found.files)} in {printable(found.folder)}")
     print(f"same answers to {found.images} images; logits differ by {found.largest_difference:.1g} at most")

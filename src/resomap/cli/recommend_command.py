@@ -26,6 +26,9 @@ def recommend(
         Literal["accuracy", "balanced_accuracy", "macro_f1"] | None,
         typer.Option(help="What is to be kept high; default: the study's."),
     ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Device whose cost counts, as `profile` named it; refused if it was another.")
+    ] = None,
     mode: Annotated[str | None, typer.Option(help="Way to deploy whose latency counts; default: the first.")] = None,
     json: Annotated[Path | None, typer.Option(help="Also write the answer with all figures here.")] = None,
 ) -> None:
@@ -47,6 +50,12 @@ def recommend(
     budget = Budget(max_latency_ms, max_memory_mib, min_accuracy)
     opened = load_study(study)
     config = study_config(study, None, None, data=None, device=None)
+    measured = {name for profile in opened.profiles for name in (profile["device"], profile["device_name"])}
+    if device is not None and device not in measured:
+        raise ConfigError(
+            f"--device: cost was measured on {printable(', '.join(sorted(measured)) or 'no device')}, got "
+            f"{printable(device)}; run `resomap profile --config {printable(study)}/study.yaml --device ...` there"
+        )
     found = judge(
         opened,
         metric=metric or builders.table_metric(config),

@@ -179,13 +179,15 @@ def reestimate_batch_norm(network: nn.Module, loader: EvalLoader, *, device: str
 
 
 def finetune_head(network: nn.Module, loader: EvalLoader, *, device: str) -> None:
-    """One epoch of the last linear layer on training images of the test resolution; all else stays."""
+    """One epoch of the last linear layer, and of BatchNorm's scales and shifts, on training images of the test
+    resolution; all else stays, BatchNorm's statistics too (FixRes, arXiv:1906.06423, section 4)."""
     linear = [m for m in network.modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1]
-    for parameter in network.parameters():
-        parameter.requires_grad_(False)
-    for parameter in linear.parameters():
+    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    network.requires_grad_(False)
+    trained = list(dict.fromkeys(p for module in (linear, *norms) for p in module.parameters()))
+    for parameter in trained:
         parameter.requires_grad_(True)
-    optimizer = torch.optim.AdamW(linear.parameters(), lr=_HEAD_RATE, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(trained, lr=_HEAD_RATE, weight_decay=0.0)
     network.eval()
     for _ in range(_HEAD_EPOCHS):
         for batch in loader:

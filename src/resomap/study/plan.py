@@ -186,6 +186,8 @@ def _notes(context: StudyContext) -> Iterator[str]:
             f"every image was reduced to {limit} px before it was brought to its input resolution "
             "(data.information_resolution): above that, inputs have larger maps and no more detail"
         )
+    if builders.kernel(context.config) == "box":
+        yield "the box kernel lets detail finer than a pixel through as false patterns (aliases)"
     if context.budget_reference is not None:
         yield f"the same computation at every resolution ({_epochs(context)}): training length differs too"
     if builders.is_resolution_aware(context.config):

@@ -16,7 +16,7 @@ from resomap.study import verdict_tables as of_verdict
 from resomap.study.explained import ExplainedImages
 from resomap.study.load import Study
 from resomap.study.report_galleries import PictureOf, explanation_galleries, flip_galleries
-from resomap.study.report_plots import report_plots
+from resomap.study.report_plots import matrix_label, report_plots
 from resomap.study.report_text import latex, summary
 
 
@@ -38,11 +38,7 @@ def write_report(study: Study, verdict: Mapping[str, Any], *, metric: str, shown
     name = metric.replace("_", " ")
     plots = dict(report_plots(study, verdict, name))
     context = _context(study, verdict, name) | _galleries(study, verdict, shown)
-    context["matrix_plots"] = [
-        (id_, f"{id_.removeprefix('matrix-')}: rows trained at, columns tested at")
-        for id_ in plots
-        if id_.startswith("matrix-")
-    ]
+    context["matrix_plots"] = [(id_, matrix_label(id_)) for id_ in plots if id_.startswith("matrix-")]
     context["sections"] = list(_sections(context))
     write_text(study.layout.report_path, render(context, plots))
     write_text(study.layout.summary_text_path, summary(study, verdict, verdict["metrics"], name))

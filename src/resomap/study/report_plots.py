@@ -25,10 +25,28 @@ def report_plots(study: Study, verdict: Mapping[str, Any], name: str) -> Iterato
     yield "plot-metric", _metric(means, verdict, name)
     yield "plot-latency", _latency(means, latency)
     yield "plot-front", _front(means, latency, verdict, name)
-    for model, table in verdict["matrix"].items():
-        sides = {key: [str(s) for s in table[key]] for key in ("trained", "tested")}
-        axes = {"x": "tested at (px)", "y": "trained at (px)", "label": name}
-        yield f"matrix-{model}", heat_map(sides["trained"], sides["tested"], table["values"], **axes)
+    axes = {"x": "tested at (px)", "y": "trained at (px)", "label": name}
+    for kind, tables in ({"": verdict["matrix"]} | verdict["matrix_repaired"]).items():
+        for model, table in tables.items():
+            sides = {key: [str(s) for s in table[key]] for key in ("trained", "tested")}
+            yield (
+                f"matrix-{model}{kind and f'-{kind}'}",
+                heat_map(sides["trained"], sides["tested"], table["values"], **axes),
+            )
+
+
+REPAIRED = {
+    "bn_reestimated": "BatchNorm statistics estimated anew at the test size",
+    "head_finetuned": "head and BatchNorm trained on at the test size",
+}
+"""How networks were adapted, for people."""
+
+
+def matrix_label(element_id: str) -> str:
+    """What a heat map shows."""
+    model, _, kind = element_id.removeprefix("matrix-").rpartition("-")
+    name = f"{model}, {REPAIRED[kind]}" if kind in REPAIRED else element_id.removeprefix("matrix-")
+    return f"{name}: rows trained at, columns tested at"
 
 
 def _by_model(means: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:

@@ -15,7 +15,7 @@ from resomap.profiling.latency import BATCH_1
 from resomap.serialize import plain, write_json, write_text
 from resomap.study import evidence
 from resomap.study.cost import timed_as
-from resomap.study.gain import class_detail_rows, detail_rows, matrix_tables
+from resomap.study.gain import AS_TRAINED, WEIGHTS, class_detail_rows, detail_rows, matrix_tables
 from resomap.study.load import Study
 
 
@@ -135,6 +135,11 @@ def analyse_study(study: Study, *, metric: str, delta: float) -> dict[str, Any]:
         "flips": list(evidence.flips(study)),
         "cascades": list(evidence.cascades(study, options)),
         "matrix": matrix_tables(study, metric=metric),
+        "matrix_repaired": {
+            kind: tables
+            for kind in WEIGHTS
+            if kind != AS_TRAINED and (tables := matrix_tables(study, metric=metric, weights=kind))
+        },
         "detail": detail_rows(study, metric=metric),
         "detail_classes": class_detail_rows(study),
     }
