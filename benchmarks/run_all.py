@@ -35,7 +35,7 @@ COMMANDS = (
     "faults.py --kills 100",
     "soak.py",
     "sharing.py",
-    "ray_overhead.py",
+    "ray_overhead.py --epochs 45",
 )
 ON_PHOTOGRAPHS = ("explanations.py --rounds 2 --photographs DIR", "fixres.py --photographs DIR")
 
