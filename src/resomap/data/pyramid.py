@@ -15,7 +15,6 @@ import logging
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -158,17 +157,12 @@ class OnTheFlyStore(ImageStore):
         made = {r: np.empty((len(indices), r, r, 3), dtype=np.uint8) for r in resolutions}
         for resolution in made:
             self._check_resolution(resolution)
-
-        def fill(position: int) -> None:
-            image = self._decode(int(indices[position]))
+        for position, index in enumerate(indices):
+            image = self._decode(int(index))
             for resolution, squares in made.items():
                 squares[position] = to_square(
                     image, resolution, kernel=self.settings.kernel, information=self.settings.information
                 )
-
-        # Pillow decodes and resizes without the interpreter's lock; a data-loading process has one thread.
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            list(pool.map(fill, range(len(indices))))
         return made
 
     def level_pixels(self, indices: np.ndarray, levels_B: np.ndarray) -> tuple[list[Tensor], np.ndarray]:

@@ -88,7 +88,7 @@ def cost_figure(costs: Sequence[Mapping[str, Any]]) -> Figure:
             )  # fmt: skip
             axes[1].plot(sides, [p["saturated"]["images_per_s"] for p in rows], **style)
             axes[2].plot(sides, [p["memory_mib"] for p in rows], **style)
-        labels = ("latency, batch 1 (ms)", "throughput, saturated (images/s)", "peak of live tensors (MiB)")
+        labels = ("latency, batch 1 (ms)", "throughput (images/s)", "live tensors, peak (MiB)")
         for panel, label in zip(axes, labels, strict=True):
             _sides(panel, sorted({p["resolution"] for p in costs}))
             _plain_log(panel)
