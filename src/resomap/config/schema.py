@@ -138,6 +138,9 @@ class ProfilingConfig(Section):
     budget_s: Positive = 120.0
     """Seconds of timing for each mode; what is not reached by then is said. Every model and resolution gets 10 rounds
     all the same."""
+    share_of_training: Annotated[float, Field(gt=0.0)] | None = 0.1
+    """At the end of a run timing gets at most this share of what training took (and 10 s, where that is more), so that
+    a small study is not mostly timing; `resomap profile` gives it all of budget_s later. null: budget_s at once."""
     warmup: Count = 5
     """Least number of untimed calls before; more until the times are stable."""
     modes: Annotated[

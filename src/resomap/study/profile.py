@@ -37,6 +37,7 @@ def profile_study(
     *,
     images: ImageDataset | None = None,
     layout: StudyLayout | None = None,
+    training_s: float | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[ProfileRecord]:
     """Profile every model and resolution of the grid, all timed in turn, and store the records.
@@ -46,6 +47,7 @@ def profile_study(
     Args:
         images: the data set, whose files are timed from disk to answer.
         layout: where profiles are stored; None: the configuration's study.
+        training_s: seconds that the study has trained, to which timing is held; None: it gets its whole budget.
     """
     builders.check_models(config)
     builders.settle_process(config)
@@ -58,7 +60,7 @@ def profile_study(
         precision=precision,
         optimizer=builders.optimizer_factory(config),
         training_batch=_training_batch(config, subjects),
-        **builders.profiling_options(config),
+        **builders.profiling_options(config, training_s=training_s),
     )
     records = profile_subjects(subjects, plan, progress=progress)
     paths = _files(images, count=builders.end_to_end_images(config))
@@ -72,13 +74,19 @@ def profile_study(
     return records
 
 
-def profiles_are_current(config: ResoMapConfig, layout: StudyLayout) -> bool:
-    """Whether every model and resolution of the grid has a profile of this hardware, with these settings."""
+def profiles_are_current(config: ResoMapConfig, layout: StudyLayout, *, training_s: float | None = None) -> bool:
+    """Whether every model and resolution of the grid has a profile of this hardware, with these settings.
+
+    Args:
+        training_s: as profile_study's. A profile that had at least half of the time that it would get now is good
+            enough: a seed more does not ask for another.
+    """
     device, _ = builders.device_and_precision(config)
-    options = builders.profiling_options(config)
+    options = builders.profiling_options(config, training_s=training_s)
     here = {"device": str(torch.device(device)), "device_name": device_name(torch.device(device)),
-            "threads": torch.get_num_threads(), "keeps_freed_memory": keeps_freed_memory(),
-            "rounds": plain(options["rounds"])}  # fmt: skip
+            "threads": torch.get_num_threads(), "keeps_freed_memory": keeps_freed_memory()}  # fmt: skip
+    wanted = plain(options["rounds"])
+    least_s = wanted.pop("budget_s") / 2
     for model, resolution in {(cell.model, cell.resolution) for cell in builders.cells(config)}:
         path = layout.profile_path(model, resolution)
         if not path.exists():
@@ -86,6 +94,10 @@ def profiles_are_current(config: ResoMapConfig, layout: StudyLayout) -> bool:
         stored = read_json(path, error=StudyError)
         modes = {timed["mode"] for timed in stored["latency"]} | set(stored["unavailable"])
         if {k: stored.get(k) for k in here} != here or modes != set(options["modes"]):
+            return False
+        rounds = dict(stored.get("rounds") or {})
+        had_s = rounds.pop("budget_s", None)
+        if rounds != wanted or (had_s is not None and had_s < least_s):
             return False
     return True
 

@@ -44,18 +44,19 @@ def finish_study(config: ResoMapConfig, result: StudyResult, *, progress: StudyP
     leases = builders.leases(config, result.layout)
     if builders.waits_for_others(config):
         with leases.hold(STAGES_LEASE):
-            return _stages(config, result.layout, progress)
+            return _stages(config, result, progress)
     lease = leases.acquire(STAGES_LEASE)
     if lease is None:
         return None
     try:
-        return _stages(config, result.layout, progress)
+        return _stages(config, result, progress)
     finally:
         lease.release()
 
 
-def _stages(config: ResoMapConfig, layout: StudyLayout, progress: StudyProgress) -> list[str]:
-    images = builders.dataset(config)
+def _stages(config: ResoMapConfig, result: StudyResult, progress: StudyProgress) -> list[str]:
+    images, layout = builders.dataset(config), result.layout
+    training_s = sum(epoch.seconds for record in result.records for epoch in record.epochs)
     undone: list[str] = []
 
     def attempt(stage: str, work: Callable[[], object]) -> None:
@@ -71,7 +72,7 @@ def _stages(config: ResoMapConfig, layout: StudyLayout, progress: StudyProgress)
             undone.append(f"{stage}: {error!r}")
 
     if builders.profiles_wanted(config):
-        attempt("profiling", lambda: _profile(config, images, layout, progress.stage))
+        attempt("profiling", lambda: _profile(config, images, layout, training_s, progress.stage))
     if builders.explanations_wanted(config):
         attempt("explanations", lambda: _explain(config, images, layout, progress.stage))
     if builders.profiles_wanted(config) or builders.explanations_wanted(config):
@@ -84,11 +85,13 @@ def _stages(config: ResoMapConfig, layout: StudyLayout, progress: StudyProgress)
     return undone
 
 
-def _profile(config: ResoMapConfig, images: ImageDataset, layout: StudyLayout, progress: Tell) -> None:
+def _profile(
+    config: ResoMapConfig, images: ImageDataset, layout: StudyLayout, training_s: float, progress: Tell
+) -> None:
     from resomap.study.profile import profile_study, profiles_are_current
 
-    if not profiles_are_current(config, layout):
-        profile_study(config, images=images, layout=layout, progress=progress)
+    if not profiles_are_current(config, layout, training_s=training_s):
+        profile_study(config, images=images, layout=layout, training_s=training_s, progress=progress)
 
 
 def _explain(config: ResoMapConfig, images: ImageDataset, layout: StudyLayout, progress: Tell) -> None:

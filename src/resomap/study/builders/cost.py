@@ -17,14 +17,24 @@ def profiles_wanted(config: ResoMapConfig) -> bool:
     return config.system.profiling.enabled
 
 
-def profiling_options(config: ResoMapConfig) -> dict[str, Any]:
-    """Arguments of the profiler."""
+_LEAST_BUDGET_S = 10.0
+
+
+def profiling_options(config: ResoMapConfig, *, training_s: float | None = None) -> dict[str, Any]:
+    """Arguments of the profiler.
+
+    Args:
+        training_s: seconds that the study has trained, to which timing is held; None: profiling was asked for.
+    """
     from resomap.profiling.profiler import Rounds
 
     chosen = config.system.profiling
+    budget_s = chosen.budget_s
+    if training_s is not None and chosen.share_of_training is not None:
+        budget_s = min(budget_s, max(_LEAST_BUDGET_S, chosen.share_of_training * training_s))
     return {
         "warmup": chosen.warmup,
-        "rounds": Rounds(least=chosen.blocks, precision=chosen.precision, budget_s=chosen.budget_s),
+        "rounds": Rounds(least=chosen.blocks, precision=chosen.precision, budget_s=budget_s),
         "modes": tuple(chosen.modes),
         "max_batch": chosen.max_batch,
     }
