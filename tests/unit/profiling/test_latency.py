@@ -299,3 +299,14 @@ def test_rounds_go_on_until_the_ratio_is_known(monkeypatch: pytest.MonkeyPatch) 
     # Half the width takes four times the rounds, or more.
     assert found[None] == 15
     assert found[0.02] > 2 * found[0.05] >= 30
+
+
+@pytest.mark.parametrize(
+    ("times", "least", "timed"),
+    [([0.01, 0.03, 0.02, 0.01, 0.008, 0.001], 0.008, 5), ([0.2, 0.19, 0.1], 0.19, 2), ([0.9, 0.8], 0.8, 2)],
+)
+def test_the_fastest_of_a_few_calls_and_fewer_of_long_ones(times: list[float], least: float, timed: int) -> None:
+    left, calls = iter(times), []
+    assert timing.fastest(lambda: calls.append(1), clock=lambda call: next(left)) == least
+    assert len(times) - len(list(left)) == timed
+    assert calls == [1]  # the untimed one; the clock of this test does not call
