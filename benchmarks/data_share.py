@@ -1,6 +1,7 @@
 """Training speed as a share of pure compute: the real loader beside a constant batch, interleaved.
 
     python benchmarks/data_share.py [--rounds 7] [--models tiny_cnn,mobilenet_v3_small] [--resolutions 64,224]
+                                    [--images 256] [--precision bf16]
 
 Photograph-like images (490 x 380, JPEG) are generated once; both arms run the same Trainer for the same number of
 updates, in turn, and the ratio is taken pair by pair. 1.0 means that feeding the images costs nothing.
@@ -28,7 +29,7 @@ from resomap.models.registry import build_model, normalisation_of
 from resomap.records import ImageRecord
 from resomap.training.trainer import Trainer
 
-IMAGES, BATCH = 256, 32
+BATCH = 32
 ARMS = {
     "random_resized": AugmentationSettings(),
     "center": AugmentationSettings(crop="center", brightness=0, contrast=0, saturation=0),
@@ -38,17 +39,21 @@ ARMS = {
 class ConstantLoader(TrainLoader):
     """The same batch again and again, ready for the model: what is left is compute."""
 
+    ready: Batch | None = None
+
     def __iter__(self) -> Iterator[Batch]:
-        first = next(super().__iter__())
-        images, labels = to_model_input(first, torch.device("cpu"), channels_last=True)
+        if self.ready is None:
+            first = next(super().__iter__())
+            images, labels = to_model_input(first, torch.device("cpu"), channels_last=True)
+            self.ready = Batch(images=images, labels=labels, indices=first.indices, colour=None)
         for _ in range(self.updates_per_epoch):
-            yield Batch(images=images, labels=labels, indices=first.indices, colour=None)
+            yield self.ready
 
 
-def photographs(folder: Path) -> list[ImageRecord]:
+def photographs(folder: Path, count: int) -> list[ImageRecord]:
     """Smooth random pictures with detail, as JPEG files."""
     records = []
-    for i in range(IMAGES):
+    for i in range(count):
         rng = np.random.default_rng(i)
         coarse = Image.fromarray(rng.integers(0, 255, (19, 24, 3), dtype=np.uint8)).resize((490, 380), 3)
         noise = Image.fromarray(rng.integers(0, 255, (380, 490, 3), dtype=np.uint8))
@@ -66,21 +71,24 @@ def seconds(trainer: Trainer) -> float:
     return time.perf_counter() - started
 
 
-def compare(model: str, resolution: int, store: ImageStore, arm: str, rounds: int) -> str:
+def compare(model: str, resolution: int, store: ImageStore, arm: str, *, rounds: int, precision: str) -> str:
     mean, std = normalisation_of(model)
     common = {
         "resolution": resolution, "augmentation": ARMS[arm], "effective_batch": BATCH, "micro_batch": BATCH,
         "seed": 0, "mean": mean, "std": std,
     }  # fmt: skip
     trainers = [
-        Trainer(build_model(model, num_classes=2, seed=0), loader(store, **common), epochs=rounds + 1, device="cpu")
+        Trainer(
+            build_model(model, num_classes=2, seed=0), loader(store, **common), epochs=rounds + 1, device="cpu",
+            mixed_precision=precision,
+        )
         for loader in (TrainLoader, ConstantLoader)
-    ]
+    ]  # fmt: skip
     for trainer in trainers:
         seconds(trainer)
     pairs = [tuple(seconds(trainer) for trainer in trainers) for _ in range(rounds)]
     shares = sorted(constant / real for real, constant in pairs)
-    rate = IMAGES / statistics.median(real for real, _ in pairs)
+    rate = len(store) / statistics.median(real for real, _ in pairs)
     return (
         f"{model:20s} {resolution:4d} {arm:15s} {rate:8.0f} images/s   share of compute "
         f"{statistics.median(shares):.3f} ({shares[0]:.3f}-{shares[-1]:.3f})"
@@ -92,11 +100,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--models", default="tiny_cnn,mobilenet_v3_small")
     parser.add_argument("--resolutions", default="64,224")
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--precision", default="no", choices=("no", "bf16"), help="of both arms")
     given = parser.parse_args()
     keep_freed_memory()  # as the command line does
     sides = tuple(int(side) for side in given.resolutions.split(","))
     with tempfile.TemporaryDirectory() as folder:
-        records = photographs(Path(folder))
+        records = photographs(Path(folder), given.images)
         cache = Path(folder) / "cache"
         for arm, augmentation in ARMS.items():
             settings = StoreSettings(
@@ -106,7 +116,8 @@ def main() -> None:
             store = open_store(records, settings=settings, cache_dir=cache, cache_gib=4, content_hashes=hashes)
             for model in given.models.split(","):
                 for side in sides:
-                    print(compare(model, side, store, arm, given.rounds), flush=True)
+                    line = compare(model, side, store, arm, rounds=given.rounds, precision=given.precision)
+                    print(line, flush=True)
 
 
 if __name__ == "__main__":
