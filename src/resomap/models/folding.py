@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import weakref
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resomap.models.resolutions import SIZE_ERRORS, dry_forward, in_eval_mode
+from resomap.models.resolutions import SIZE_ERRORS, in_eval_mode
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,8 @@ def folded(network: nn.Module, resolution: int) -> nn.Module:
         give the network's own answers on noise (a convolution whose output is also used elsewhere).
     """
     try:
-        pairs = _pairs(network, resolution)
+        noise = _noise(network, resolution)
+        pairs, expected = _pairs(network, noise)
         if not pairs:
             return network
         small = copy.deepcopy(network).eval()
@@ -52,8 +54,9 @@ def folded(network: nn.Module, resolution: int) -> nn.Module:
         for convolution, norm in pairs:
             _fold(modules[convolution], modules[norm])
             small.set_submodule(norm, _what_is_left(modules[norm]))
-        if _same_answers(network, small, resolution):
-            return small
+        with torch.inference_mode():
+            if _same_answers(expected, small(noise)):
+                return small
     except _CANNOT_FOLD as reason:
         log.debug("BatchNorm is not folded: %s", reason)
     return network
@@ -63,29 +66,36 @@ def folded(network: nn.Module, resolution: int) -> nn.Module:
 class _Watch:
     """Which convolution's output each BatchNorm was given, as seen in one forward pass."""
 
-    outputs: dict[int, tuple[str, Tensor]] = field(default_factory=dict)
-    """id -> (name, output); the tensor is kept so that its id stays its own."""
+    outputs: dict[int, tuple[str, weakref.ref[Tensor]]] = field(default_factory=dict)
+    """id -> (name, output); an id may be another tensor's once the first is gone."""
     calls: Counter[str] = field(default_factory=Counter)
     found: list[tuple[str, str]] = field(default_factory=list)
 
     def convolution(self, name: str) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
             self.calls[name] += 1
-            self.outputs[id(output)] = (name, output)
+            self.outputs[id(output)] = (name, weakref.ref(output))
 
         return hook
 
     def norm(self, name: str) -> Any:
         def hook(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
             self.calls[name] += 1
-            if inputs and id(inputs[0]) in self.outputs:
-                self.found.append((self.outputs[id(inputs[0])][0], name))
+            convolution, output = self.outputs.get(id(inputs[0]), (None, None)) if inputs else (None, None)
+            if convolution is not None and output is not None and output() is inputs[0]:
+                self.found.append((convolution, name))
 
         return hook
 
 
-def _pairs(network: nn.Module, resolution: int) -> list[tuple[str, str]]:
-    """(convolution, BatchNorm) by name, where each runs once and the second is given the output of the first."""
+def _noise(network: nn.Module, resolution: int) -> Tensor:
+    where = next(network.parameters()).device
+    return torch.randn(2, 3, resolution, resolution, generator=torch.Generator().manual_seed(0)).to(where)
+
+
+def _pairs(network: nn.Module, noise_BCHW: Tensor) -> tuple[list[tuple[str, str]], Tensor]:
+    """(convolution, BatchNorm) by name, where each runs once and the second is given the output of the first; and the
+    network's answers on the noise that they were found with."""
     watch, handles = _Watch(), []
     try:
         for name, module in network.named_modules():
@@ -93,12 +103,14 @@ def _pairs(network: nn.Module, resolution: int) -> list[tuple[str, str]]:
                 handles.append(module.register_forward_hook(watch.convolution(name)))
             elif isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
                 handles.append(module.register_forward_pre_hook(watch.norm(name)))
-        dry_forward(network, resolution)
+        with torch.inference_mode(), in_eval_mode(network):
+            answers = network(noise_BCHW)
     finally:
         for handle in handles:
             handle.remove()
     taken = Counter(convolution for convolution, _ in watch.found)
-    return [pair for pair in watch.found if taken[pair[0]] == 1 and all(watch.calls[name] == 1 for name in pair)]
+    once = [pair for pair in watch.found if taken[pair[0]] == 1 and all(watch.calls[name] == 1 for name in pair)]
+    return once, answers
 
 
 def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
@@ -125,10 +137,6 @@ def _what_is_left(norm: nn.Module) -> nn.Module:
     return nn.Sequential(*(part for part in rest if isinstance(part, nn.Module)))
 
 
-def _same_answers(network: nn.Module, small: nn.Module, resolution: int) -> bool:
-    where = next(network.parameters()).device
-    noise = torch.randn(2, 3, resolution, resolution, generator=torch.Generator().manual_seed(0)).to(where)
-    with torch.inference_mode(), in_eval_mode(network):
-        expected, got = network(noise), small(noise)
+def _same_answers(expected: Tensor, got: Tensor) -> bool:
     difference, size = (got - expected).abs().max(), expected.abs().max()
     return bool(difference <= _TOLERANCE * max(float(size), 1e-6))
