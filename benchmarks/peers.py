@@ -95,7 +95,7 @@ def run_job(
         for arm, job in arms.items():
             loops[arm] = Loop(folder / f"{arm}.log", **job)
         for loop in loops.values():
-            loop.ask(2 if side < 512 else 1)
+            loop.ask(2)
         updates = before.get("updates") or min(12, max(2, round(window_s / loops["resomap"].ask(2) * 2)))
         for turn in range(rounds):
             order = list(arms) if turn % 2 == 0 else list(reversed(arms))
