@@ -26,7 +26,8 @@ COMMANDS = (
     "overlap.py",
     "scaling.py --study",
     "data_share.py --rounds 5",
-    "data_share.py --rounds 3 --images 96 --precision bf16 --models tiny_cnn,resnet18,mobilenet_v2 --resolutions 224,512",
+    "data_share.py --rounds 3 --images 96 --precision bf16 --models tiny_cnn,resnet18,mobilenet_v2 "
+    "--resolutions 224,512",
     "data_share.py --rounds 3 --images 96 --models mobilenet_v3_small --resolutions 224,512",
     "keep_memory.py --repetitions 6",
     "latency_repeat.py command",
