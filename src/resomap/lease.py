@@ -211,8 +211,10 @@ class Leases:
         with contextlib.suppress(OSError):
             for generation in generations:
                 self.path(name, generation).unlink(missing_ok=True)
-            for leftover in self.folder.glob(f".{name}.*.lease.*.tmp"):
-                leftover.unlink(missing_ok=True)
+            # Not glob(), which keeps a compiled pattern for each name that it was ever given.
+            for found in os.listdir(self.folder):
+                if found.startswith(f".{name}.") and ".lease." in found and found.endswith(".tmp"):
+                    (self.folder / found).unlink(missing_ok=True)
 
 
 def _create(path: Path) -> int | None:

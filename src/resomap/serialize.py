@@ -221,6 +221,7 @@ def digest(value: object) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
+@lru_cache(maxsize=256)
 def package_version(name: str) -> str | None:
     """Installed version of a distribution; None where it is not installed."""
     try:

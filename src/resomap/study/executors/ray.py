@@ -170,7 +170,7 @@ class _Batch:
         while self._queue and len(self._flights) <= self._needs.slots():
             cell, tries = self._queue.pop(0)
             lease = self._context.leases.acquire(self._context.layout.lease_name(cell))
-            done = settled(self._context, cell, self._work.before[cell]) if tries == 1 else None
+            done = settled(self._context, cell, self._work.before.get(cell)) if tries == 1 else None
             if done is not None or lease is None:
                 if lease is not None:
                     lease.release()
