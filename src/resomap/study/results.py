@@ -16,6 +16,9 @@ _LISTS = ("per_class", "confusion_matrix")
 _MOST_CLASSES = 100
 """Lists of more are left to each run's own files: with K x K entries a run, the table of all would be gigabytes."""
 
+_ROWS_AT_ONCE = 100
+"""Of results.csv as text: pandas would hold each value of 2,500 rows as a string of its own."""
+
 
 def result_rows(records: Iterable[RunRecord]) -> list[dict[str, Any]]:
     """One flat row for each finished run and condition; a failed or unfinished run is one row."""
@@ -78,7 +81,7 @@ def write_results(layout: StudyLayout, records: Iterable[RunRecord], *, study: M
         columns = _run_columns(record) | {"conditions": _conditions(record), "history": record.epochs}
         runs.append(to_json(columns))
     frame = pd.DataFrame(rows)
-    write_text(layout.results_csv_path, frame.to_csv(index=False, lineterminator="\n"))
+    write_text(layout.results_csv_path, frame.to_csv(index=False, lineterminator="\n", chunksize=_ROWS_AT_ONCE))
     write_text(layout.results_json_path, _as_json(study, runs))
     return frame
 

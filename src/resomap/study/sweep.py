@@ -21,7 +21,7 @@ from resomap.study.ranks import connect_ranks
 from resomap.study.results import write_results
 from resomap.study.run import stored_run
 from resomap.study.runs import stored_runs
-from resomap.study.work import Work, settled
+from resomap.study.work import Executor, Work, settled
 from resomap.tracking.null import NullTracker
 from resomap.tracking.protocol import Tracker
 
@@ -80,7 +80,7 @@ def run_study(
     """
     ranks = connect_ranks(builders.device_name(config))
     builders.check_processes(config, launched=ranks.world_size)
-    with stop_on_signals() as stop:
+    with stop_on_signals() as stop, builders.executor(config) as executor:  # Ray's workers start meanwhile
         listener = progress if progress is not None and ranks.is_main else StudyProgress()
         context = plan_study(config, progress=listener, ranks=ranks, discard_changed=discard_changed)
         tracker: Tracker = NullTracker()
@@ -89,7 +89,7 @@ def run_study(
             tracker = builders.tracker(config, context.layout, context.name)
         tracker.start_study(context.name, builders.study_params(config))
         try:
-            return _run_cells(context, tracker=tracker, stop=stop)
+            return _run_cells(context, executor, tracker=tracker, stop=stop)
         finally:
             tracker.end_study()
 
@@ -105,7 +105,7 @@ def _write_study_file(context: StudyContext) -> None:
     )
 
 
-def _run_cells(context: StudyContext, *, tracker: Tracker, stop: StopSignal) -> StudyResult:
+def _run_cells(context: StudyContext, executor: Executor, *, tracker: Tracker, stop: StopSignal) -> StudyResult:
     done, failures = _Done(context.layout), {}
     for cell in context.cells:
         before = stored_run(context, cell)
@@ -119,24 +119,23 @@ def _run_cells(context: StudyContext, *, tracker: Tracker, stop: StopSignal) -> 
     waits = builders.waits_for_others(context.config)
     work = Work(context, before=failures, tracker=tracker, stop=stop)
     tables = _Tables(context)
-    with builders.executor(context.config) as executor:
-        while left:
-            elsewhere, outgrown = [], []
-            for cell, record in executor.run(work, left):
-                if record is None:
-                    elsewhere.append(cell)
-                    continue
-                done.add(record)
-                outgrown += done.drop_outgrown()
-                context.progress.run_ended(record)
-                tables.refresh()
-            idle = len(elsewhere) == len(left)
-            if idle and not waits:
-                break
-            if idle:
-                context.progress.waiting(elsewhere)
-                time.sleep(min(_LONGEST_PAUSE_S, context.leases.interval_s / 2))
-            left = elsewhere + outgrown
+    while left:
+        elsewhere, outgrown = [], []
+        for cell, record in executor.run(work, left):
+            if record is None:
+                elsewhere.append(cell)
+                continue
+            done.add(record)
+            outgrown += done.drop_outgrown()
+            context.progress.run_ended(record)
+            tables.refresh()
+        idle = len(elsewhere) == len(left)
+        if idle and not waits:
+            break
+        if idle:
+            context.progress.waiting(elsewhere)
+            time.sleep(min(_LONGEST_PAUSE_S, context.leases.interval_s / 2))
+        left = elsewhere + outgrown
     if left_out := outgrown_note(context.layout):
         context.progress.note(left_out)
     context.progress.study_ended()

@@ -35,7 +35,7 @@ def executor(config: ResoMapConfig) -> Executor:
     if config.system.executor == "ray":
         from resomap.study.executors.ray import RayExecutor
 
-        return RayExecutor(config.system.ray_address)
+        return RayExecutor(config, address=config.system.ray_address)
     return LocalExecutor()
 
 

@@ -13,7 +13,6 @@ import logging
 import os
 import secrets
 import shutil
-import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from resomap import __version__
+from resomap.config.schema import ResoMapConfig
 from resomap.data.pyramid import CachedStore
 from resomap.errors import ConfigError, StudyError, printable
 from resomap.layout import LAST_STATE
@@ -32,7 +32,7 @@ from resomap.study.context import StudyContext
 from resomap.study.executors.events import Event, replay_progress, replay_tracking
 from resomap.study.executors.ray_files import commit
 from resomap.study.executors.ray_hub import STATE, Hub
-from resomap.study.executors.ray_worker import Task, run_task
+from resomap.study.executors.ray_worker import Task, run_task, warm
 from resomap.study.limits import forget_outgrown, lower_limit
 from resomap.study.progress import StudyProgress
 from resomap.study.ranks import Ranks
@@ -70,34 +70,34 @@ class _Flight:
 class RayExecutor:
     """See work.Executor.
 
+    On entering, a thread connects to the cluster and has the nodes start workers that hold what a cell needs (torch is
+    most of it), while the study's process plans and decodes the images.
+
     Args:
         address: of a running cluster; None: RAY_ADDRESS, else a Ray of this machine's own.
     """
 
-    def __init__(self, address: str | None) -> None:
-        self._address = address
+    def __init__(self, config: ResoMapConfig, *, address: str | None) -> None:
+        self._config, self._address = config, address or os.environ.get("RAY_ADDRESS") or "local"
         self._is_ours = False
+        self._hub: Any = None
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._prepare, name="resomap ray", daemon=True)
 
     def __enter__(self) -> Self:
-        address = self._address or os.environ.get("RAY_ADDRESS") or "local"
-        if address.startswith("ray://"):
+        if self._address.startswith("ray://"):
             raise ConfigError(
-                f"--ray-address {printable(address)}: the study's machine must be a node of the cluster "
+                f"--ray-address {printable(self._address)}: the study's machine must be a node of the cluster "
                 "(`ray start --address=HOST:6379` there), since its files are handed out from it; give auto then"
             )
-        if not ray.is_initialized():
-            options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
-            handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-            try:
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                first = str(error).strip().splitlines()[0]
-                raise ConfigError(f"cannot reach a Ray cluster at {printable(address)}: {printable(first)}") from error
-            self._is_ours = True
-            _restore(handlers)  # Ray sets its own, which would end the study without saving
+        builders.settle_process(self._config)  # the workers get its threads
+        self._thread.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._thread.join()
+        if self._hub is not None:
+            ray.kill(self._hub)
         if self._is_ours:
             ray.shutdown()
 
@@ -105,34 +105,73 @@ class RayExecutor:
         """Each cell with its record as it ends, or None where another process has it."""
         if work.context.ranks.world_size > 1:
             raise ConfigError("system.executor is ray, but a launcher started several processes; leave one of the two")
-        batch = _Batch(work, longest_first(cells, work.cost) if len(cells) > 1 else cells)
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        hub, self._hub = self._hub or _new_hub(), None
+        batch = _Batch(work, longest_first(cells, work.cost) if len(cells) > 1 else cells, hub)
         with work.stop.between_updates():
             try:
                 yield from batch.run()
             finally:
                 batch.close()
 
+    def _prepare(self) -> None:
+        """In a thread: whatever goes wrong is told by run(), after what planning finds."""
+        try:
+            self._connect()
+            self._hub = _new_hub()
+            _warm_workers(_needs(self._config), cells=len(builders.cells(self._config)))
+        except Exception as error:
+            self._error = error
 
-def _restore(handlers: Mapping[signal.Signals, Any]) -> None:
-    if threading.current_thread() is threading.main_thread():
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    def _connect(self) -> None:
+        if ray.is_initialized():
+            return
+        logging.getLogger("ray").setLevel(logging.ERROR)  # it warns that signals are left alone in a thread
+        options: dict[str, Any] = {"include_dashboard": False} if self._address == "local" else {}
+        try:
+            ray.init(address=self._address, log_to_driver=False, logging_level=logging.ERROR, **options)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise ConfigError(
+                f"cannot reach a Ray cluster at {printable(self._address)}: {printable(first)}"
+            ) from error
+        self._is_ours = True
+
+
+def _new_hub() -> Any:
+    """A hub in a process of its own on the study's node."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(Hub).options(num_cpus=0, scheduling_strategy=here).remote()
+
+
+def _warm_workers(needs: _Needs, *, cells: int) -> None:
+    """Have as many workers started as will run cells; nobody waits for them, nor minds those that fail."""
+    for node in ray.nodes():
+        if node["Alive"]:
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            warm = ray.remote(_warm).options(
+                num_cpus=needs.cpus, num_gpus=needs.gpus, max_retries=0, scheduling_strategy=there
+            )
+            for _ in range(min(cells, needs.fits(node["Resources"]))):
+                warm.remote(needs.threads)
 
 
 class _Batch:
     """Some cells on their way through the cluster."""
 
-    def __init__(self, work: Work, cells: Sequence[Cell]) -> None:
+    def __init__(self, work: Work, cells: Sequence[Cell], hub: Any) -> None:
         self._work, self._context = work, work.context
         self._queue = [(cell, 1) for cell in cells]
         self._flights: dict[Any, _Flight] = {}
-        self._needs = _needs(self._context)
+        self._hub = hub
+        self._needs = _needs(self._context.config)
         _check_fits(self._needs)
         self._slot, folder = _incoming_folder(self._context)
         self._incoming = folder / secrets.token_hex(4)  # a dead study's workers may still send to theirs
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._hub: Any = ray.remote(Hub).options(num_cpus=0, scheduling_strategy=here).remote(str(self._incoming))
         stores = [store for store in self._context.stores.values() if isinstance(store, CachedStore)]
+        self._call("open", str(self._incoming))
         self._call("share", {store.folder.name: str(store.folder) for store in stores})
         self._shipped = ray.put(_shippable(self._context, threads=self._needs.threads))
         self._task = ray.remote(_remote_task).options(
@@ -320,15 +359,16 @@ class _Needs:
         return sum(self.fits(node["Resources"]) for node in ray.nodes() if node["Alive"])
 
 
-def _needs(context: StudyContext) -> _Needs:
+def _needs(config: ResoMapConfig) -> _Needs:
     """CPUs and GPUs of a cell, and the threads of each of its processes: on CPU those that a local run would have."""
     import torch
 
-    processes = builders.processes_per_run(context.config)
-    if context.device_type == "cpu":
-        threads = builders.threads_of_a_process(context.config) if processes > 1 else torch.get_num_threads()
+    processes = builders.processes_per_run(config)
+    device_type = builders.device_and_precision(config)[0].partition(":")[0]
+    if device_type == "cpu":
+        threads = builders.threads_of_a_process(config) if processes > 1 else torch.get_num_threads()
         return _Needs(threads * processes, 0, threads)
-    threads = 1 + builders.loader_workers(context.config, context.device_type)
+    threads = 1 + builders.loader_workers(config, device_type)
     return _Needs(threads * processes, processes, threads)
 
 
@@ -348,6 +388,11 @@ def _shippable(context: StudyContext, *, threads: int) -> StudyContext:
     system = context.config.system.model_copy(update={"threads": threads})
     config = context.config.model_copy(update={"system": system})
     return replace(context, config=config, progress=StudyProgress(), ranks=Ranks())
+
+
+def _warm(threads: int) -> None:
+    """Runs on a node: what a cell imports and sets up, before there is one."""
+    warm(threads)
 
 
 def _remote_task(context: StudyContext, task: Task, hub: Any) -> dict[str, Any]:

@@ -43,7 +43,8 @@ def context(tmp_path: Path, make_images: Callable[..., Path]) -> StudyContext:
 
 @pytest.fixture
 def call(context: StudyContext, tmp_path: Path) -> Callable[..., Any]:
-    hub = Hub(str(tmp_path / "incoming"))
+    hub = Hub()
+    hub.open(str(tmp_path / "incoming"))
     hub.share({store.folder.name: str(store.folder) for store in context.stores.values()})  # type: ignore[attr-defined]
     return lambda method, *arguments: getattr(hub, method)(*arguments)
 
