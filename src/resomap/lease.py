@@ -147,7 +147,8 @@ class Leases:
         present = self.generations(name)
         if max(present) > mine:  # we came so late that the others had moved on and cleaned up
             os.close(stream)
-            self.path(name, mine).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.path(name, mine).unlink(missing_ok=True)
             return None
         self._clean_up(name, [g for g in present if g < mine])
         return Lease(self, name, mine, stream)

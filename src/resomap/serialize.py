@@ -95,7 +95,8 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> Path:
             os.replace(temporary, path)
             _fsync_folder(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a read-only file system refuses that even where there is no such file
+            temporary.unlink(missing_ok=True)
     return path
 
 

@@ -66,6 +66,16 @@ def test_to_json_is_strict_for_anything(value: object) -> None:
     json.loads(to_json(value), parse_constant=refuse)
 
 
+def test_write_atomic_names_a_disk_that_became_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)  # also of a file that was never there
+    with pytest.raises(StorageError, match=r"x\.json.*read-only"):
+        write_atomic(tmp_path / "x.json", lambda stream: stream.write(b"{}"))
+
+
 def test_plain_turns_records_and_arrays_into_json_types() -> None:
     value = {"cell": Cell("a", 32, 0), "x": np.array([1.0, np.nan]), "n": np.int64(3), "inf": -math.inf}
     expected = {"cell": {"model": "a", "resolution": 32, "seed": 0}, "x": [1.0, None], "n": 3, "inf": None}

@@ -14,7 +14,7 @@ from resomap.config.schema import ResoMapConfig
 from resomap.errors import StorageError, StudyError, printable
 from resomap.layout import StudyLayout
 from resomap.records import RunRecord
-from resomap.serialize import make_dirs, write_text
+from resomap.serialize import make_dirs, storage_errors, write_text
 from resomap.study import builders
 from resomap.study.budget import forget_reference, settle_reference, stored_reference
 from resomap.study.context import StudyContext
@@ -91,7 +91,8 @@ def _check_writable(layout: StudyLayout) -> None:
     make_dirs(layout.root)
     probe = layout.locks_dir / f"write-test-{os.getpid()}"
     write_text(probe, "")
-    probe.unlink()
+    with storage_errors(probe):
+        probe.unlink()
 
 
 def _settle_changes(context: StudyContext, *, discard_changed: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -64,7 +65,11 @@ class StudyResult:
 
 
 def run_study(
-    config: ResoMapConfig, *, progress: StudyProgress | None = None, discard_changed: bool = False
+    config: ResoMapConfig,
+    *,
+    progress: StudyProgress | None = None,
+    discard_changed: bool = False,
+    executor: Executor | None = None,
 ) -> StudyResult:
     """Run every cell of the grid that is not finished yet.
 
@@ -74,13 +79,15 @@ def run_study(
     Args:
         progress: listener; None: silent.
         discard_changed: delete stored runs made with other settings instead of refusing to start.
+        executor: runs the cells, entered already; None: the one of the configuration.
     Raises:
         ResoMapError: something is wrong before the first step; nothing was trained.
         KeyboardInterrupt: stopped by Ctrl-C or SIGTERM, with the state saved.
     """
     ranks = connect_ranks(builders.device_name(config))
     builders.check_processes(config, launched=ranks.world_size)
-    with stop_on_signals() as stop, builders.executor(config) as executor:  # Ray's workers start meanwhile
+    with stop_on_signals() as stop, contextlib.ExitStack() as stack:
+        runner = executor or stack.enter_context(builders.executor(config))
         listener = progress if progress is not None and ranks.is_main else StudyProgress()
         context = plan_study(config, progress=listener, ranks=ranks, discard_changed=discard_changed)
         tracker: Tracker = NullTracker()
@@ -89,7 +96,7 @@ def run_study(
             tracker = builders.tracker(config, context.layout, context.name)
         tracker.start_study(context.name, builders.study_params(config))
         try:
-            return _run_cells(context, executor, tracker=tracker, stop=stop)
+            return _run_cells(context, runner, tracker=tracker, stop=stop)
         finally:
             tracker.end_study()
 

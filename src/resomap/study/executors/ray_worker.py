@@ -54,7 +54,7 @@ Call = Callable[..., Any]
 """(method of the hub, arguments) -> its result; waits."""
 
 
-_IMPORTED_BY_A_CELL = ("resomap.training.trainer",)
+_IMPORTED_BY_A_CELL = ("resomap.study.executors.ray_batch", "resomap.training.trainer")
 
 
 def warm(threads: int) -> None:

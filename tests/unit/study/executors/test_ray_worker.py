@@ -102,7 +102,7 @@ def test_a_fetch_waits_for_whoever_builds_the_same_store(
 
 
 def test_a_driver_empties_what_a_killed_one_left_and_leaves_the_living_ones(context: StudyContext) -> None:
-    ray = pytest.importorskip("resomap.study.executors.ray", exc_type=Exception)
+    ray = pytest.importorskip("resomap.study.executors.ray_batch", exc_type=Exception)
     first, folder = ray._incoming_folder(context)
     (folder / "0123").mkdir(parents=True)
     second, other = ray._incoming_folder(context)
