@@ -158,7 +158,7 @@ def _check_disk(context: StudyContext, parameters: Mapping[str, int]) -> None:
     if weights + state > free:
         raise StorageError(
             f"{printable(context.layout.root)}: the study's checkpoints need about "
-            f"{(weights + state) / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free; free some, choose "
+            f"{(weights + state) / 2**20:,.1f} MiB, {free / 2**20:,.1f} MiB are free; free some, choose "
             "another --output, or fewer models, resolutions or seeds"
         )
 
