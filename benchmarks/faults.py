@@ -23,6 +23,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -113,6 +114,8 @@ def start(study: Path, arguments: list[str]) -> Attempt:
             status = 0
         except SystemExit as stop:
             status = int(stop.code or 0)
+        except BaseException:
+            os.write(2, traceback.format_exc().encode())
         finally:
             os._exit(status)
     os.close(writing)

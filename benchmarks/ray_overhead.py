@@ -69,7 +69,8 @@ def hub_calls_per_s(address: str, *, calls: int = 4000) -> float:
     ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     try:
         with tempfile.TemporaryDirectory() as incoming:
-            hub = ray.remote(Hub).options(num_cpus=0).remote(incoming)
+            hub = ray.remote(Hub).options(num_cpus=0).remote()
+            ray.get(hub.open.remote(incoming))
             event = ("update_ended", {"epoch": 1, "update": 1, "images": 8})
             ray.get(hub.tell.remote("warm", [event]))
             started = time.perf_counter()

@@ -66,7 +66,7 @@ def main() -> None:
     half = meter.rows[len(meter.rows) // 2 :]
     slope = np.polyfit(np.arange(len(half)), [row[0] * 1024 for row in half], 1)[0]
     print(
-        f"{len(result.records)} runs, {len(result.failed)} failed; "
+        f"{len(result.cells)} runs, {len(result.failed)} failed; "
         f"resident memory {slope:+.1f} KiB a run over the last {len(half)}"
     )
 

@@ -147,7 +147,8 @@ class Leases:
         present = self.generations(name)
         if max(present) > mine:  # we came so late that the others had moved on and cleaned up
             os.close(stream)
-            self.path(name, mine).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.path(name, mine).unlink(missing_ok=True)
             return None
         self._clean_up(name, [g for g in present if g < mine])
         return Lease(self, name, mine, stream)
@@ -211,8 +212,10 @@ class Leases:
         with contextlib.suppress(OSError):
             for generation in generations:
                 self.path(name, generation).unlink(missing_ok=True)
-            for leftover in self.folder.glob(f".{name}.*.lease.*.tmp"):
-                leftover.unlink(missing_ok=True)
+            # Not glob(), which keeps a compiled pattern for each name that it was ever given.
+            for found in os.listdir(self.folder):
+                if found.startswith(f".{name}.") and ".lease." in found and found.endswith(".tmp"):
+                    (self.folder / found).unlink(missing_ok=True)
 
 
 def _create(path: Path) -> int | None:

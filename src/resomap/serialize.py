@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
+import io
 import json
 import math
 import os
@@ -88,15 +89,35 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> Path:
     temporary = temporary_beside(path)
     try:
         with storage_errors(path):
-            with open(temporary, "xb") as stream:
-                write(stream)
-                stream.flush()
+            raw = _Remembering(temporary, "xb")
+            with io.BufferedWriter(raw) as stream:
+                try:
+                    write(stream)
+                    stream.flush()
+                except Exception as error:
+                    if raw.failure is not None:
+                        raise raw.failure from error
+                    raise
                 os.fsync(stream.fileno())
             os.replace(temporary, path)
             _fsync_folder(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a read-only file system refuses that even where there is no such file
+            temporary.unlink(missing_ok=True)
     return path
+
+
+class _Remembering(io.FileIO):
+    """A file that keeps why it could not be written: torch's and zipfile's own clean-up ends in another error."""
+
+    failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.failure = error
+            raise
 
 
 def temporary_beside(path: Path) -> Path:
@@ -221,6 +242,7 @@ def digest(value: object) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
+@lru_cache(maxsize=256)
 def package_version(name: str) -> str | None:
     """Installed version of a distribution; None where it is not installed."""
     try:

@@ -93,6 +93,19 @@ def test_names_that_begin_alike_do_not_meet(tmp_path: Path) -> None:
         lease.release()
 
 
+def test_what_a_kill_left_of_making_a_lease_goes_with_the_next_and_no_other_file(tmp_path: Path) -> None:
+    leases = Leases(tmp_path)
+    left = tmp_path / ".net[1].000001.lease.0a1b2c3d.tmp"  # a name is no pattern, whatever it holds
+    others = [".net1.000001.lease.0a1b2c3d.tmp", ".net[1].000001.json.0a1b2c3d.tmp"]
+    for name in (left.name, *others):
+        (tmp_path / name).touch()
+    lease = leases.acquire("net[1]")
+    assert lease is not None
+    lease.release()
+    assert not left.exists()
+    assert all((tmp_path / name).exists() for name in others)
+
+
 def test_a_killed_holder_of_this_machine_is_followed_at_once(tmp_path: Path, holder: Start) -> None:
     process = holder()
     leases = Leases(tmp_path, expiry_s=3600)

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resomap import serialize
 from resomap.errors import StorageError, StudyError, printable
 from resomap.layout import folder_name
 from resomap.records import Cell
@@ -64,6 +66,32 @@ def test_to_json_is_strict_for_anything(value: object) -> None:
         raise AssertionError(text)
 
     json.loads(to_json(value), parse_constant=refuse)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_write_atomic_names_a_full_disk_whatever_the_writer_makes_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(stream: BinaryIO) -> None:
+        try:
+            stream.write(b"0" * 100_000)
+        finally:
+            raise RuntimeError("unexpected pos 64 vs 0")  # as torch.save ends on a full disk
+
+    opened = serialize._Remembering
+    monkeypatch.setattr(serialize, "_Remembering", lambda path, mode: opened("/dev/full", "wb"))
+    with pytest.raises(StorageError, match=r"x\.pt.*no space left"):
+        write_atomic(tmp_path / "x.pt", write)
+
+
+def test_write_atomic_names_a_disk_that_became_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)  # also of a file that was never there
+    with pytest.raises(StorageError, match=r"x\.json.*read-only"):
+        write_atomic(tmp_path / "x.json", lambda stream: stream.write(b"{}"))
 
 
 def test_plain_turns_records_and_arrays_into_json_types() -> None:

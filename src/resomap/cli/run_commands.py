@@ -122,6 +122,7 @@ def train(
 
 def run_and_print(config: ResoMapConfig, *, discard_changed: bool) -> None:
     """Run the study with progress; print its tables. Exit status 1 if a run failed, 130 if stopped."""
+    from resomap.study import builders
     from resomap.study.finished import finished_study, remember_finished
 
     try:
@@ -133,12 +134,13 @@ def run_and_print(config: ResoMapConfig, *, discard_changed: bool) -> None:
                 progress.study_started(finished.cells, finished=len(finished.cells))
             print(finished.closing, end="")
             return
-        # Imported when there is something to do: both bring torch.
-        from resomap.study.stages import finish_study
-        from resomap.study.sweep import run_study
-
         with make_progress() as progress:
-            result = run_study(config, progress=progress, discard_changed=discard_changed)
+            with builders.executor(config) as executor:  # first: Ray's workers take their time to start
+                # Imported when there is something to do: both bring torch.
+                from resomap.study.stages import finish_study
+                from resomap.study.sweep import run_study
+
+                result = run_study(config, progress=progress, discard_changed=discard_changed, executor=executor)
             unfinished = finish_study(config, result, progress=progress)
     except KeyboardInterrupt:
         print("\nstopped; everything so far is saved. Run the same command again to go on.", file=sys.stderr)

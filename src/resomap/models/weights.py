@@ -6,6 +6,7 @@ name fits (another library's names for the same network) by order, if every shap
 
 from __future__ import annotations
 
+import inspect
 import logging
 import pickle
 import pickletools
@@ -34,6 +35,10 @@ _REFUSED = re.compile(
 )
 _CALLS = {"REDUCE", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD"}
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)|function ([\w.]+)")
+_READING: dict[str, str] = (
+    {"backend": "pread"} if "backend" in inspect.signature(safetensors.torch.load_file).parameters else {}
+)
+"""Of safetensors.torch.load_file: its other way, mapping the file, never frees two integers a tensor (0.8.0)."""
 _DAMAGE: tuple[type[Exception], ...] = (*DAMAGE, pickle.UnpicklingError, safetensors.SafetensorError)
 
 
@@ -153,7 +158,7 @@ def _read(path: Path) -> object:
             raise CheckpointError(f"{printable(path)} {reason}; give the path of a weights file")
         if _is_safetensors(path):
             check_seal(path)
-            return safetensors.torch.load_file(path)
+            return safetensors.torch.load_file(path, **_READING)
         # Opened here, since torch goes by the name's ending otherwise.
         with warnings.catch_warnings(), open(path, "rb") as stream:
             warnings.simplefilter("ignore")  # About other pickle protocols; what matters ends in an error.

@@ -70,7 +70,7 @@ def remember_finished(config: ResoMapConfig, result: StudyResult, *, closing: st
     """
     if result.elsewhere or not result.fingerprint:
         return
-    cells = [(record.cell.model, record.cell.resolution, record.cell.seed) for record in result.records]
+    cells = [(cell.model, cell.resolution, cell.seed) for cell in result.cells]
     value = {
         "key": _key(config, result.fingerprint),
         "cells": cells,

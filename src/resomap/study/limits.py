@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -109,9 +109,18 @@ def _is_intact(layout: StudyLayout, model: str, *, wanted: bool) -> bool:
 
 def is_outgrown(layout: StudyLayout, record: RunRecord) -> bool:
     """Whether a run was made with a larger micro-batch than its model's runs share by now."""
-    limit = shared_limit(layout, record.cell.model)
-    training = record.determinants.get("protocol", {}).get("training", {})
-    return limit is not None and training.get("micro_batch", 0) > limit
+    return exceeds(micro_batch_of(record), shared_limit(layout, record.cell.model))
+
+
+def micro_batch_of(record: RunRecord) -> int:
+    """The most images at once that a run took; 0 where its record does not say."""
+    training: Mapping[str, int] = record.determinants.get("protocol", {}).get("training", {})
+    return training.get("micro_batch", 0)
+
+
+def exceeds(micro_batch: int, limit: int | None) -> bool:
+    """Whether that is more than the runs of a model share."""
+    return limit is not None and micro_batch > limit
 
 
 def comparable_runs(layout: StudyLayout) -> Iterator[RunRecord]:
@@ -132,6 +141,8 @@ def forget_outgrown(layout: StudyLayout, record: RunRecord | None) -> None:
 
 def outgrown_note(layout: StudyLayout) -> str | None:
     """Which finished runs are left out of the tables, and why; None where there are none."""
+    if not layout.micro_batches_dir.is_dir():
+        return None  # the usual case: no record need be read for it
     left_out = [str(r.cell) for r in stored_runs(layout) if r.status == "finished" and is_outgrown(layout, r)]
     if not left_out:
         return None

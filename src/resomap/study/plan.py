@@ -14,7 +14,7 @@ from resomap.config.schema import ResoMapConfig
 from resomap.errors import StorageError, StudyError, printable
 from resomap.layout import StudyLayout
 from resomap.records import RunRecord
-from resomap.serialize import make_dirs, write_text
+from resomap.serialize import make_dirs, storage_errors, write_text
 from resomap.study import builders
 from resomap.study.budget import forget_reference, settle_reference, stored_reference
 from resomap.study.context import StudyContext
@@ -91,7 +91,8 @@ def _check_writable(layout: StudyLayout) -> None:
     make_dirs(layout.root)
     probe = layout.locks_dir / f"write-test-{os.getpid()}"
     write_text(probe, "")
-    probe.unlink()
+    with storage_errors(probe):
+        probe.unlink()
 
 
 def _settle_changes(context: StudyContext, *, discard_changed: bool) -> None:
@@ -157,7 +158,7 @@ def _check_disk(context: StudyContext, parameters: Mapping[str, int]) -> None:
     if weights + state > free:
         raise StorageError(
             f"{printable(context.layout.root)}: the study's checkpoints need about "
-            f"{(weights + state) / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free; free some, choose "
+            f"{(weights + state) / 2**20:,.1f} MiB, {free / 2**20:,.1f} MiB are free; free some, choose "
             "another --output, or fewer models, resolutions or seeds"
         )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from resomap.layout import StudyLayout
 from resomap.records import RunRecord
-from resomap.serialize import plain, write_json, write_text
+from resomap.serialize import plain, to_json, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,18 +16,20 @@ _LISTS = ("per_class", "confusion_matrix")
 _MOST_CLASSES = 100
 """Lists of more are left to each run's own files: with K x K entries a run, the table of all would be gigabytes."""
 
+_ROWS_AT_ONCE = 100
+"""Of results.csv as text: pandas would hold each value of 2,500 rows as a string of its own."""
+
 
 def result_rows(records: Iterable[RunRecord]) -> list[dict[str, Any]]:
     """One flat row for each finished run and condition; a failed or unfinished run is one row."""
-    rows = []
-    for record in records:
-        base = _run_columns(record)
-        if not record.metrics:
-            rows.append(base)
-        rows.extend(
-            base | {k: v for k, v in condition.items() if k not in _LISTS} for condition in record.metrics.values()
-        )
-    return rows
+    return [row for record in records for row in _rows(record)]
+
+
+def _rows(record: RunRecord) -> list[dict[str, Any]]:
+    base = _run_columns(record)
+    if not record.metrics:
+        return [base]
+    return [base | {k: v for k, v in condition.items() if k not in _LISTS} for condition in record.metrics.values()]
 
 
 def _run_columns(record: RunRecord) -> dict[str, Any]:
@@ -65,17 +67,33 @@ def _mean(values: list[float]) -> float | None:
 def write_results(layout: StudyLayout, records: Iterable[RunRecord], *, study: Mapping[str, Any]) -> pd.DataFrame:
     """Write both files and return the rows as a frame.
 
+    Each record is let go before the next: of a run, its rows and its part of results.json are kept.
+
     Args:
         study: what results.json says about the study as a whole.
     """
     import pandas as pd
 
-    records = list(records)
-    frame = pd.DataFrame(result_rows(records))
-    write_text(layout.results_csv_path, frame.to_csv(index=False, lineterminator="\n"))
-    runs = [_run_columns(r) | {"conditions": _conditions(r), "history": plain(r.epochs)} for r in records]
-    write_json(layout.results_json_path, {"study": study, "runs": runs})
+    rows: list[dict[str, Any]] = []
+    runs: list[str] = []
+    for record in records:
+        rows += _rows(record)
+        columns = _run_columns(record) | {"conditions": _conditions(record), "history": record.epochs}
+        runs.append(to_json(columns))
+    frame = pd.DataFrame(rows)
+    write_text(layout.results_csv_path, frame.to_csv(index=False, lineterminator="\n", chunksize=_ROWS_AT_ONCE))
+    write_text(layout.results_json_path, _as_json(study, runs))
     return frame
+
+
+def _as_json(study: Mapping[str, Any], runs: list[str]) -> str:
+    """What to_json makes of {"study": study, "runs": [...]}, from the text of each run."""
+    without = to_json({"study": study, "runs": []})
+    if not runs:
+        return f"{without}\n"
+    head = without.removesuffix("[]\n}")
+    listed = ",\n".join(runs).replace("\n", "\n    ")
+    return f"{head}[\n    {listed}\n  ]\n}}\n"
 
 
 def assessed_rows(frame: pd.DataFrame) -> pd.DataFrame:

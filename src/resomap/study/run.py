@@ -221,7 +221,8 @@ def _evaluated(context: StudyContext, cell: Cell, record: RunRecord, fit: FitRec
     if context.ranks.is_main:
         # Other conditions of earlier weights must not stand beside these.
         for stale in context.layout.predictions_dir(cell).glob("*.parquet"):
-            stale.unlink(missing_ok=True)
+            with storage_errors(stale):
+                stale.unlink(missing_ok=True)
     for split in ("val", "test"):
         if split in context.stores:
             condition = Condition(split, cell.resolution, builders.preprocessing(context.config, cell).information)

@@ -52,17 +52,25 @@ def _parse(raw: Mapping[str, Any]) -> RunRecord:
 
 
 def stored_runs(layout: StudyLayout) -> Iterator[RunRecord]:
-    """Every run of the study, in the order of model, resolution, seed; damaged records are logged."""
-    records = []
-    for path in layout.checkpoints_dir.glob(f"*/*/*/*/{RUN_RECORD}"):
+    """Every run of the study, in the order of model, resolution, seed; damaged records are logged.
+
+    Read one at a time, since all of a large study's records are much more than what is wanted of them.
+    """
+    for path in sorted(layout.checkpoints_dir.glob(f"*/*/*/*/{RUN_RECORD}"), key=_by_cell):
         try:
             record = read_run(path)
         except StudyError as error:
             log.warning("%s", error)
             continue
         if record is not None:
-            records.append(record)
-    yield from sorted(records, key=lambda r: r.cell)
+            yield record
+
+
+def _by_cell(path: Path) -> tuple[object, ...]:
+    """Orders run records as their cells, by the folders {model}/{resolution}/seed{n} that they lie in."""
+    model, *numbers = path.parts[-4:-1]
+    digits = ("".join(c for c in number if c in "0123456789") for number in numbers)
+    return (model, *(int(number[:20] or 0) for number in digits), path)
 
 
 def stopped_options(records: Iterable[RunRecord]) -> dict[tuple[str, int], str]:

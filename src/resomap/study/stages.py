@@ -39,7 +39,7 @@ def finish_study(config: ResoMapConfig, result: StudyResult, *, progress: StudyP
     Raises:
         StorageError: no room left, no permission.
     """
-    if not result.is_main or result.elsewhere or not any(r.status == "finished" for r in result.records):
+    if not result.is_main or result.elsewhere or len(result.failed) == len(result.cells):
         return []
     leases = builders.leases(config, result.layout)
     if builders.waits_for_others(config):

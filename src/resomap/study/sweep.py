@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,13 +15,14 @@ from resomap.serialize import provenance, to_json, write_text
 from resomap.study import builders
 from resomap.study.context import StudyContext
 from resomap.study.interrupt import StopSignal, stop_on_signals
-from resomap.study.limits import comparable_runs, is_outgrown, outgrown_note
+from resomap.study.limits import comparable_runs, exceeds, micro_batch_of, outgrown_note, shared_limit
 from resomap.study.plan import plan_study, upsampled_share
 from resomap.study.progress import StudyProgress
 from resomap.study.ranks import connect_ranks
 from resomap.study.results import write_results
 from resomap.study.run import stored_run
-from resomap.study.work import Work, settled
+from resomap.study.runs import stored_runs
+from resomap.study.work import Executor, Work, settled
 from resomap.tracking.null import NullTracker
 from resomap.tracking.protocol import Tracker
 
@@ -36,8 +38,10 @@ class StudyResult:
     """What a study ends with."""
 
     layout: StudyLayout
-    records: tuple[RunRecord, ...]
+    cells: tuple[Cell, ...]
     """The planned cells that are finished or failed."""
+    failed: tuple[RunRecord, ...]
+    """Those of them that failed, with their errors."""
     elsewhere: tuple[Cell, ...]
     """Planned cells that another process is running; none where study.wait_for_others is set."""
     frame: pd.DataFrame
@@ -50,12 +54,22 @@ class StudyResult:
     """What a reader of the results must know."""
 
     @property
-    def failed(self) -> tuple[RunRecord, ...]:
-        return tuple(r for r in self.records if r.status == "failed")
+    def records(self) -> tuple[RunRecord, ...]:
+        """The records of `cells`, in their order; read from the study's directory at each call.
+
+        Kept, they would be 20 KiB a run. One that is gone since is left out.
+        """
+        stored = {record.cell: record for record in stored_runs(self.layout)}
+        stored |= {record.cell: record for record in self.failed}
+        return tuple(stored[cell] for cell in self.cells if cell in stored)
 
 
 def run_study(
-    config: ResoMapConfig, *, progress: StudyProgress | None = None, discard_changed: bool = False
+    config: ResoMapConfig,
+    *,
+    progress: StudyProgress | None = None,
+    discard_changed: bool = False,
+    executor: Executor | None = None,
 ) -> StudyResult:
     """Run every cell of the grid that is not finished yet.
 
@@ -65,13 +79,15 @@ def run_study(
     Args:
         progress: listener; None: silent.
         discard_changed: delete stored runs made with other settings instead of refusing to start.
+        executor: runs the cells, entered already; None: the one of the configuration.
     Raises:
         ResoMapError: something is wrong before the first step; nothing was trained.
         KeyboardInterrupt: stopped by Ctrl-C or SIGTERM, with the state saved.
     """
     ranks = connect_ranks(builders.device_name(config))
     builders.check_processes(config, launched=ranks.world_size)
-    with stop_on_signals() as stop:
+    with stop_on_signals() as stop, contextlib.ExitStack() as stack:
+        runner = executor or stack.enter_context(builders.executor(config))
         listener = progress if progress is not None and ranks.is_main else StudyProgress()
         context = plan_study(config, progress=listener, ranks=ranks, discard_changed=discard_changed)
         tracker: Tracker = NullTracker()
@@ -80,7 +96,7 @@ def run_study(
             tracker = builders.tracker(config, context.layout, context.name)
         tracker.start_study(context.name, builders.study_params(config))
         try:
-            return _run_cells(context, tracker=tracker, stop=stop)
+            return _run_cells(context, runner, tracker=tracker, stop=stop)
         finally:
             tracker.end_study()
 
@@ -96,46 +112,74 @@ def _write_study_file(context: StudyContext) -> None:
     )
 
 
-def _run_cells(context: StudyContext, *, tracker: Tracker, stop: StopSignal) -> StudyResult:
-    before = {cell: stored_run(context, cell) for cell in context.cells}
-    records = {cell: record for cell in context.cells if (record := settled(context, cell, before[cell]))}
+def _run_cells(context: StudyContext, executor: Executor, *, tracker: Tracker, stop: StopSignal) -> StudyResult:
+    done, failures = _Done(context.layout), {}
+    for cell in context.cells:
+        before = stored_run(context, cell)
+        if record := settled(context, cell, before):
+            done.add(record)
+        elif before is not None and before.status == "failed":
+            failures[cell] = before
     context.progress.lengths({cell: context.epochs(cell) for cell in context.cells})
-    context.progress.study_started(context.cells, finished=len(records))
-    left = [cell for cell in context.cells if cell not in records]
+    context.progress.study_started(context.cells, finished=len(done.cells))
+    left = [cell for cell in context.cells if cell not in done.cells]
     waits = builders.waits_for_others(context.config)
-    work = Work(context, before=before, tracker=tracker, stop=stop)
+    work = Work(context, before=failures, tracker=tracker, stop=stop)
     tables = _Tables(context)
-    with builders.executor(context.config) as executor:
-        while left:
-            elsewhere, outgrown = [], []
-            for cell, record in executor.run(work, left):
-                if record is None:
-                    elsewhere.append(cell)
-                    continue
-                records[cell] = record
-                outgrown += [c for c, r in records.items() if is_outgrown(context.layout, r)]
-                records = {c: r for c, r in records.items() if c not in outgrown}
-                context.progress.run_ended(record)
-                tables.refresh()
-            idle = len(elsewhere) == len(left)
-            if idle and not waits:
-                break
-            if idle:
-                context.progress.waiting(elsewhere)
-                time.sleep(min(_LONGEST_PAUSE_S, context.leases.interval_s / 2))
-            left = elsewhere + outgrown
+    while left:
+        elsewhere, outgrown = [], []
+        for cell, record in executor.run(work, left):
+            if record is None:
+                elsewhere.append(cell)
+                continue
+            done.add(record)
+            outgrown += done.drop_outgrown()
+            context.progress.run_ended(record)
+            tables.refresh()
+        idle = len(elsewhere) == len(left)
+        if idle and not waits:
+            break
+        if idle:
+            context.progress.waiting(elsewhere)
+            time.sleep(min(_LONGEST_PAUSE_S, context.leases.interval_s / 2))
+        left = elsewhere + outgrown
     if left_out := outgrown_note(context.layout):
         context.progress.note(left_out)
     context.progress.study_ended()
     return StudyResult(
         layout=context.layout,
-        records=tuple(records[cell] for cell in context.cells if cell in records),
+        cells=tuple(cell for cell in context.cells if cell in done.cells),
+        failed=tuple(done.failed[cell] for cell in context.cells if cell in done.failed),
         elsewhere=tuple(left),
         frame=_collect(context),
         is_main=context.ranks.is_main,
         fingerprint=context.fingerprint,
         notes=context.notes,
     )
+
+
+class _Done:
+    """The cells that are finished or failed. Their records are on disk: of a run this keeps two numbers."""
+
+    def __init__(self, layout: StudyLayout) -> None:
+        self._layout = layout
+        self.cells: dict[Cell, int] = {}
+        """Cell -> the micro-batch that it was made with."""
+        self.failed: dict[Cell, RunRecord] = {}
+
+    def add(self, record: RunRecord) -> None:
+        self.cells[record.cell] = micro_batch_of(record)
+        if record.status == "failed":
+            self.failed[record.cell] = record
+
+    def drop_outgrown(self) -> list[Cell]:
+        """Forget, and return, the cells that were made with more images at once than their model's runs now share."""
+        limits = {model: shared_limit(self._layout, model) for model in {cell.model for cell in self.cells}}
+        dropped = [cell for cell, images in self.cells.items() if exceeds(images, limits[cell.model])]
+        for cell in dropped:
+            del self.cells[cell]
+            self.failed.pop(cell, None)
+        return dropped
 
 
 class _Tables:

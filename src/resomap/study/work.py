@@ -31,8 +31,8 @@ class Work:
     """What is to be done, and what it is done with."""
 
     context: StudyContext
-    before: Mapping[Cell, RunRecord | None]
-    """The records that this process found at its start."""
+    before: Mapping[Cell, RunRecord]
+    """The failures that this process found at its start: to be tried anew."""
     tracker: Tracker
     stop: StopSignal
 

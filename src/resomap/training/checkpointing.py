@@ -171,5 +171,5 @@ def _replace_by_link(source: Path, target: Path) -> None:
             os.replace(temporary, target)
     finally:
         # POSIX rename does nothing when both names already are the same file.
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             temporary.unlink()

@@ -17,7 +17,7 @@ from typing import IO, Any, BinaryIO, cast
 import torch
 
 from resomap.errors import CheckpointError, UnsafeCheckpointError, printable
-from resomap.serialize import DAMAGE, check_regular, write_atomic
+from resomap.serialize import DAMAGE, check_regular, storage_errors, write_atomic
 
 FORMAT = "resomap-training-state"
 VERSION = 2
@@ -74,7 +74,8 @@ class StateKeeper:
 def remove_unfinished(folder: Path, pattern: str) -> None:
     """Remove the temporary files (see serialize.write_atomic) of files whose names match `pattern`."""
     for leftover in folder.glob(f".{pattern}.*.tmp"):
-        leftover.unlink(missing_ok=True)
+        with storage_errors(leftover):
+            leftover.unlink(missing_ok=True)
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import random
 import subprocess
+import sys
 from collections import OrderedDict
 from pathlib import Path
 
@@ -56,6 +58,19 @@ def test_read_state_dict_goes_by_content_not_by_name(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(2)}, tmp_path / "weights.safetensors")
     for name in ("weights.pth", "weights.safetensors"):
         assert torch.equal(read_state_dict(tmp_path / name)["a"], torch.ones(2))
+
+
+def test_reading_weights_again_and_again_leaves_nothing_in_memory(tmp_path: Path) -> None:
+    save_file({f"w{i}": torch.ones(300, 300) for i in range(10)}, tmp_path / "w.safetensors")
+
+    def left(times: int) -> int:
+        for _ in range(times):
+            read_state_dict(tmp_path / "w.safetensors")
+        gc.collect()
+        return sys.getallocatedblocks()
+
+    before = left(20)  # the first calls fill caches
+    assert left(100) - before < 100  # mapped files left 20 blocks each time
 
 
 def test_another_number_of_classes_leaves_the_head_as_initialised(

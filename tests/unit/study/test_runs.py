@@ -10,6 +10,8 @@ import pytest
 from resomap.errors import StudyError
 from resomap.layout import StudyLayout
 from resomap.records import Cell, EpochRecord, RunRecord
+from resomap.serialize import to_json
+from resomap.study import runs
 from resomap.study.results import result_rows, write_results
 from resomap.study.runs import read_run, stored_runs, write_run
 from resomap.study.status import study_status
@@ -68,6 +70,24 @@ def test_stored_runs_skips_a_damaged_record_and_says_so(tmp_path: Path, caplog: 
     assert "seed1" in caplog.text
 
 
+def test_stored_runs_are_ordered_by_model_resolution_and_seed_as_numbers(tmp_path: Path) -> None:
+    layout = StudyLayout(tmp_path)
+    cells = [Cell("a_net", 224, 0), Cell("tiny_cnn", 32, 2), Cell("tiny_cnn", 32, 10), Cell("tiny_cnn", 224, 1)]
+    for cell, family in zip(reversed(cells), ("cnn", "cnn", "cnn", "zeta"), strict=True):
+        write_run(layout.run_record_path(cell, family), run(cell=cell))
+    assert [record.cell for record in stored_runs(layout)] == cells
+
+
+def test_stored_runs_are_read_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout, read = StudyLayout(tmp_path), []
+    for seed in range(3):
+        write_run(layout.run_record_path(run(seed).cell, "cnn"), run(seed))
+    monkeypatch.setattr(runs, "read_run", lambda path: read.append(path) or read_run(path))
+    records = stored_runs(layout)
+    assert next(records) == run(0)
+    assert len(read) == 1
+
+
 def test_result_rows_one_for_each_condition_and_one_for_a_failure() -> None:
     rows = result_rows([run(), run(seed=1, status="failed", error="the loss became nan", epochs=())])
     assert [(r["seed"], r["status"], r.get("accuracy")) for r in rows] == [
@@ -93,6 +113,17 @@ def test_write_results_csv_and_strict_json(tmp_path: Path) -> None:
     stored = json.loads(layout.results_json_path.read_text(), parse_constant=refuse)
     assert stored["study"] == {"name": "s", "share": None}
     assert stored["runs"][1]["conditions"]["x"]["log_loss"] is None
+
+
+def test_results_json_is_the_text_of_the_whole(tmp_path: Path) -> None:
+    layout = StudyLayout(tmp_path)
+    study = {"name": "a\u2028b\n", "notes": ()}
+    for seeds in (0, 1, 3):
+        records = [run(seed, error="two\nlines []\n}") for seed in range(seeds)]
+        write_results(layout, iter(records), study=study)
+        text = layout.results_json_path.read_text("utf-8")
+        assert text == to_json(json.loads(text)) + "\n"
+        assert [stored["seed"] for stored in json.loads(text)["runs"]] == list(range(seeds))
 
 
 def test_study_status_tells_the_states_apart(tmp_path: Path) -> None:

@@ -28,6 +28,11 @@ def cells(config: ResoMapConfig) -> list[Cell]:
     ]
 
 
+def grid_size(config: ResoMapConfig) -> int:
+    """How many cells the grid has; without torch."""
+    return len(config.sweep.models) * len(config.sweep.resolutions) * len(config.sweep.seeds)
+
+
 def check_models(config: ResoMapConfig) -> None:
     """Every model is known and takes every resolution; all problems in one ConfigError."""
     from resomap.models.registry import canonical_name, check_resolution

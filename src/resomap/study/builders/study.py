@@ -30,12 +30,12 @@ def leases(config: ResoMapConfig, study: StudyLayout) -> Leases:
 
 def executor(config: ResoMapConfig) -> Executor:
     """Who runs the cells."""
-    from resomap.study.executors.local import LocalExecutor
-
     if config.system.executor == "ray":
         from resomap.study.executors.ray import RayExecutor
 
-        return RayExecutor(config.system.ray_address)
+        return RayExecutor(config, address=config.system.ray_address)
+    from resomap.study.executors.local import LocalExecutor  # brings torch
+
     return LocalExecutor()
 
 

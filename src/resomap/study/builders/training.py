@@ -49,6 +49,15 @@ def threads_of_a_process(config: ResoMapConfig) -> int:
     return config.system.threads or max(1, cores // config.system.processes_per_run)
 
 
+def cpu_threads(config: ResoMapConfig) -> int:
+    """Threads of each process of a run on CPU, after settle_process; without torch where the configuration says it."""
+    if config.system.threads is not None or config.system.processes_per_run > 1:
+        return threads_of_a_process(config)
+    import torch
+
+    return torch.get_num_threads()
+
+
 def check_processes(config: ResoMapConfig, *, launched: int) -> None:
     """system.executor goes with the training, processes_per_run with the device and with how this process was started.
 
@@ -87,6 +96,11 @@ def device_and_precision(config: ResoMapConfig) -> tuple[str, str]:
 
     device = select_device(config.system.device)
     return str(device), resolve_precision(config.system.mixed_precision, device)
+
+
+def device_type(config: ResoMapConfig) -> str:
+    """'cpu', 'cuda', ... that the runs will use; without torch where that is the CPU by configuration."""
+    return "cpu" if config.system.device == "cpu" else device_and_precision(config)[0].partition(":")[0]
 
 
 def memory_format(config: ResoMapConfig) -> bool:

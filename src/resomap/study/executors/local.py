@@ -44,7 +44,7 @@ def _claim_and_run(work: Work, cell: Cell) -> RunRecord | None:
     lease = context.leases.acquire(context.layout.lease_name(cell)) if context.ranks.is_main else None
     try:
         mine = context.ranks.broadcast(lease is not None)
-        done = settled(context, cell, work.before[cell])
+        done = settled(context, cell, work.before.get(cell))
         if done is not None or not mine:
             return done
         return attempt(context, cell, tracker=work.tracker, stop=work.stop, lease=lease)

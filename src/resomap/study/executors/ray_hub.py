@@ -20,19 +20,23 @@ STATE = "state:"
 
 
 class Hub:
-    """Lives in a process of its own on the study's machine.
+    """Lives in a process of its own on the study's machine; first of all it is opened."""
 
-    Args:
-        incoming: folder for what workers write; one folder an attempt in it.
-    """
-
-    def __init__(self, incoming: str) -> None:
-        self._incoming = Path(incoming)
+    def __init__(self) -> None:
+        self._incoming: Path | None = None
         self._shared: dict[str, Path] = {}
         self._listings: dict[str, Listing] = {}
         self._events: list[tuple[str, Event]] = []
         self._given_up: set[str] = set()
         self._stopping = False
+
+    def open(self, incoming: str) -> None:
+        """Take what workers write.
+
+        Args:
+            incoming: folder for it; one folder an attempt in it.
+        """
+        self._incoming = Path(incoming)
 
     def share(self, folders: Mapping[str, str]) -> None:
         """Let workers read these folders, by name."""
@@ -72,6 +76,8 @@ class Hub:
 
     def write(self, attempt: str, file: str, offset: int, piece: bytes) -> None:
         """A piece of a file that an attempt made."""
+        if self._incoming is None:
+            raise StudyError("the study takes no files yet")
         path = inside(self._incoming / attempt, file)
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "r+b" if offset else "wb") as stream:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import tempfile
 import threading
 import time
@@ -51,6 +52,18 @@ class Task:
 
 Call = Callable[..., Any]
 """(method of the hub, arguments) -> its result; waits."""
+
+
+_IMPORTED_BY_A_CELL = ("resomap.study.executors.ray_batch", "resomap.training.trainer")
+
+
+def warm(threads: int) -> None:
+    """Bring into this process what a cell imports, so that the first one finds it."""
+    import torch
+
+    torch.set_num_threads(threads)
+    for name in _IMPORTED_BY_A_CELL:
+        importlib.import_module(name)
 
 
 def run_task(context: StudyContext, task: Task, call: Call) -> dict[str, Any]:

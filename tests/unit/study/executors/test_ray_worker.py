@@ -43,7 +43,8 @@ def context(tmp_path: Path, make_images: Callable[..., Path]) -> StudyContext:
 
 @pytest.fixture
 def call(context: StudyContext, tmp_path: Path) -> Callable[..., Any]:
-    hub = Hub(str(tmp_path / "incoming"))
+    hub = Hub()
+    hub.open(str(tmp_path / "incoming"))
     hub.share({store.folder.name: str(store.folder) for store in context.stores.values()})  # type: ignore[attr-defined]
     return lambda method, *arguments: getattr(hub, method)(*arguments)
 
@@ -101,7 +102,7 @@ def test_a_fetch_waits_for_whoever_builds_the_same_store(
 
 
 def test_a_driver_empties_what_a_killed_one_left_and_leaves_the_living_ones(context: StudyContext) -> None:
-    ray = pytest.importorskip("resomap.study.executors.ray", exc_type=Exception)
+    ray = pytest.importorskip("resomap.study.executors.ray_batch", exc_type=Exception)
     first, folder = ray._incoming_folder(context)
     (folder / "0123").mkdir(parents=True)
     second, other = ray._incoming_folder(context)

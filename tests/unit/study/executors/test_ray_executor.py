@@ -1,0 +1,57 @@
+"""How the executor of a Ray cluster begins; tests/integration/test_ray.py has the cluster."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+import pytest
+
+from resomap import load_config
+from resomap.errors import ConfigError
+
+ray = pytest.importorskip("ray", reason="Ray is not installed (requirements-dev.txt pins it)")
+
+LIGHT = """
+import sys
+from resomap import load_config
+from resomap.study import builders
+from resomap.study.executors.ray_needs import needs_of
+
+config = load_config(overrides=["system.executor=ray", "system.device=cpu", "system.threads=3"])
+builders.executor(config)
+print(needs_of(config), builders.grid_size(config) == len(config.sweep.models) * len(config.sweep.resolutions)
+      * len(config.sweep.seeds), [name for name in ("torch", "pandas") if name in sys.modules])
+"""
+
+
+def test_the_cluster_is_asked_before_torch_is_there() -> None:
+    done = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True, check=True)
+    assert done.stdout == "Needs(cpus=3, gpus=0, threads=3) True []\n"
+
+
+def test_a_cluster_that_is_not_there_is_told_when_cells_are_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    from resomap.study import builders
+
+    def refuse(**_: object) -> NoReturn:
+        raise ConnectionError("nobody answers\nat all")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    config = load_config(overrides=["system.executor=ray", "system.ray_address=there:6379"])
+    work: Any = SimpleNamespace(context=SimpleNamespace(ranks=SimpleNamespace(world_size=1)))
+    told = r"^cannot reach a Ray cluster at there:6379: nobody answers$"
+    # Not on entering, so that planning can say first what is wrong with the study.
+    with builders.executor(config) as executor, pytest.raises(ConfigError, match=told):
+        next(iter(executor.run(work, [])))
+    assert not ray.is_initialized()
+
+
+def test_a_warm_worker_has_what_a_cell_imports() -> None:
+    child = (
+        "import sys; from resomap.study.executors.ray_worker import warm; warm(1); import torch;"
+        "print(torch.get_num_threads(), 'resomap.training.trainer' in sys.modules, 'accelerate' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True, check=True)
+    assert done.stdout == "1 True True\n"
