@@ -1,4 +1,7 @@
-"""The one evaluation loop: for validation, test and every later condition."""
+"""The evaluation loop, for validation and test; many.py shows the same images to several networks or at several sizes.
+
+Predictions are returned; store.py writes them.
+"""
 
 from __future__ import annotations
 

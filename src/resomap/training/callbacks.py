@@ -1,4 +1,7 @@
-"""Stopping early and keeping the best weights. The events are drawn in events.py."""
+"""What may be hung into training: stopping early; ModelCheckpoint (checkpointing.py) keeps the best weights.
+
+The events are drawn in events.py.
+"""
 
 from __future__ import annotations
 
