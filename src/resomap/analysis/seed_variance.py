@@ -30,10 +30,13 @@ _LARGEST_RATIO = 1e4
 _LESS = 0.35
 """Subtracted from lambda, which may so come out below 0: to count luck as 0 at least makes intervals too wide where
 seeds hardly differ. Set by simulation, like the two weights below (benchmarks/calibration.py)."""
-_SPREADS = ((0.0, 2.0), (1.0, 1.0), (2.0, 1.0), (3.0, 0.5))
+_SPREADS = ((0.0, 3.0), (1.0, 2.0), (2.0, 2.0), (3.0, 2.0))
 """Standard deviation of log lambda over resolutions, and its weight."""
-_NEAR_ZERO = 0.3
+_NEAR_ZERO = 0.2
 """The level has the density level^a / (1 + level)^a in its logarithm: flat where luck is seen, thin where it is not."""
+_IMPLAUSIBLE = 2.0
+"""In units of noise^2, the variance between seeds from which on the level's density falls off: a standard deviation of
+1.4 on the logit scale. One or two resolutions and two seeds leave it to this number what is the most that luck does."""
 _TAILS = (0.025, 0.0025)
 _DFS = np.append(np.geomspace(0.8, 200.0, 300), 1e6)
 _TAIL_RATIOS = stats.t.isf(_TAILS[1], _DFS) / stats.t.isf(_TAILS[0], _DFS)
@@ -47,6 +50,7 @@ class MeanSquares:
     of_seeds: float
     of_rest: float
     seeds: int
+    images: int
 
     @property
     def noise(self) -> float:
@@ -69,16 +73,17 @@ def mean_squares(values_SN: np.ndarray) -> MeanSquares:
     by_image, by_seed = values_SN.mean(axis=0), values_SN.mean(axis=1)
     of_images = seeds * float(by_image.var()) * images / max(1, images - 1)
     if seeds == 1:
-        return MeanSquares(of_images, 0.0, 0.0, 1)
+        return MeanSquares(of_images, 0.0, 0.0, seeds, images)
     rest_SN = values_SN - by_image - by_seed[:, None] + values_SN.mean()
     of_rest = float((rest_SN**2).sum()) / ((seeds - 1) * max(1, images - 1))
-    return MeanSquares(of_images, images * float(by_seed.var(ddof=1)), of_rest, seeds)
+    return MeanSquares(of_images, images * float(by_seed.var(ddof=1)), of_rest, seeds, images)
 
 
 def shared_prior(parts: Sequence[MeanSquares]) -> SeedPrior:
     """From all resolutions of a model, two seeds at least."""
     noise = float(np.mean([part.noise for part in parts]))
-    log_H = np.log(_LEVEL_H) + sum(np.log(_CHANCE_HK @ _likelihood(part, noise)) for part in parts)
+    log_H = sum((np.log(_CHANCE_HK @ _likelihood(part, noise)) for part in parts), np.log(_WEIGHT_H))
+    log_H -= np.log1p(_LEVEL_H / max(_IMPLAUSIBLE * parts[0].images * noise, 1e-300))
     weights_H = np.exp(log_H - log_H.max())
     return SeedPrior(weights_H / weights_H.sum(), noise)
 
@@ -118,15 +123,15 @@ def _likelihood(own: MeanSquares, noise: float) -> np.ndarray:
     return np.exp(np.maximum(log_K - log_K.max(), -600.0))
 
 
-def _chances() -> tuple[np.ndarray, np.ndarray]:
-    """(H, K) of lambda by level and spread, (H,) of these."""
+def _chances() -> np.ndarray:
+    """(H, K) of lambda by level and spread."""
     level = np.log(_GRID_K)
     step = level[1] - level[0]
     # Each value stands for its surroundings, 0 for all below the grid.
     edges = np.concatenate([[-np.inf], level - step / 2, [np.inf]])
-    of_level = (_GRID_K / (1 + _GRID_K)) ** _NEAR_ZERO
-    chance_HK = [np.diff(stats.norm.cdf((edges - m) / max(s, step / 4))) for s, _ in _SPREADS for m in level]
-    return np.array(chance_HK), np.concatenate([weight * of_level for _, weight in _SPREADS])
+    return np.array([np.diff(stats.norm.cdf((edges - m) / max(s, step / 4))) for s, _ in _SPREADS for m in level])
 
 
-_CHANCE_HK, _LEVEL_H = _chances()
+_CHANCE_HK = _chances()
+_LEVEL_H = np.tile(_GRID_K, len(_SPREADS))
+_WEIGHT_H = np.repeat([weight for _, weight in _SPREADS], len(_GRID_K)) * (_LEVEL_H / (1 + _LEVEL_H)) ** _NEAR_ZERO

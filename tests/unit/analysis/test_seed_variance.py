@@ -16,7 +16,7 @@ def test_mean_squares_by_hand() -> None:
     assert found.of_seeds == pytest.approx(3 * np.var([2 / 3, 1], ddof=1))
     # Left over: 1 - 1 - 2/3 + 5/6 = 1/6, 0 - 1/2 - 2/3 + 5/6 = -1/3, 1/6, and the same with the other sign.
     assert found.of_rest == pytest.approx(2 * (1 / 36 + 1 / 9 + 1 / 36) / 2)
-    assert found.seeds == 2
+    assert (found.seeds, found.images) == (2, 3)
 
 
 def test_one_seed_says_nothing_about_seeds() -> None:
@@ -39,7 +39,7 @@ def test_one_normal_distribution_has_no_lack_of_degrees_of_freedom() -> None:
 
 
 def _layout(ratio: float, seeds: int) -> MeanSquares:
-    return MeanSquares(of_images=2.0, of_seeds=ratio, of_rest=1.0, seeds=seeds)
+    return MeanSquares(of_images=2.0, of_seeds=ratio, of_rest=1.0, seeds=seeds, images=500)
 
 
 def _expected(own: MeanSquares, others: list[MeanSquares]) -> float:
@@ -54,7 +54,7 @@ def test_few_seeds_follow_the_other_resolutions_and_many_do_not() -> None:
 
 
 def test_luck_s_distribution_adds_up_to_one_whatever_was_seen() -> None:
-    for own in (_layout(0.0, 2), _layout(1e9, 2), MeanSquares(0.0, 0.0, 0.0, 3), MeanSquares(1.0, 1.0, 0.0, 2)):
-        more_K, chance_K = luck(own, shared_prior([own, _layout(1.0, 3), MeanSquares(0.0, 0.0, 0.0, 3)]))
+    for own in (_layout(0.0, 2), _layout(1e9, 2), MeanSquares(0.0, 0.0, 0.0, 3, 500), MeanSquares(1.0, 1.0, 0.0, 2, 500)):
+        more_K, chance_K = luck(own, shared_prior([own, _layout(1.0, 3), MeanSquares(0.0, 0.0, 0.0, 3, 500)]))
         assert np.isfinite(more_K).all()
         assert chance_K.sum() == pytest.approx(1)
