@@ -32,7 +32,7 @@ _LESS = 0.35
 seeds hardly differ. Set by simulation, like the two weights below (benchmarks/calibration.py)."""
 _SPREADS = ((0.0, 3.0), (1.0, 2.0), (2.0, 2.0), (3.0, 2.0))
 """Standard deviation of log lambda over resolutions, and its weight."""
-_NEAR_ZERO = 0.2
+_NEAR_ZERO = 0.3
 """The level has the density level^a / (1 + level)^a in its logarithm: flat where luck is seen, thin where it is not."""
 _IMPLAUSIBLE = 2.0
 """In units of noise^2, the variance between seeds from which on the level's density falls off: a standard deviation of

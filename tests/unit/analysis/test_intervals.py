@@ -86,8 +86,10 @@ def test_two_runs_of_one_seed_compare_like_a_paired_t_test() -> None:
     assert found.one_sided_low() > found.low
 
 
-def _runs(rng: np.random.Generator, seeds: int, images: int, levels: list[float], seed_sd: float) -> np.ndarray:
-    """(R, S, N) right or wrong: images differ in difficulty, runs in luck."""
+def _runs(
+    rng: np.random.Generator, seeds: int, images: int, levels: list[float], seed_sd: float | np.ndarray
+) -> np.ndarray:
+    """(R, S, N) right or wrong: images differ in difficulty, runs in luck; `seed_sd` of all or (R, 1, 1)."""
     difficulty = rng.normal(0, 2, (1, 1, images))
     luck = rng.normal(0, seed_sd, (len(levels), seeds, 1))
     taste = rng.normal(0, 1, (len(levels), seeds, images))
@@ -123,7 +125,25 @@ def test_calibration_by_simulation(seeds: int, images: int, seed_sd: float) -> N
     noise = 2 * np.sqrt(0.05 * 0.95 / count)
     print(f"S={seeds} N={images} sd={seed_sd}: mean {mean_held / count:.3f}, difference {difference_held / count:.3f}, "
           f"non-inferiority error {inferior / count:.3f}, false difference {different / count:.3f}")  # fmt: skip
-    assert 0.93 - noise <= mean_held / count <= 0.985
-    assert 0.93 - noise <= difference_held / count <= 0.99
+    assert 0.93 - noise <= mean_held / count <= 0.97 + noise
+    assert 0.93 - noise <= difference_held / count <= 0.97 + noise
     assert inferior / count <= 0.05 + noise
     assert different / count <= 0.05 + noise
+
+
+@pytest.mark.slow
+def test_a_resolution_whose_seeds_vary_more_is_seen_with_five_seeds() -> None:
+    """Where sd is 0.1 at three resolutions and 0.6 at two, differences of these two are covered in 0.90 at least."""
+    levels, seed_sd = [1.0, 2.0, 2.5, 2.5, 2.5], np.array([0.1, 0.1, 0.1, 0.6, 0.6])
+    rng = np.random.default_rng(8)
+    count, noise = 1000, 2 * np.sqrt(0.9 * 0.1 / 1000)
+    held = np.zeros(2)
+    for _ in range(count):
+        runs = _runs(rng, 5, 500, levels, seed_sd[:, None, None])
+        prior = seed_prior(list(runs))
+        calm, wild = (difference_estimate(runs[i], runs[j], prior=prior) for i, j in ((1, 2), (3, 4)))
+        gap = _truth([2.0], 0.1)[0] - _truth([2.5], 0.1)[0]
+        held += [calm.low <= gap <= calm.high, wild.low <= 0 <= wild.high]
+    print(f"calm {held[0] / count:.3f}, wild {held[1] / count:.3f}")
+    assert held[0] / count >= 0.94 - noise
+    assert held[1] / count >= 0.90 - noise
