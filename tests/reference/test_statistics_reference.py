@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from resomap.analysis.intervals import difference_estimate, mean_estimate, two_sided_p, wilson
+from resomap.analysis.intervals import difference_estimate, two_sided_p, wilson
 from resomap.analysis.paired import cochran_q, holm, mcnemar
 from resomap.analysis.saturation import fit_saturation
 from resomap.analysis.scaling import fit_cost_curve
+from resomap.analysis.seed_variance import mean_squares
 
 PRINTED = {
     name: [float(value) for value in values]
@@ -71,9 +72,8 @@ def test_the_two_way_layout() -> None:
     answers = np.array([1, 0, 1, 1, 0, 1, 1, 0, 0, 1, 1, 0, 1, 1, 1, 1, 0, 1, 0, 0, 1, 0, 0, 1], float)
     values_SN = answers.reshape(8, 3).T
     images, seeds, rest = PRINTED["mean_squares_image_seed_rest"]
-    found = mean_estimate(values_SN)
-    assert found.se**2 == pytest.approx((images + max(0.0, seeds - rest)) / 24)
-    assert found.seed_variance == pytest.approx(max(0.0, (seeds - rest) / 8))
+    found = mean_squares(values_SN)
+    assert (found.of_images, found.of_seeds, found.of_rest) == pytest.approx((images, seeds, rest))
 
 
 def test_a_difference_of_one_seed_is_the_paired_t_test_with_one_more_image_on_either_side() -> None:

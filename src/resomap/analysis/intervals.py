@@ -3,16 +3,14 @@
 Images and seeds are both samples: a figure that shall hold for new images and a new seed varies with both. The
 variance of the mean over S seeds and N images is that of a two-way layout without replication,
 
-    Var = (MS_images + MS_seeds - MS_rest) / (S N),
-    MS_images = S var(mean over seeds), MS_seeds = N var(mean over images)
+    Var = (MS_images + N var_seeds) / (S N), MS_images = S var(mean over seeds)
 
-with degrees of freedom by Satterthwaite: the method of multi-reader studies (Dorfman, Berbaum and Metz 1992; Obuchowski
-and Rockette 1995; degrees of freedom: Hillis 2007, doi:10.1002/sim.2532), seeds in the place of readers. Seeds are
-never pooled as extra images. Two resolutions are compared on the differences, paired by image and by seed.
+as in multi-reader studies (Obuchowski and Rockette 1995, doi:10.1080/03610919508813243), seeds in the place of readers.
+Seeds are never pooled as extra images. Two resolutions are compared on the differences, paired by image; their seeds
+are taken to vary independently, so that their variances add up.
 
-With few seeds their variance is badly known. Where a study has several resolutions it is moderated: mixed with what all
-of them say, as a share of m (1 - m) for a metric m, which counts as up to four more degrees of freedom (empirical
-Bayes, Smyth 2004, doi:10.2202/1544-6115.1027).
+With few seeds the variance between them is badly known: it enters as a distribution, to which all resolutions of a
+model contribute (seed_variance.py).
 
 Legend: S seeds, N images, R resolutions.
 """
@@ -23,13 +21,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
-_PRIOR_DF = 4.0
-_LEAST = 0.7
-"""Share of what images alone give, below which the variance is not believed. Chance may bring the variance between
-seeds out below 0; to count it as 0 each time makes intervals too wide where seeds hardly differ, to let it run makes
-them too narrow. Set by simulation (benchmarks/calibration.py)."""
+from resomap.analysis.seed_variance import MeanSquares, SeedPrior, luck, mean_squares, shared_prior, student
+
+_LEAST = 0.65
+"""Share of what images alone give, below which a variance is not believed: chance may bring luck out below 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,28 +39,20 @@ class Estimate:
     """Two-sided interval."""
     se: float
     df: float
+    """Standard error and degrees of freedom of the Student's t that gives all intervals, bounds and p values."""
     images: int
     seeds: int
     seed_variance: float
-    """Variance between seeds beyond what images explain; 0 with one seed, where it is unknown."""
+    """Variance between seeds that `se` contains; 0 with one seed, where it is unknown."""
 
     def one_sided_low(self, level: float = 0.95) -> float:
         """Lower bound that holds with that probability."""
-        return self.value - float(stats.t.ppf(level, self.df)) * self.se
-
-
-@dataclass(frozen=True, slots=True)
-class SeedPrior:
-    """Variance between seeds over all resolutions of a model, to be mixed in."""
-
-    share: float
-    """Of m (1 - m), the variance of a single answer: near 0 and 1 seeds differ less. May come out below 0."""
-    df: float
+        return self.value - float(special.stdtrit(self.df, level)) * self.se
 
 
 def wilson(right: float, images: float, *, level: float = 0.95) -> tuple[float, float]:
     """Score interval of a share (Wilson 1927); right and images need not be whole numbers."""
-    z = float(stats.norm.ppf(0.5 + level / 2))
+    z = float(special.ndtri(0.5 + level / 2))
     share = right / images
     centre = (share + z**2 / (2 * images)) / (1 + z**2 / images)
     half = z / (1 + z**2 / images) * np.sqrt(share * (1 - share) / images + z**2 / (4 * images**2))
@@ -74,52 +63,91 @@ def mean_estimate(values_SN: np.ndarray, *, level: float = 0.95, prior: SeedPrio
     """Mean of a metric in 0..1 with its interval: Wilson's, with the number of images that gives the same variance.
 
     That keeps the interval within 0..1 and of some length where every answer is right.
+
+    Args:
+        prior: of resolutions among which this one is; None: this one alone is known.
     """
     values = np.atleast_2d(np.asarray(values_SN, dtype=np.float64))
-    expected = None if prior is None else prior.share * _spread(values)
-    value, variance, df, seed_variance = _variance(values, expected, prior.df if prior else 0.0)
-    images = values.shape[1]
+    seeds, images = values.shape
+    value = float(values.mean())
+    own = mean_squares(values)
+    se, df, seed_variance = _error(own.of_images, [(own, prior or _alone([own]))], values.shape)
     spread = _spread(values)
-    effective = min(spread / variance, images * values.shape[0]) if variance > 0 and spread > 0 else float(images)
+    effective = min(spread / se**2, images * seeds) if se > 0 and spread > 0 else float(images)
     # Wilson's normal quantile becomes Student's by fewer effective images.
-    shrink = (float(stats.norm.ppf(0.5 + level / 2)) / float(stats.t.ppf(0.5 + level / 2, df))) ** 2
+    shrink = float(special.ndtri(0.5 + level / 2) / special.stdtrit(df, 0.5 + level / 2)) ** 2
     low, high = wilson(value * effective * shrink, effective * shrink, level=level)
-    return Estimate(value, low, high, float(np.sqrt(variance)), df, images, values.shape[0], seed_variance)
+    return Estimate(value, low, high, se, df, images, seeds, seed_variance)
 
 
 def difference_estimate(
-    a_SN: np.ndarray, b_SN: np.ndarray, *, level: float = 0.95, prior: SeedPrior | None = None
+    a_SN: np.ndarray,
+    b_SN: np.ndarray,
+    *,
+    level: float = 0.95,
+    prior: SeedPrior | None = None,
+    prior_of_b: SeedPrior | None = None,
+    same_runs: bool = False,
 ) -> Estimate:
-    """Mean of a - b, paired by seed and image; `prior` is that of single resolutions.
+    """Mean of a - b, paired by image.
 
     One image more on either side (+1 and -1, half a weight each) keeps the interval honest where the two hardly ever
     differ (Agresti and Min 2005, doi:10.1002/sim.1781, for a single pair of runs).
+
+    Args:
+        prior: of resolutions among which both are, or only a, and `prior_of_b` is that of b; None: these two alone are
+            known.
+        same_runs: the same networks answered other images, seed for seed: their luck is not independent, and what
+            counts is how much the difference varies. `prior` is then one among which a - b is.
     """
     a, b = (np.atleast_2d(np.asarray(v, dtype=np.float64)) for v in (a_SN, b_SN))
-    values = a - b
-    # Two runs vary independently: the variances add up.
-    expected = None if prior is None else prior.share * (_spread(a) + _spread(b))
-    value, variance, df, seed_variance = _variance(values, expected, prior.df if prior else 0.0)
-    images = values.shape[1]
-    variance += 1.0 / images**2  # half of (+1)^2 and of (-1)^2, over N^2
-    se = float(np.sqrt(variance))
-    half = float(stats.t.ppf(0.5 + level / 2, df)) * se
-    return Estimate(value, value - half, value + half, se, df, images, values.shape[0], seed_variance)
+    seeds, images = a.shape
+    whole = mean_squares(a - b)
+    parts = [whole] if same_runs else [mean_squares(a), mean_squares(b)]
+    prior = prior or _alone(parts)
+    known = list(zip(parts, (prior, prior_of_b or prior), strict=False))
+    se, df, seed_variance = _error(whole.of_images, known, a.shape)
+    value = float((a - b).mean())
+    se = float(np.sqrt(se**2 + 1.0 / images**2))  # half of (+1)^2 and of (-1)^2, over N^2
+    half = float(special.stdtrit(df, 0.5 + level / 2)) * se
+    return Estimate(value, value - half, value + half, se, df, images, seeds, seed_variance)
 
 
 def seed_prior(values_RSN: Sequence[np.ndarray]) -> SeedPrior | None:
-    """What all resolutions of a model together say about the variance between seeds; None for one seed or resolution.
+    """What all resolutions of a model together say about the variance between seeds; None for one seed.
 
     Args:
         values_RSN: (S, N) for each resolution.
     """
-    parts = [np.atleast_2d(values) for values in values_RSN]
-    if len(parts) < 2 or parts[0].shape[0] < 2:
-        return None
-    seeds = parts[0].shape[0]
-    between, spread = sum(_mean_squares(values)[3] for values in parts), sum(_spread(values) for values in parts)
-    share = between / spread if spread > 0 else 0.0
-    return SeedPrior(share, min(_PRIOR_DF, float((seeds - 1) * len(parts))))
+    return _alone([mean_squares(np.atleast_2d(np.asarray(values, dtype=np.float64))) for values in values_RSN])
+
+
+def _alone(parts: Sequence[MeanSquares]) -> SeedPrior | None:
+    return shared_prior(parts) if min(part.seeds for part in parts) > 1 else None
+
+
+def _error(
+    of_images: float, parts: Sequence[tuple[MeanSquares, SeedPrior | None]], shape: tuple[int, ...]
+) -> tuple[float, float, float]:
+    """(standard error, degrees of freedom, variance between seeds) of a mean over seeds and images.
+
+    Args:
+        of_images: MS_images of what is averaged.
+        parts: the runs whose luck adds up in it, each with its prior; None: luck is not known and left out.
+        shape: (S, N).
+    """
+    seeds, images = shape
+    image_df = max(1, images - 1)
+    total, chance = np.array([of_images]), np.ones(1)
+    for part, prior in parts:
+        if prior is not None:
+            more_K, chance_K = luck(part, prior)
+            total, chance = np.add.outer(total, more_K).ravel(), np.multiply.outer(chance, chance_K).ravel()
+    total = np.maximum(total, max(_LEAST * of_images, 1e-9 * total.max()))
+    if total.size == 1 or total.max() == 0:
+        return float(np.sqrt(of_images / (seeds * images))), float(image_df), 0.0
+    se, df = student(total / (seeds * images), chance)
+    return se, 1 / (1 / df + 1 / image_df), max(0.0, seeds * se**2 - of_images / images)
 
 
 def _spread(values_SN: np.ndarray) -> float:
@@ -128,48 +156,8 @@ def _spread(values_SN: np.ndarray) -> float:
     return mean * (1 - mean)
 
 
-def _mean_squares(values_SN: np.ndarray) -> tuple[float, float, float, float]:
-    """(MS_images, MS_seeds, MS_rest, variance between seeds, which may come out below 0)."""
-    seeds, images = values_SN.shape
-    grand = values_SN.mean()
-    by_image, by_seed = values_SN.mean(axis=0), values_SN.mean(axis=1)
-    ms_images = seeds * float(((by_image - grand) ** 2).sum()) / max(1, images - 1)
-    if seeds == 1:
-        return ms_images, 0.0, 0.0, 0.0
-    ms_seeds = images * float(((by_seed - grand) ** 2).sum()) / (seeds - 1)
-    rest = float(((values_SN - by_image - by_seed[:, None] + grand) ** 2).sum())
-    ms_rest = rest / ((seeds - 1) * max(1, images - 1))
-    return ms_images, ms_seeds, ms_rest, (ms_seeds - ms_rest) / images
-
-
-def _variance(values_SN: np.ndarray, expected: float | None, prior_df: float) -> tuple[float, float, float, float]:
-    """(mean, variance of the mean, degrees of freedom, variance between seeds).
-
-    Args:
-        expected: variance between seeds that other resolutions lead to expect; None: not known.
-    """
-    seeds, images = values_SN.shape
-    ms_images, ms_seeds, ms_rest, between = _mean_squares(values_SN)
-    value = float(values_SN.mean())
-    if seeds == 1:
-        return value, ms_images / images, float(max(1, images - 1)), 0.0
-    seed_df = float(seeds - 1)
-    if expected is not None and prior_df > 0:
-        between = (seed_df * between + prior_df * expected) / (seed_df + prior_df)
-        seed_df += prior_df
-    # MS_seeds as it follows from the (moderated) variance between seeds.
-    ms_seeds = max(ms_rest + images * between, _LEAST * ms_rest)
-    total = max(ms_images + images * between, _LEAST * ms_images)
-    between = max(0.0, between)
-    if total == 0:
-        return value, 0.0, float(max(1, images - 1)), between
-    # As Hillis has it: MS_seeds enters whole, so that a variance between seeds that came out as 0 by chance costs too.
-    df = total**2 / (ms_images**2 / max(1, images - 1) + ms_seeds**2 / seed_df)
-    return value, total / (seeds * images), float(max(1.0, df)), between
-
-
 def two_sided_p(estimate: Estimate) -> float:
     """p of 'the true value is 0'."""
     if estimate.se == 0:
         return 1.0 if estimate.value == 0 else 0.0
-    return float(2 * stats.t.sf(abs(estimate.value) / estimate.se, estimate.df))
+    return float(2 * special.stdtr(estimate.df, -abs(estimate.value) / estimate.se))

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from resomap.analysis.intervals import Estimate, SeedPrior, difference_estimate, mean_estimate, seed_prior
+from resomap.analysis.intervals import Estimate, difference_estimate, mean_estimate, seed_prior
 from resomap.analysis.resampling import crossed_bootstrap
+from resomap.analysis.seed_variance import SeedPrior
 from resomap.analysis.tradeoff import front_probability, regret
 
 RECOMMEND, NONE_FITS, CANNOT_TELL = "recommend", "none fits", "cannot tell"
@@ -224,11 +225,9 @@ def _best(options: Sequence[Option], allowed: np.ndarray) -> int:
 
 
 def _difference(option: Option, reference: Option, which: str, priors: Mapping[str, SeedPrior | None]) -> Estimate:
-    prior = priors[option.model]
-    other = priors[reference.model]
-    if prior is not None and other is not None:
-        prior = SeedPrior((prior.share + other.share) / 2, min(prior.df, other.df))
-    return difference_estimate(getattr(option, which), getattr(reference, which), prior=prior)
+    prior, prior_of_b = priors[option.model], priors[reference.model]
+    a_SN, b_SN = getattr(option, which), getattr(reference, which)
+    return difference_estimate(a_SN, b_SN, prior=prior, prior_of_b=prior_of_b, same_runs=option is reference)
 
 
 def _fixed_sequence(options: Sequence[Option], bounds: Sequence[float], reference: int, delta: float) -> np.ndarray:

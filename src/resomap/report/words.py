@@ -7,10 +7,12 @@ METHODS = (
     "of updates and seeds. The epoch with the best validation metric is kept; the choice of resolution is made on "
     "validation, and test is opened once to report.",
     "Images and seeds are both samples. The variance of a metric is that of a two-way layout (images x seeds), "
-    "with degrees of freedom by Satterthwaite, seeds in the place of readers [1, 2]; seeds are never pooled as "
-    "extra images. The variance between seeds is moderated over a model's resolutions [3]. Single figures get "
-    "Wilson's interval [4] with the number of images that gives this variance; differences are paired by image "
-    "and seed. Macro averages enter by their influence functions [5].",
+    "seeds in the place of readers [1]; seeds are never pooled as extra images. The variance between seeds, which few "
+    "seeds leave badly known, enters as its distribution in a hierarchical model [2] of all of a model's resolutions "
+    "[3]: they vary alike up to a factor that is itself estimated. Where one resolution's seeds vary several times as "
+    "much as the others', two or three seeds cannot show it, and its intervals are too narrow. Single figures get "
+    "Wilson's interval [4] with the number of images that gives this variance; differences are paired by image, "
+    "seeds taken to be independent. Macro averages enter by their influence functions [5].",
     "An option is recommended if it is the cheapest that is shown not to be worse than the best by more than "
     "delta (one-sided 95 % bound), tested down each model's resolutions in a fixed sequence [6, 7] and at a level "
     "shared by the models. Differences between resolutions carry p values adjusted by Holm [8] over a model's pairs; "
@@ -29,8 +31,8 @@ METHODS = (
 REFERENCES = (
     "Obuchowski, Rockette. Hypothesis testing of diagnostic accuracy for multiple readers and multiple tests. "
     "Comm. Stat. Simul. 24, 1995.",
-    "Hillis. A comparison of denominator degrees of freedom methods for multiple observer ROC analysis. Stat. "
-    "Med. 26, 2007. doi:10.1002/sim.2532",
+    "Gelman. Prior distributions for variance parameters in hierarchical models. Bayesian Analysis 1, 2006. "
+    "doi:10.1214/06-BA117A",
     "Smyth. Linear models and empirical Bayes methods. Stat. Appl. Genet. Mol. Biol. 3, 2004. "
     "doi:10.2202/1544-6115.1027",
     "Wilson. Probable inference, the law of succession, and statistical inference. JASA 22, 1927.",

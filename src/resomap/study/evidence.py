@@ -56,14 +56,17 @@ def metric_table(study: Study, metric: str) -> list[dict[str, Any]]:
 def saturation(study: Study, metric: str, delta: float) -> Iterator[dict[str, Any]]:
     """The saturating law through each model's means; models with fewer than four resolutions have none."""
     for model, (resolutions, _) in study.grid.items():
+        if len(resolutions) < 2:
+            continue
         values_RSN = study.values(model, study.splits[1], metric)
         prior = seed_prior(list(values_RSN))
-        middle_SN = values_RSN.mean(axis=0)
-        own = [difference_estimate(of_side, middle_SN, prior=prior) for of_side in values_RSN]
+        # a - mean of all R = (1 - 1 / R) (a - mean of the others), and these two vary independently.
+        others = [np.delete(values_RSN, r, axis=0).mean(axis=0) for r in range(len(resolutions))]
+        own = [difference_estimate(a, b, prior=prior) for a, b in zip(values_RSN, others, strict=True)]
         curve = fit_saturation(
             resolutions,
             values_RSN.mean(axis=(1, 2)),
-            se_R=np.array([one.se for one in own]),
+            se_R=np.array([one.se for one in own]) * (1 - 1 / len(resolutions)),
             df=float(np.mean([one.df for one in own])),
             delta=delta,
         )

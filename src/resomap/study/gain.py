@@ -122,9 +122,9 @@ def _steps(study: Study) -> Iterator[tuple[dict[str, Any], tuple[_Answers, _Answ
 
 
 def _split(small_SN: np.ndarray, blurred_SN: np.ndarray, sharp_SN: np.ndarray) -> dict[str, Any]:
-    prior = seed_prior([small_SN, blurred_SN, sharp_SN])
+    prior = seed_prior([small_SN, blurred_SN, sharp_SN, sharp_SN - blurred_SN])
     return {
         "total": plain(difference_estimate(sharp_SN, small_SN, prior=prior)),
         "size": plain(difference_estimate(blurred_SN, small_SN, prior=prior)),
-        "detail": plain(difference_estimate(sharp_SN, blurred_SN, prior=prior)),
+        "detail": plain(difference_estimate(sharp_SN, blurred_SN, prior=prior, same_runs=True)),
     }

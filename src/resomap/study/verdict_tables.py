@@ -125,7 +125,7 @@ def comparisons_table(verdict: Mapping[str, Any], name: str) -> Table:
         for c in verdict["comparisons"]
     ]
     return Table(
-        f"Differences of {name}, paired by image and seed, with 95 % intervals. Each p is adjusted by Holm over all "
+        f"Differences of {name}, paired by image, with 95 % intervals. Each p is adjusted by Holm over all "
         "pairs of the model: the first is about new images and a new seed, McNemar's about right answers of these "
         f"networks to new images{_of(rows, 'order')}",
         ["pair", "difference", "p (Holm)", "images only the larger / the smaller gets right", "McNemar p (Holm)"],

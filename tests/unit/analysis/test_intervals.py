@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -10,6 +12,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from resomap.analysis.intervals import difference_estimate, mean_estimate, seed_prior, two_sided_p, wilson
 from resomap.analysis.paired import holm
+from resomap.analysis.seed_variance import mean_squares
 
 
 @pytest.mark.parametrize(("right", "images"), [(0, 10), (10, 10), (7, 10), (432, 500)])
@@ -32,16 +35,43 @@ def test_all_right_still_has_an_interval() -> None:
     assert 0.85 < found.low < 0.96
 
 
-def test_variance_of_a_two_way_layout_by_hand() -> None:
-    # Two seeds, three images: 1 0 1 / 1 1 1. Mean 5/6; by image 1, 1/2, 1; by seed 2/3, 1.
-    values = np.array([[1.0, 0, 1], [1, 1, 1]])
-    ms_images = 2 * np.var([1, 0.5, 1], ddof=1)
-    ms_seeds = 3 * np.var([2 / 3, 1], ddof=1)
-    residual = values - np.array([1, 0.5, 1]) - np.array([[2 / 3], [1]]) + 5 / 6
-    ms_rest = (residual**2).sum() / 2
+def test_with_many_seeds_the_variance_is_that_of_a_two_way_layout() -> None:
+    rng = np.random.default_rng(5)
+    values = rng.normal(0.5, 0.05, (60, 1)) + rng.normal(0, 0.2, (1, 100)) + rng.normal(0, 0.2, (60, 100))
+    own = mean_squares(values)
     found = mean_estimate(values)
-    assert found.se**2 == pytest.approx((ms_images + max(0, ms_seeds - ms_rest)) / 6)
-    assert found.seed_variance == pytest.approx(max(0, (ms_seeds - ms_rest) / 3))
+    assert found.se**2 == pytest.approx((own.of_images + own.of_seeds - own.of_rest) / 6000, rel=0.03)
+    assert found.seed_variance == pytest.approx(0.05**2, rel=0.5)
+
+
+def test_the_other_resolutions_say_how_much_seeds_vary() -> None:
+    rng = np.random.default_rng(2)
+    calm, wild = (_runs(rng, 3, 400, [1.0] * 4, sd) for sd in (0.0, 1.0))
+    among_calm = mean_estimate(calm[0], prior=seed_prior(list(calm)))
+    alone = mean_estimate(calm[0])
+    among_wild = mean_estimate(calm[0], prior=seed_prior([calm[0], *wild[1:]]))
+    assert among_calm.high - among_calm.low < alone.high - alone.low
+    assert among_calm.high - among_calm.low < among_wild.high - among_wild.low
+    assert among_calm.df > alone.df
+
+
+def test_luck_of_the_same_networks_is_paired() -> None:
+    rng = np.random.default_rng(4)
+    luck = rng.normal(0, 1, (3, 1))
+    chance = expit(luck + rng.normal(1, 1, (1, 500)))
+    sharp, blurred = (rng.random((2, 3, 500)) < chance).astype(float)
+    apart, paired = (difference_estimate(sharp, blurred, same_runs=same) for same in (False, True))
+    assert paired.se < 0.5 * apart.se
+    nothing = difference_estimate(sharp, sharp, same_runs=True)
+    assert (nothing.value, nothing.se) == (0.0, pytest.approx(1 / 500))
+
+
+def test_bound_interval_and_p_agree() -> None:
+    a, b = _runs(np.random.default_rng(6), 3, 200, [1.0, 1.5], 0.2)
+    found = difference_estimate(a, b)
+    on_the_edge = replace(found, value=found.value - found.low)
+    assert two_sided_p(on_the_edge) == pytest.approx(0.05)
+    assert found.one_sided_low(0.975) == pytest.approx(found.low)
 
 
 def test_two_runs_of_one_seed_compare_like_a_paired_t_test() -> None:
@@ -56,8 +86,10 @@ def test_two_runs_of_one_seed_compare_like_a_paired_t_test() -> None:
     assert found.one_sided_low() > found.low
 
 
-def _runs(rng: np.random.Generator, seeds: int, images: int, levels: list[float], seed_sd: float) -> np.ndarray:
-    """(R, S, N) right or wrong: images differ in difficulty, runs in luck."""
+def _runs(
+    rng: np.random.Generator, seeds: int, images: int, levels: list[float], seed_sd: float | np.ndarray
+) -> np.ndarray:
+    """(R, S, N) right or wrong: images differ in difficulty, runs in luck; `seed_sd` of all or (R, 1, 1)."""
     difficulty = rng.normal(0, 2, (1, 1, images))
     luck = rng.normal(0, seed_sd, (len(levels), seeds, 1))
     taste = rng.normal(0, 1, (len(levels), seeds, images))
@@ -93,7 +125,25 @@ def test_calibration_by_simulation(seeds: int, images: int, seed_sd: float) -> N
     noise = 2 * np.sqrt(0.05 * 0.95 / count)
     print(f"S={seeds} N={images} sd={seed_sd}: mean {mean_held / count:.3f}, difference {difference_held / count:.3f}, "
           f"non-inferiority error {inferior / count:.3f}, false difference {different / count:.3f}")  # fmt: skip
-    assert 0.93 - noise <= mean_held / count <= 0.985
-    assert 0.93 - noise <= difference_held / count <= 0.99
+    assert 0.93 - noise <= mean_held / count <= 0.97 + noise
+    assert 0.93 - noise <= difference_held / count <= 0.97 + noise
     assert inferior / count <= 0.05 + noise
     assert different / count <= 0.05 + noise
+
+
+@pytest.mark.slow
+def test_a_resolution_whose_seeds_vary_more_is_seen_with_five_seeds() -> None:
+    """Where sd is 0.1 at three resolutions and 0.6 at two, differences of these two are covered in 0.90 at least."""
+    levels, seed_sd = [1.0, 2.0, 2.5, 2.5, 2.5], np.array([0.1, 0.1, 0.1, 0.6, 0.6])
+    rng = np.random.default_rng(8)
+    count, noise = 1000, 2 * np.sqrt(0.9 * 0.1 / 1000)
+    held = np.zeros(2)
+    for _ in range(count):
+        runs = _runs(rng, 5, 500, levels, seed_sd[:, None, None])
+        prior = seed_prior(list(runs))
+        calm, wild = (difference_estimate(runs[i], runs[j], prior=prior) for i, j in ((1, 2), (3, 4)))
+        gap = _truth([2.0], 0.1)[0] - _truth([2.5], 0.1)[0]
+        held += [calm.low <= gap <= calm.high, wild.low <= 0 <= wild.high]
+    print(f"calm {held[0] / count:.3f}, wild {held[1] / count:.3f}")
+    assert held[0] / count >= 0.94 - noise
+    assert held[1] / count >= 0.90 - noise
