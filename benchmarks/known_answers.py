@@ -26,12 +26,12 @@ from typing import Any
 
 import numpy as np
 
-from resomap.analysis.intervals import wilson
 from resomap.analysis.recommend import NONE_FITS, Budget, Recommendation
 from resomap.config.load import load_config
 from resomap.config.schema import ResoMapConfig
 from resomap.data.acuity_render import AcuitySpec
 from resomap.evaluation.store import read_predictions
+from resomap.metrics.classification import wilson_interval
 from resomap.records import Cell, Condition
 from resomap.study import builders, evidence
 from resomap.study.conditions import run_conditions
@@ -184,7 +184,7 @@ def totals(rows: list[dict[str, Any]], known: int, critical: dict[int, int]) -> 
     for side in SIDES[1:]:
         values = [row["blurred"][str(side)] for row in rows]
         images = IMAGES["test"] // 2 * len(values)
-        low, high = wilson(float(np.mean(values)) * images, images)
+        low, high = wilson_interval(float(np.mean(values)) * images, images)
         lines.append(
             f"{SIDES[0]} px of information at {side} px: within the finer band {np.mean(values):.3f} "
             f"({low:.3f} to {high:.3f}; chance 0.5), largest replicate {max(values):.3f}"

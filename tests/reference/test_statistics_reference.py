@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from resomap.analysis.intervals import difference_estimate, two_sided_p, wilson
+from resomap.analysis.intervals import difference_estimate, two_sided_p
 from resomap.analysis.paired import cochran_q, holm, mcnemar
 from resomap.analysis.saturation import fit_saturation
 from resomap.analysis.scaling import fit_cost_curve
 from resomap.analysis.seed_variance import mean_squares
+from resomap.metrics.classification import wilson_interval
 
 PRINTED = {
     name: [float(value) for value in values]
@@ -21,7 +22,7 @@ PRINTED = {
 
 @pytest.mark.parametrize(("right", "images"), [(0, 10), (10, 10), (7, 10), (432, 500), (9731, 10000)])
 def test_wilson(right: int, images: int) -> None:
-    assert wilson(right, images) == pytest.approx(PRINTED[f"wilson_{right}_{images}"], abs=1e-9)
+    assert wilson_interval(right, images) == pytest.approx(PRINTED[f"wilson_{right}_{images}"], abs=1e-9)
 
 
 @pytest.mark.parametrize(("first", "second"), [(9, 3), (0, 6), (40, 25), (5, 5)])

@@ -24,6 +24,7 @@ import numpy as np
 from scipy import special
 
 from resomap.analysis.seed_variance import MeanSquares, SeedPrior, luck, mean_squares, shared_prior, student
+from resomap.metrics.classification import wilson_interval
 
 _LEAST = 0.65
 """Share of what images alone give, below which a variance is not believed: chance may bring luck out below 0."""
@@ -50,15 +51,6 @@ class Estimate:
         return self.value - float(special.stdtrit(self.df, level)) * self.se
 
 
-def wilson(right: float, images: float, *, level: float = 0.95) -> tuple[float, float]:
-    """Score interval of a share (Wilson 1927); right and images need not be whole numbers."""
-    z = float(special.ndtri(0.5 + level / 2))
-    share = right / images
-    centre = (share + z**2 / (2 * images)) / (1 + z**2 / images)
-    half = z / (1 + z**2 / images) * np.sqrt(share * (1 - share) / images + z**2 / (4 * images**2))
-    return float(max(0.0, centre - half)), float(min(1.0, centre + half))
-
-
 def mean_estimate(values_SN: np.ndarray, *, level: float = 0.95, prior: SeedPrior | None = None) -> Estimate:
     """Mean of a metric in 0..1 with its interval: Wilson's, with the number of images that gives the same variance.
 
@@ -76,7 +68,8 @@ def mean_estimate(values_SN: np.ndarray, *, level: float = 0.95, prior: SeedPrio
     effective = min(spread / se**2, images * seeds) if se > 0 and spread > 0 else float(images)
     # Wilson's normal quantile becomes Student's by fewer effective images.
     shrink = float(special.ndtri(0.5 + level / 2) / special.stdtrit(df, 0.5 + level / 2)) ** 2
-    low, high = wilson(value * effective * shrink, effective * shrink, level=level)
+    trials = effective * shrink
+    low, high = wilson_interval(float(np.clip(value, 0, 1)) * trials, trials, confidence=level)
     return Estimate(value, low, high, se, df, images, seeds, seed_variance)
 
 

@@ -81,11 +81,13 @@ def expected_calibration_error(labels_N: np.ndarray, probabilities_NK: np.ndarra
     return float(np.abs(gaps).sum() / len(labels_N))
 
 
-def wilson_interval(successes: int, trials: int, *, confidence: float = 0.95) -> tuple[float, float]:
+def wilson_interval(successes: float, trials: float, *, confidence: float = 0.95) -> tuple[float, float]:
     """Score interval of a proportion (Wilson 1927); inside [0, 1] and sensible for 0 or all successes.
 
     (p + z^2/2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n), z the normal quantile of (1 + confidence) / 2.
 
+    Args:
+        successes, trials: need not be whole numbers (an effective number of trials).
     Raises:
         ValueError: no trials, or more successes than trials.
     """
@@ -99,7 +101,7 @@ def wilson_interval(successes: int, trials: int, *, confidence: float = 0.95) ->
     # The ends are exact where rounding would leave the proportion itself outside.
     low = 0.0 if successes == 0 else float((centre - half) / scale)
     high = 1.0 if successes == trials else float((centre + half) / scale)
-    return low, high
+    return max(0.0, low), min(1.0, high)
 
 
 def classification_metrics(
