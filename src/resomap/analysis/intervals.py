@@ -26,7 +26,8 @@ from scipy import special
 from resomap.analysis.seed_variance import MeanSquares, SeedPrior, luck, mean_squares, shared_prior, student
 
 _LEAST = 0.65
-"""Share of what images alone give, below which a variance is not believed: chance may bring luck out below 0."""
+"""Share of what images alone give, below which a variance is not believed where luck comes out below 0: 1 less what
+seed_variance subtracts."""
 
 
 @dataclass(frozen=True, slots=True)
