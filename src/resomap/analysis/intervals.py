@@ -27,7 +27,8 @@ from resomap.analysis.seed_variance import MeanSquares, SeedPrior, luck, mean_sq
 from resomap.metrics.classification import wilson_interval
 
 _LEAST = 0.65
-"""Share of what images alone give, below which a variance is not believed: chance may bring luck out below 0."""
+"""Share of what images alone give, below which a variance is not believed where luck comes out below 0: 1 less what
+seed_variance subtracts."""
 
 
 @dataclass(frozen=True, slots=True)

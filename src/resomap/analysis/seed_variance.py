@@ -29,7 +29,7 @@ _LARGEST_RATIO = 1e4
 """MS_seeds / MS_rest beyond which images explain nothing; keeps lambda within its grid."""
 _LESS = 0.35
 """Subtracted from lambda, which may so come out below 0: to count luck as 0 at least makes intervals too wide where
-seeds hardly differ. Set by simulation, like the two weights below (benchmarks/calibration.py)."""
+seeds hardly differ. Set by simulation, like the three numbers below (benchmarks/calibration.py)."""
 _SPREADS = ((0.0, 3.0), (1.0, 2.0), (2.0, 2.0), (3.0, 2.0))
 """Standard deviation of log lambda over resolutions, and its weight."""
 _NEAR_ZERO = 0.3
