@@ -23,12 +23,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from resomap.analysis.seed_variance import MeanSquares, SeedPrior, luck, mean_squares, shared_prior, student
+from resomap.analysis.seed_variance import LESS, MeanSquares, SeedPrior, luck, mean_squares, shared_prior, student
 from resomap.metrics.classification import wilson_interval
 
-_LEAST = 0.65
-"""Share of what images alone give, below which a variance is not believed where luck comes out below 0: 1 less what
-seed_variance subtracts."""
+_LEAST = 1 - LESS
+"""Share of what images alone give, below which a variance is not believed where luck comes out below 0."""
 
 
 @dataclass(frozen=True, slots=True)

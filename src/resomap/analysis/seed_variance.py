@@ -27,7 +27,7 @@ from scipy import special, stats
 _GRID_K = np.geomspace(0.01, 3e4, 36)
 _LARGEST_RATIO = 1e4
 """MS_seeds / MS_rest beyond which images explain nothing; keeps lambda within its grid."""
-_LESS = 0.35
+LESS = 0.35
 """Subtracted from lambda, which may so come out below 0: to count luck as 0 at least makes intervals too wide where
 seeds hardly differ. Set by simulation, like the three numbers below (benchmarks/calibration.py)."""
 _SPREADS = ((0.0, 3.0), (1.0, 2.0), (2.0, 2.0), (3.0, 2.0))
@@ -112,7 +112,7 @@ def student(variances: np.ndarray, chances: np.ndarray) -> tuple[float, float]:
 
 def _lambda(own: MeanSquares, noise: float) -> np.ndarray:
     scale = own.noise / noise if noise > 0 else 1.0
-    return scale * np.append(0.0, _GRID_K) - _LESS
+    return scale * np.append(0.0, _GRID_K) - LESS
 
 
 def _likelihood(own: MeanSquares, noise: float) -> np.ndarray:

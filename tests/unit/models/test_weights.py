@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import pickle
 import random
@@ -69,8 +70,10 @@ def test_reading_weights_again_and_again_leaves_nothing_in_memory(tmp_path: Path
         gc.collect()
         return sys.getallocatedblocks()
 
-    before = left(20)  # the first calls fill caches
-    assert left(100) - before < 1000  # mapped files left 20 blocks each time; other threads come and go
+    counts = [left(20)]  # the first calls fill caches
+    counts += [left(100) for _ in range(4)]
+    # Mapped files left 20 blocks each time; what other threads bring is not there in every hundred.
+    assert min(after - before for before, after in itertools.pairwise(counts)) < 100
 
 
 def test_another_number_of_classes_leaves_the_head_as_initialised(
