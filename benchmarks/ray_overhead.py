@@ -6,7 +6,7 @@ tiny_cnn at 96 px with 20 seeds, one thread a run, two runs at a time. Local: tw
 Ray: one `resomap run --executor ray` on a cluster of this machine, a head for the study and two nodes of one CPU each
 with caches of their own. What is timed is the whole command, from its start to its tables; profile, explanations and
 report are off. The start of the cluster is not counted and is printed. Last: how many calls a second the study's actor
-answers, through which every running cell tells its progress four times a second.
+answers, through which every running cell tells its progress twice a second.
 """
 
 from __future__ import annotations

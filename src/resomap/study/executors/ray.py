@@ -87,7 +87,11 @@ class RayExecutor:
         try:
             self._connect()
             self._hub = _new_hub()
-            _warm_workers(needs_of(self._config), cells=builders.grid_size(self._config))
+            _warm_workers(
+                needs_of(self._config),
+                cells=builders.grid_size(self._config),
+                keep_freed=self._config.system.keep_memory,
+            )
         except Exception as error:
             self._error = error
 
@@ -112,7 +116,7 @@ def _new_hub() -> Any:
     return ray.remote(Hub).options(num_cpus=0, scheduling_strategy=here).remote()
 
 
-def _warm_workers(needs: Needs, *, cells: int) -> None:
+def _warm_workers(needs: Needs, *, cells: int, keep_freed: bool) -> None:
     """Have as many workers started as will run cells; nobody waits for them, nor minds those that fail."""
     for node in ray.nodes():
         if node["Alive"]:
@@ -121,11 +125,11 @@ def _warm_workers(needs: Needs, *, cells: int) -> None:
                 num_cpus=needs.cpus, num_gpus=needs.gpus, max_retries=0, scheduling_strategy=there
             )
             for _ in range(min(cells, needs.fits(node["Resources"]))):
-                warm.remote(needs.threads)
+                warm.remote(needs.threads, keep_freed)
 
 
-def _warm(threads: int) -> None:
+def _warm(threads: int, keep_freed: bool) -> None:
     """Runs on a node: what a cell imports and sets up, before there is one."""
     from resomap.study.executors.ray_worker import warm
 
-    warm(threads)
+    warm(threads, keep_freed=keep_freed)

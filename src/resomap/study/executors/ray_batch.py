@@ -42,7 +42,10 @@ TRIES = 3
 """Attempts at a cell whose workers are lost, before it is recorded as failed."""
 STOP_S = 120.0
 """How long running cells may take to save their state after Ctrl-C; a second Ctrl-C does not wait."""
-_LOOK_S = 0.2
+_LOOK_S = 0.5
+_ONE_WAITS_AFTER_S = 20.0
+"""A cell that waits tells a cluster that grows on demand to grow, but Ray may start another process for it when a
+worker is given back: not among short cells."""
 
 
 @dataclass
@@ -52,6 +55,7 @@ class _Flight:
     task: Task
     lease: Lease
     tries: int
+    since: float = field(default_factory=time.monotonic)
     has_begun: bool = False
     events: list[Event] = field(default_factory=list)
     """Of tracking, told when the cell has ended: a tracker has one run at a time."""
@@ -104,8 +108,7 @@ class Batch:
         self._slot.release()
 
     def _hand_out(self) -> Iterator[tuple[Cell, RunRecord | None]]:
-        """As many as the cluster can run, and one that waits."""
-        while self._queue and len(self._flights) <= self._needs.slots():
+        while self._queue and len(self._flights) < cells_out(self._needs.slots(), self._ages_s()):
             cell, tries = self._queue.pop(0)
             lease = self._context.leases.acquire(self._context.layout.lease_name(cell))
             done = settled(self._context, cell, self._work.before.get(cell)) if tries == 1 else None
@@ -115,6 +118,10 @@ class Batch:
                 yield cell, done
                 continue
             self._start(cell, lease, tries)
+
+    def _ages_s(self) -> list[float]:
+        now = time.monotonic()
+        return [now - flight.since for flight in self._flights.values()]
 
     def _start(self, cell: Cell, lease: Lease, tries: int) -> None:
         name = f"{self._context.layout.lease_name(cell)}-{tries}"
@@ -227,6 +234,11 @@ class Batch:
             raise StudyError(
                 "the study's own node left the Ray cluster; what is stored is safe, run the same command again"
             ) from error
+
+
+def cells_out(slots: int, ages_s: Sequence[float]) -> int:
+    """How many cells may be out: as many as the cluster runs at once; one more waits where all have run for a while."""
+    return slots + all(age_s > _ONE_WAITS_AFTER_S for age_s in ages_s)
 
 
 def _incoming_folder(context: StudyContext) -> tuple[Lease, Path]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from resomap import __version__
+from resomap.allocator import keep_freed_memory
 from resomap.data.pyramid import CachedStore, ImageStore, reopen_store
 from resomap.errors import StorageError, StudyError
 from resomap.layout import StudyLayout
@@ -27,7 +28,7 @@ from resomap.study.interrupt import StopSignal
 from resomap.study.limits import lower_limit, shared_limit
 from resomap.study.work import attempt
 
-_TELL_EVERY_S = 0.25
+_TELL_EVERY_S = 0.5
 _SHARE_FOR_STATES = 0.02
 """Of a run's time that sending its saved states may take."""
 _STATES_APART_S = 20.0
@@ -57,8 +58,14 @@ Call = Callable[..., Any]
 _IMPORTED_BY_A_CELL = ("resomap.study.executors.ray_batch", "resomap.training.trainer")
 
 
-def warm(threads: int) -> None:
-    """Bring into this process what a cell imports, so that the first one finds it."""
+def warm(threads: int, *, keep_freed: bool) -> None:
+    """Bring into this process what a cell imports, so that the first one finds it.
+
+    Args:
+        keep_freed: whether freed memory stays with the process; torch reads some of that at its first allocation.
+    """
+    if keep_freed:
+        keep_freed_memory()
     import torch
 
     torch.set_num_threads(threads)
