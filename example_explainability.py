@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 import resomap
-from resomap.study.builders import dataset
+from resomap.study.build import dataset
 
 
 def main() -> int:

@@ -25,11 +25,11 @@ import torch
 
 from resomap.config.load import load_config
 from resomap.config.schema import ResoMapConfig
+from resomap.explainability.agreement import energy_of, pooled_energy
 from resomap.explainability.faithfulness import with_random_weights
 from resomap.explainability.gradcam import GradCAM
 from resomap.records import Cell
-from resomap.study import builders
-from resomap.study.agreement import energy_of, pooled_energy
+from resomap.study import build
 from resomap.study.explained import masks_of
 from resomap.study.explanations import explain_study, explained_of
 from resomap.study.load import load_study
@@ -84,16 +84,16 @@ def with_statistics(config: ResoMapConfig, side: int, *, shift: int = 0) -> dict
     Args:
         shift: each image's map on the masks of the image that many places further.
     """
-    images = builders.dataset(config)
+    images = build.dataset(config)
     explained = explained_of(config, images)
-    masks = masks_of(images, explained.records, max_pixels=builders.max_pixels(config))
+    masks = masks_of(images, explained.records, max_pixels=build.max_pixels(config))
     assert masks is not None
     masks = masks[shift:] + masks[:shift]
-    recipe = builders.preprocessing(config, Cell("tiny_cnn", side, 0))
+    recipe = build.preprocessing(config, Cell("tiny_cnn", side, 0))
     _, images_BCHW = next(iter(explained.batches(recipe, batch_size=len(masks))))
     parts = []
     for seed in range(INITIALISATIONS):
-        network = with_random_weights(builders.model(config, Cell("tiny_cnn", side, 0), num_classes=2), seed=seed)
+        network = with_random_weights(build.model(config, Cell("tiny_cnn", side, 0), num_classes=2), seed=seed)
         network.train()
         for module in network.modules():
             if isinstance(module, torch.nn.BatchNorm2d):

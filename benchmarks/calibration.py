@@ -18,9 +18,9 @@ import numpy as np
 from scipy import optimize, stats
 from scipy.special import expit
 
-from resomap.analysis.intervals import Estimate, difference_estimate, mean_estimate, seed_prior, two_sided_p
-from resomap.analysis.paired import discordance, holm, mcnemar
-from resomap.analysis.power import images_needed, seeds_needed
+from resomap.analysis.statistics.intervals import Estimate, difference_estimate, mean_estimate, seed_prior, two_sided_p
+from resomap.analysis.statistics.paired import discordance, holm, mcnemar
+from resomap.analysis.statistics.power import images_needed, seeds_needed
 from resomap.metrics.classification import wilson_interval
 
 PARTS = ("tuned", "held-out", "other")
@@ -82,8 +82,8 @@ TUNED = (
     Setting(4, 800, (0.05, 0.2, 0.2, 0.5), (0.6, 0.7, 0.72, 0.72)),
     Setting(6, 400, (0.15,) * 6, (0.6, 0.65, 0.7, 0.72, 0.72, 0.73)),
 )
-"""The numbers of analysis.seed_variance were chosen on settings like these. With one seed luck is not measured, so
-there is none."""
+"""The numbers of analysis.statistics.seed_variance were chosen on settings like these. With one seed luck is not
+measured, so there is none."""
 
 
 def held_out(count: int = 16) -> Iterator[Setting]:

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from resomap.config.load import load_config
+from resomap.explainability.store import read_maps
 from resomap.metrics.consistency import consistency
 from resomap.study.explanations import explain_study
 from resomap.study.load import load_study
-from resomap.study.maps import read_maps
 from resomap.study.sweep import run_study
 
 SIDE = 64

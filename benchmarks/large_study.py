@@ -33,7 +33,7 @@ from resomap.profiling.latency import BATCH_1, SATURATED, LatencyRecord, summari
 from resomap.profiling.profiler import profile_model
 from resomap.records import Cell, Condition, EpochRecord, Predictions, RunRecord
 from resomap.serialize import write_json, write_text
-from resomap.study import builders
+from resomap.study import build
 from resomap.study.results import write_results
 from resomap.study.runs import stored_runs, write_run
 
@@ -94,9 +94,9 @@ def write_images(root: Path, *, images: int, classes: int) -> None:
 
 def write_study(config: ResoMapConfig, *, matrix: bool) -> None:
     """Everything that a run of this configuration would leave behind, except weights."""
-    images = builders.dataset(config)
-    layout = builders.layout(config, images)
-    cells = builders.cells(config)
+    images = build.dataset(config)
+    layout = build.layout(config, images)
+    cells = build.cells(config)
     ids = {split: np.array([r.image_id for r in images.splits[split]]) for split in ("val", "test")}
     labels = {split: np.array([r.label for r in images.splits[split]]) for split in ("val", "test")}
     for cell in cells:
@@ -112,17 +112,17 @@ def write_study(config: ResoMapConfig, *, matrix: bool) -> None:
             if condition in conditions:
                 values = classification_metrics(
                     answers.labels, answers.probabilities, class_names=answers.class_names,
-                    **builders.metric_options(config),
+                    **build.metric_options(config),
                 )  # fmt: skip
                 metrics[condition.name] = {**asdict(condition), "images": len(answers.labels), **values}
-        family = builders.family(config, cell.model)
+        family = build.family(config, cell.model)
         write_run(layout.run_record_path(cell, family), _record(cell, family, metrics))
     _write_profiles(config, layout)
     write_text(layout.config_path, f"{dump_config(config)}provenance: {{}}\n")
     about = {
         "name": "large study", "data": images.name, "class_names": images.class_names,
         "images": {split: len(records) for split, records in images.splits.items()}, "bad_files": {},
-        "upsampled_share": {}, "notes": [], "metric": builders.table_metric(config),
+        "upsampled_share": {}, "notes": [], "metric": build.table_metric(config),
     }  # fmt: skip
     write_results(layout, stored_runs(layout), study=about)
 
@@ -155,7 +155,7 @@ def _record(cell: Cell, family: str, metrics: dict[str, dict[str, object]]) -> R
 
 def _write_profiles(config: ResoMapConfig, layout: StudyLayout) -> None:
     """A real profile of a small network, with other names and times."""
-    measured_one = profile_model(builders.model(config, Cell("tiny_cnn", 32, 0), num_classes=2), resolution=32, runs=5)
+    measured_one = profile_model(build.model(config, Cell("tiny_cnn", 32, 0), num_classes=2), resolution=32, runs=5)
     rng = np.random.default_rng(3)
     for position, model in enumerate(config.sweep.models):
         for side in config.sweep.resolutions:

@@ -30,7 +30,7 @@ from resomap.evaluation.predict import predict
 from resomap.models.checkpoints import Checkpoint, make_metadata
 from resomap.models.registry import build_model, normalisation_of
 from resomap.records import Condition, ImageDataset, Predictions, Preprocessing
-from resomap.study import builders
+from resomap.study import build
 from resomap.study.conditions import evaluate_conditions
 
 SIDES = (224, 256, 320, 384, 512)
@@ -95,7 +95,7 @@ def compare(model: str, config: ResoMapConfig, images: ImageDataset, folder: Pat
     def five_evaluations() -> None:
         answers: list[Predictions] = []
         for recipe in recipes:
-            loader = builders.checkpoint_loader(empty_cache(), images, SPLIT, preprocessing=recipe, device="cpu")
+            loader = build.checkpoint_loader(empty_cache(), images, SPLIT, preprocessing=recipe, device="cpu")
             answers.append(predict(unfolded, loader, device="cpu"))
         found["evaluate"] = [each.probabilities for each in answers]
 
@@ -140,10 +140,10 @@ def main() -> None:
                 "data.val_fraction=0.5", "data.test_fraction=0.0",
             ]
         )  # fmt: skip
-        builders.settle_process(config)
+        build.settle_process(config)
         if given.threads:
             torch.set_num_threads(given.threads)
-        images = builders.dataset(config)
+        images = build.dataset(config)
         kept = images.splits[SPLIT][: given.images]
         images = replace(images, splits={**images.splits, SPLIT: kept})
         sizes = ", ".join(map(str, SIDES))

@@ -231,7 +231,7 @@ def run_resomap(job: Job, gate: Gate) -> None:
     """The Trainer and loaders that a study would build from its configuration."""
     from resomap.config.load import load_config
     from resomap.records import Cell
-    from resomap.study import builders
+    from resomap.study import build
     from resomap.study.ranks import Ranks
     from resomap.training.events import Callback
 
@@ -250,12 +250,12 @@ def run_resomap(job: Job, gate: Gate) -> None:
             f"system.mixed_precision={job.precision}",
         ]
     )  # fmt: skip
-    builders.settle_process(config)
-    cell, images = Cell(job.model, job.side, 0), builders.dataset(config)
-    stores = builders.stores(config, images, on_progress=lambda *_: None)
-    loader = builders.train_loader(config, stores["train"], cell, device_type="cpu", ranks=Ranks())
-    network = builders.model(config, cell, num_classes=images.num_classes)
-    builders.trainer(config, network, (loader, None), cell=cell, callbacks=[Ticks()]).fit()
+    build.settle_process(config)
+    cell, images = Cell(job.model, job.side, 0), build.dataset(config)
+    stores = build.stores(config, images, on_progress=lambda *_: None)
+    loader = build.train_loader(config, stores["train"], cell, device_type="cpu", ranks=Ranks())
+    network = build.model(config, cell, num_classes=images.num_classes)
+    build.trainer(config, network, (loader, None), cell=cell, callbacks=[Ticks()]).fit()
 
 
 ARMS: dict[str, Callable[[Job, Gate], None]] = {

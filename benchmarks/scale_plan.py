@@ -34,7 +34,7 @@ from resomap.models.registry import count_parameters
 from resomap.profiling.complexity import get_model_complexity
 from resomap.profiling.memory import largest_micro_batch, predict_memory
 from resomap.records import Cell, Condition, ImageRecord, Predictions
-from resomap.study import builders
+from resomap.study import build
 from resomap.study.forecast import SHARE_OF_FREE, disk_mib, run_seconds
 from resomap.study.schedule import longest_first, lower_bound, makespan
 
@@ -70,14 +70,14 @@ class Model:
 def planned(config: ResoMapConfig, name: str, *, limit_mib: float, known_share: float | None = None) -> Model:
     """One model at all resolutions; the largest decides the micro-batch, as in the plan."""
     sides, batch = config.sweep.resolutions, config.training.batch_size
-    network = builders.model_on_meta(config, Cell(name, sides[0], 0), num_classes=CLASSES)
+    network = build.model_on_meta(config, Cell(name, sides[0], 0), num_classes=CLASSES)
     counted = {side: get_model_complexity(network, (1, 3, side, side)) for side in sides}
     flops = {side: counted[side].training_flops for side in sides}
     share = known_share or IMAGES_PER_S[name] * flops[224] / PEAK_FLOPS
     seconds = {side: flops[side] / (share * PEAK_FLOPS) for side in sides}
 
     def peak_mib(images: int) -> float:
-        optimizer = builders.optimizer_factory(config)
+        optimizer = build.optimizer_factory(config)
         shape = (images, 3, max(sides), max(sides))
         return predict_memory(network, input_shape=shape, precision="bf16", training=True, optimizer=optimizer).peak_mib
 

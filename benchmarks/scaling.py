@@ -33,7 +33,7 @@ from resomap.evaluation.predict import predict
 from resomap.evaluation.store import write_predictions
 from resomap.metrics.classification import classification_metrics
 from resomap.records import Cell, Condition
-from resomap.study import builders
+from resomap.study import build
 from resomap.study.ranks import Ranks
 from resomap.training.events import Callback
 from resomap.training.trainer import Trainer
@@ -73,21 +73,21 @@ def measure(folder: Path) -> dict[str, Any]:
         return result
 
     config = load_config(overrides=settings(folder))
-    builders.settle_process(config)
+    build.settle_process(config)
     every = sum(1 for _ in (folder / "images").rglob("*.jpg"))
     for turn in ("", ", again"):
-        images = timed(f"list and split{turn}", every, partial(builders.dataset, config))
-        timed(f"hash{turn}", every, partial(builders.fingerprint, config, images))
-        opened = partial(builders.stores, config, images, on_progress=lambda *_: None)
+        images = timed(f"list and split{turn}", every, partial(build.dataset, config))
+        timed(f"hash{turn}", every, partial(build.fingerprint, config, images))
+        opened = partial(build.stores, config, images, on_progress=lambda *_: None)
         stores = timed(f"store{turn}", every, opened)
         if not turn:
             cell, options = Cell("tiny_cnn", SIDE, 0), {"device_type": "cpu", "ranks": Ranks()}
-            network = builders.model(config, cell, num_classes=2)
-            loader = builders.train_loader(config, stores["train"], cell, **options)
+            network = build.model(config, cell, num_classes=2)
+            loader = build.train_loader(config, stores["train"], cell, **options)
             updates = min(LONGEST_EPOCH, loader.updates_per_epoch)
-            trainer = builders.trainer(config, network, (loader, None), cell=cell, callbacks=[Bounded()])
+            trainer = build.trainer(config, network, (loader, None), cell=cell, callbacks=[Bounded()])
             timed("train", min(updates * BATCH, len(stores["train"])), partial(train, trainer))
-            tested = builders.eval_loader(config, stores["test"], cell, **options)
+            tested = build.eval_loader(config, stores["test"], cell, **options)
             timed("evaluate", len(stores["test"]), partial(evaluate, network, tested, folder))
     return found
 

@@ -13,7 +13,7 @@ import random
 from statistics import median
 
 from resomap.config.schema import ResoMapConfig
-from resomap.study import builders
+from resomap.study import build
 from resomap.study.schedule import longest_first, lower_bound, makespan, predicted_cost, seed_by_seed
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
@@ -23,7 +23,7 @@ DRAWS = 200
 def main() -> None:
     config = ResoMapConfig()
     predict = predicted_cost(config, num_classes=2)
-    grid = builders.cells(config)
+    grid = build.cells(config)
     cost = {cell: predict(cell) for cell in grid}
     orders = {
         "grid": grid,

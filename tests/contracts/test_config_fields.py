@@ -1,4 +1,4 @@
-"""No dead settings: study/builders or the command line reads every field, and nobody else reads any.
+"""No dead settings: study/build or the command line reads every field, and nobody else reads any.
 
 A field is read where an attribute chain that starts at a configuration ends at it: config.training.epochs, or
 training.epochs after training = config.training. A configuration is a name annotated ResoMapConfig (or with a
@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from resomap.config.schema import ResoMapConfig
 
 SOURCE = Path(__file__).parents[2] / "src" / "resomap"
-READERS = [*sorted((SOURCE / "study" / "builders").glob("*.py")), *sorted((SOURCE / "cli").glob("*.py"))]
+READERS = [*sorted((SOURCE / "study" / "build").glob("*.py")), *sorted((SOURCE / "cli").glob("*.py"))]
 Places = frozenset[str]
 """Dotted places of the configuration that a name may stand for; '' is the whole."""
 
@@ -145,7 +145,7 @@ READ = settings_read(path.read_text("utf-8") for path in READERS)
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_setting_is_read(setting: str) -> None:
-    assert setting in READ, f"nothing in study/builders or cli/ reads {setting}: use it or remove it"
+    assert setting in READ, f"nothing in study/build or cli/ reads {setting}: use it or remove it"
 
 
 def test_settings_are_read_in_build_and_cli_only() -> None:

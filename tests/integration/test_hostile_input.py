@@ -33,12 +33,12 @@ from resomap.data.folder import find_images
 from resomap.data.signatures import read_signatures
 from resomap.errors import BadImageError, CheckpointError, ConfigError, StudyError, UnsafeCheckpointError, printable
 from resomap.evaluation.store import read_predictions, write_predictions
+from resomap.explainability.store import read_maps
 from resomap.layout import StudyLayout, folder_name
 from resomap.models.checkpoints import load_checkpoint, make_metadata
 from resomap.models.weights import read_state_dict
 from resomap.records import Cell, Condition, Predictions, Preprocessing
 from resomap.serialize import read_json
-from resomap.study.maps import read_maps
 from resomap.study.runs import read_run
 from resomap.study.status import study_status
 from resomap.training.state import read_state
@@ -138,7 +138,7 @@ def test_pickled_types_in_parquet_are_not_built(tmp_path: Path, sprung: Path) ->
 def test_npz_that_unpacks_to_terabytes_is_refused_before_it_is_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resomap.study.maps._LARGEST_BYTES", 2**30)
+    monkeypatch.setattr("resomap.explainability.store._LARGEST_BYTES", 2**30)
     path = tmp_path / "m.npz"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("header.npy", b"\0" * 2**20)

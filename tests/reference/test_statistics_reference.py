@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from resomap.analysis.intervals import difference_estimate, two_sided_p
-from resomap.analysis.paired import cochran_q, holm, mcnemar
 from resomap.analysis.saturation import fit_saturation
 from resomap.analysis.scaling import fit_cost_curve
-from resomap.analysis.seed_variance import mean_squares
+from resomap.analysis.statistics.intervals import difference_estimate, two_sided_p
+from resomap.analysis.statistics.paired import cochran_q, holm, mcnemar
+from resomap.analysis.statistics.seed_variance import mean_squares
 from resomap.metrics.classification import wilson_interval
 
 PRINTED = {

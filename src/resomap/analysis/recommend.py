@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from resomap.analysis.intervals import Estimate, difference_estimate, mean_estimate, seed_prior
-from resomap.analysis.resampling import crossed_bootstrap
-from resomap.analysis.seed_variance import SeedPrior
+from resomap.analysis.statistics.intervals import Estimate, difference_estimate, mean_estimate, seed_prior
+from resomap.analysis.statistics.resampling import crossed_bootstrap
+from resomap.analysis.statistics.seed_variance import SeedPrior
 from resomap.analysis.tradeoff import front_probability, regret
 
 RECOMMEND, NONE_FITS, CANNOT_TELL = "recommend", "none fits", "cannot tell"

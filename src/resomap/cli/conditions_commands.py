@@ -26,7 +26,7 @@ def matrix(
     ] = "as_trained,bn_reestimated",
 ) -> None:
     """Evaluate every run at every resolution, and on images of less detail."""
-    from resomap.study import builders
+    from resomap.study import build
     from resomap.study.conditions import run_conditions
     from resomap.study.gain import WEIGHTS, detail_rows, matrix_tables
     from resomap.study.load import load_study
@@ -38,10 +38,10 @@ def matrix(
     resolved = study_config(study, config, overrides, data=data, device=device)
     opened = load_study(study)
     run_conditions(
-        resolved, opened, builders.dataset(resolved), weights=kinds,
+        resolved, opened, build.dataset(resolved), weights=kinds,
         progress=lambda what: print(f"{what} ...", file=sys.stderr),
     )  # fmt: skip
-    metric = builders.table_metric(resolved)
+    metric = build.table_metric(resolved)
     for kind in kinds:
         for model, table in matrix_tables(opened, metric=metric, weights=kind).items():
             rows = [

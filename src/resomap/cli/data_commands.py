@@ -20,14 +20,14 @@ def audit(
     """Look at images before training: sizes, classes, unreadable files, duplicates across splits."""
     from resomap.data.audit import audit_dataset, format_audit
     from resomap.serialize import write_json
-    from resomap.study import builders
+    from resomap.study import build
 
     resolved = configure(config, overrides, {"data.source": data, "sweep.resolutions": resolutions})
     report = audit_dataset(
-        builders.dataset(resolved),
+        build.dataset(resolved),
         resolutions=tuple(resolved.sweep.resolutions),
-        cache_dir=builders.cache_dir(resolved),
-        max_pixels=builders.max_pixels(resolved),
+        cache_dir=build.cache_dir(resolved),
+        max_pixels=build.max_pixels(resolved),
     )
     print(format_audit(report))
     if json_path is not None:
@@ -43,7 +43,7 @@ def acuity(
 ) -> None:
     """Write the generated data set with known answers (settings: data.acuity)."""
     from resomap.data.acuity import make_acuity
-    from resomap.study import builders
+    from resomap.study import build
 
     resolved = configure(config, overrides, {})
-    print(make_acuity(out, **builders.acuity_options(resolved)))
+    print(make_acuity(out, **build.acuity_options(resolved)))

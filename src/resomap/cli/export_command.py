@@ -26,7 +26,7 @@ def export(
 ) -> None:
     """Write weights, ONNX and preprocessing.json of a run; checked by answering real images with both."""
     from resomap.models.checkpoints import read_metadata
-    from resomap.study import builders
+    from resomap.study import build
     from resomap.study.export import chosen_run, export_run
     from resomap.study.load import load_study
 
@@ -39,7 +39,7 @@ def export(
         model, resolution, seed = told.model, told.resolution, told.seed
     resolved = study_config(study, config, overrides, data=data, device="cpu")
     opened = load_study(study)
-    chosen = chosen_run(opened, model=model, resolution=resolution, seed=seed, metric=builders.table_metric(resolved))
+    chosen = chosen_run(opened, model=model, resolution=resolution, seed=seed, metric=build.table_metric(resolved))
     found = export_run(resolved, opened, chosen, output, progress=lambda what: print(f"{what} ...", file=sys.stderr))
     print(f"{found.run}: {', '.join(found.files)} in {printable(found.folder)}")
     print(f"same answers to {found.images} images; logits differ by {found.largest_difference:.1g} at most")

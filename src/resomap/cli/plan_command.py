@@ -95,7 +95,7 @@ def print_forecast(forecast: StudyForecast) -> None:
 
 def _print_power(forecast: StudyForecast) -> None:
     """What differences of accuracy the study's images and seeds can tell apart."""
-    from resomap.analysis.power import detectable, images_needed, seeds_needed
+    from resomap.analysis.statistics.power import detectable, images_needed, seeds_needed
 
     rows = [
         [f"{points} point(s)", *(f"{images_needed(points / 100, discordant=share):,}" for share in DISCORDANT),

@@ -36,7 +36,7 @@ def recommend(
     from resomap.analysis.recommend import Budget
     from resomap.cli.explain_command import study_config
     from resomap.serialize import write_json
-    from resomap.study import builders
+    from resomap.study import build
     from resomap.study.load import load_study
     from resomap.study.verdict import judge
 
@@ -58,8 +58,8 @@ def recommend(
         )
     found = judge(
         opened,
-        metric=metric or builders.table_metric(config),
-        delta=builders.accepted_loss(config) if delta is None else delta,
+        metric=metric or build.table_metric(config),
+        delta=build.accepted_loss(config) if delta is None else delta,
         budget=budget,
         mode=mode,
     )

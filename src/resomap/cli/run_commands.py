@@ -122,7 +122,7 @@ def train(
 
 def run_and_print(config: ResoMapConfig, *, discard_changed: bool) -> None:
     """Run the study with progress; print its tables. Exit status 1 if a run failed, 130 if stopped."""
-    from resomap.study import builders
+    from resomap.study import build
     from resomap.study.finished import finished_study, remember_finished
 
     try:
@@ -135,7 +135,7 @@ def run_and_print(config: ResoMapConfig, *, discard_changed: bool) -> None:
             print(finished.closing, end="")
             return
         with make_progress() as progress:
-            with builders.executor(config) as executor:  # first: Ray's workers take their time to start
+            with build.executor(config) as executor:  # first: Ray's workers take their time to start
                 # Imported when there is something to do: both bring torch.
                 from resomap.study.stages import finish_study
                 from resomap.study.sweep import run_study
@@ -162,14 +162,14 @@ def run_and_print(config: ResoMapConfig, *, discard_changed: bool) -> None:
 
 def _print_closing(config: ResoMapConfig, result: StudyResult) -> None:
     """The tables, the verdict, and where everything lies."""
-    from resomap.study import builders
+    from resomap.study import build
     from resomap.study.runs import assessed_runs
     from resomap.study.stages import stored_sentence
 
     print_results(result, metric=config.analysis.metric)
-    answers = builders.known_answers(config, result.layout, assessed_runs(result.records))
+    answers = build.known_answers(config, result.layout, assessed_runs(result.records))
     if answers:
         print_known_answers(answers)
-    verdict = stored_sentence(result.layout) if builders.report_wanted(config) else None
+    verdict = stored_sentence(result.layout) if build.report_wanted(config) else None
     if verdict is not None:
         print(f"\n{printable(verdict)}\nreport: {printable(result.layout.report_path)}")

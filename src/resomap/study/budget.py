@@ -11,7 +11,7 @@ import logging
 from resomap.errors import StudyError, printable
 from resomap.layout import TUNING_LEASE, StudyLayout
 from resomap.serialize import read_json, write_json
-from resomap.study import builders
+from resomap.study import build
 from resomap.study.context import StudyContext
 from resomap.study.runs import stored_runs
 
@@ -40,7 +40,7 @@ def _side(value: object) -> int:
 
 def settle_reference(context: StudyContext) -> int | None:
     """The study's resolution, its own largest if it has begun with none; None where nothing is matched."""
-    own = builders.budget_reference(context.config)
+    own = build.budget_reference(context.config)
     if own is None:
         return None
     if context.ranks.is_main:

@@ -11,7 +11,7 @@ import torch
 
 from resomap.config.schema import ResoMapConfig
 from resomap.records import Cell
-from resomap.study import builders
+from resomap.study import build
 
 LEAST_S = 0.5
 """Time spent on measuring each point, warm-up excluded."""
@@ -58,8 +58,8 @@ def _seconds_per_image(config: ResoMapConfig, cell: Cell, *, num_classes: int, b
     generator = torch.Generator().manual_seed(0)
     images_BCHW = torch.randn(max(2, batch), 3, cell.resolution, cell.resolution, generator=generator)
     labels_B = torch.arange(len(images_BCHW)) % num_classes
-    network = builders.model(config, cell, num_classes=num_classes)
-    trainer = builders.timing_trainer(config, network, [(images_BCHW, labels_B)], cell=cell)
+    network = build.model(config, cell, num_classes=num_classes)
+    trainer = build.timing_trainer(config, network, [(images_BCHW, labels_B)], cell=cell)
     return median_seconds(trainer.train_epoch) / len(images_BCHW)
 
 

@@ -26,7 +26,7 @@ from resomap.models.checkpoints import Checkpoint, load_checkpoint
 from resomap.models.folding import for_inference
 from resomap.models.resolutions import takes_here
 from resomap.records import Condition, ImageDataset, Predictions
-from resomap.study import builders
+from resomap.study import build
 from resomap.study.gain import AS_TRAINED, HEAD, WEIGHTS
 from resomap.study.load import Study
 
@@ -50,8 +50,8 @@ def run_conditions(
 
     Predictions go to predictions/{model}/{resolution}/seed{n}/{condition}.parquet.
     """
-    builders.settle_process(config)
-    device, precision = builders.device_and_precision(config)
+    build.settle_process(config)
+    device, precision = build.device_and_precision(config)
     _, split = study.splits
     for record in study.runs:
         cell = record.cell
@@ -67,7 +67,7 @@ def run_conditions(
             continue
         progress(f"conditions: {cell}")
         folder = study.layout.run_dir(cell, record.family)
-        checkpoint = load_checkpoint(folder, allow_callables=builders.allows_callables(config))
+        checkpoint = load_checkpoint(folder, allow_callables=build.allows_callables(config))
         for answers in evaluate_conditions(config, checkpoint, images, missing, device=device, precision=precision):
             for condition, found in answers.items():
                 path = study.layout.predictions_path(cell, condition)
@@ -93,7 +93,7 @@ def evaluate_conditions(
     options: dict[str, Any] = {"device": device, "class_names": images.class_names, "mixed_precision": precision}
     for group in _passes(fitting):
         views = _views(config, checkpoint, images, group, device=device, precision=precision)
-        loader = builders.sizes_loader(
+        loader = build.sizes_loader(
             config,
             images,
             group[0].split,
@@ -146,7 +146,7 @@ def repaired(
     network = copy.deepcopy(checkpoint.model).to(device)
     recipe = replace(checkpoint.preprocessing, resolution=side)
     # A split lists one class after the other: batches of one class would be estimated from, and learnt from.
-    loader = builders.checkpoint_loader(config, images, "train", preprocessing=recipe, device=device, order_seed=0)
+    loader = build.checkpoint_loader(config, images, "train", preprocessing=recipe, device=device, order_seed=0)
     reestimate_batch_norm(network, loader, device=device)
     if weights == HEAD:
         finetune_head(network, loader, device=device)

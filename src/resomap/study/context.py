@@ -12,7 +12,7 @@ from resomap.layout import StudyLayout
 from resomap.lease import Leases
 from resomap.records import Cell, ImageDataset, RunRecord, TunedSettings
 from resomap.serialize import digest, plain
-from resomap.study import builders
+from resomap.study import build
 from resomap.study.limits import Limit, shared_limit
 from resomap.study.progress import StudyProgress
 from resomap.study.ranks import Ranks
@@ -64,21 +64,21 @@ class StudyContext:
         and whatever a study's folder names must not be: they have none of their own.
         """
         reference = self.budget_reference if cell in self.cells else None
-        budgeted = builders.with_budget(self.config, cell.model, cell.resolution, reference=reference)
-        chosen = builders.with_choice(budgeted, self.tuned.get(cell.model), cell.resolution)
-        return builders.with_micro_batch_limit(chosen, self.limit_of(cell).images)
+        budgeted = build.with_budget(self.config, cell.model, cell.resolution, reference=reference)
+        chosen = build.with_choice(budgeted, self.tuned.get(cell.model), cell.resolution)
+        return build.with_micro_batch_limit(chosen, self.limit_of(cell).images)
 
     def epochs(self, cell: Cell) -> int:
         """Of the cell's training."""
-        return builders.training_length(self.config_of(cell))[0]
+        return build.training_length(self.config_of(cell))[0]
 
     def training_precision(self, cell: Cell) -> str:
         """Of the cell's training."""
-        return builders.precision_of(self.config_of(cell), self.precision)
+        return build.precision_of(self.config_of(cell), self.precision)
 
     def determinants(self, cell: Cell) -> dict[str, dict[str, Any]]:
         """What the cell's weights depend on."""
-        return builders.determinants(
+        return build.determinants(
             self.config_of(cell),
             cell,
             whole=self.config,

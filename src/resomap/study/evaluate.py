@@ -13,7 +13,7 @@ from resomap.metrics.classification import classification_metrics
 from resomap.models.checkpoints import load_checkpoint
 from resomap.models.folding import for_inference
 from resomap.records import Cell, Condition, ImageDataset
-from resomap.study import builders
+from resomap.study import build
 
 
 def evaluate_checkpoint(
@@ -27,21 +27,21 @@ def evaluate_checkpoint(
         CheckpointError: unreadable, unsafe, or trained on other classes.
         DatasetError: the data set has no such split.
     """
-    builders.settle_process(config)
-    device, precision = builders.device_and_precision(config)
-    checkpoint = load_checkpoint(checkpoint_path, allow_callables=builders.allows_callables(config))
-    images = builders.dataset(config)
+    build.settle_process(config)
+    device, precision = build.device_and_precision(config)
+    checkpoint = load_checkpoint(checkpoint_path, allow_callables=build.allows_callables(config))
+    images = build.dataset(config)
     _check_fit(images, split, checkpoint.metadata.class_names)
     metadata = checkpoint.metadata
     cell = Cell(metadata.model, metadata.resolution, metadata.seed)
     condition = Condition(split, cell.resolution, checkpoint.preprocessing.information)
-    loader = builders.checkpoint_loader(config, images, split, preprocessing=checkpoint.preprocessing, device=device)
+    loader = build.checkpoint_loader(config, images, split, preprocessing=checkpoint.preprocessing, device=device)
     network = for_inference(checkpoint.model, cell.resolution, precision=precision)
     answers = predict(network, loader, device=device, class_names=images.class_names, mixed_precision=precision)
     if predictions_path is not None:
         write_predictions(predictions_path, answers, cell=cell, condition=condition)
     values = classification_metrics(
-        answers.labels, answers.probabilities, class_names=answers.class_names, **builders.metric_options(config)
+        answers.labels, answers.probabilities, class_names=answers.class_names, **build.metric_options(config)
     )
     return {"images": len(answers.labels), **values}
 

@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 
 from resomap.analysis.cascade import best_cascade
-from resomap.analysis.intervals import difference_estimate, mean_estimate, seed_prior, two_sided_p
-from resomap.analysis.paired import discordance, holm, omnibus
 from resomap.analysis.per_class import critical_resolutions, flipped_images, image_needs
 from resomap.analysis.recommend import Option
 from resomap.analysis.saturation import fit_saturation
+from resomap.analysis.statistics.intervals import difference_estimate, mean_estimate, seed_prior, two_sided_p
+from resomap.analysis.statistics.paired import discordance, holm, omnibus
 from resomap.records import Cell
 from resomap.serialize import plain
 from resomap.study.load import Study

@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from resomap.explainability.methods import explain
+from resomap.explainability.store import StoredMaps, read_maps, write_maps
 from resomap.models.checkpoints import Checkpoint, load_checkpoint
 from resomap.records import Cell
 from resomap.serialize import digest
 from resomap.study.explained import ExplainedImages
-from resomap.study.maps import StoredMaps, read_maps, write_maps
 
 log = logging.getLogger(__name__)
 

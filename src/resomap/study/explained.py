@@ -13,8 +13,8 @@ from torch import Tensor
 from resomap.data.colour import normalised
 from resomap.data.decode import decode_rgb, to_square
 from resomap.errors import BadImageError, DatasetError
+from resomap.explainability.store import choose_images, seen_boxes
 from resomap.records import ImageDataset, ImageRecord, Preprocessing
-from resomap.study.maps import choose_images, seen_boxes
 
 
 @dataclass(frozen=True, slots=True, eq=False)

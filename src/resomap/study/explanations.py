@@ -8,16 +8,16 @@ from typing import Any
 
 from resomap.config.schema import ResoMapConfig
 from resomap.errors import StudyError, printable
+from resomap.explainability.agreement import compare_maps
+from resomap.explainability.store import StoredMaps
 from resomap.layout import StudyLayout
 from resomap.models.checkpoints import Checkpoint, load_checkpoint
 from resomap.records import ImageDataset
 from resomap.serialize import digest, plain, provenance, read_json, write_json
-from resomap.study import builders
-from resomap.study.agreement import compare_maps
+from resomap.study import build
 from resomap.study.explain import MapRecipe, Source, make_maps
 from resomap.study.explained import ExplainedImages, masks_of, open_explained
 from resomap.study.limits import comparable_runs
-from resomap.study.maps import StoredMaps
 from resomap.study.probes import occlude_bands, probe_run
 from resomap.study.runs import assessed_runs
 
@@ -26,21 +26,21 @@ Progress = Callable[[str], None]
 
 def explained_of(config: ResoMapConfig, images: ImageDataset) -> ExplainedImages:
     """The images that the configuration has explained."""
-    drawn = builders.explained_images(config)
-    return open_explained(images, count=drawn["count"], seed=drawn["seed"], max_pixels=builders.max_pixels(config))
+    drawn = build.explained_images(config)
+    return open_explained(images, count=drawn["count"], seed=drawn["seed"], max_pixels=build.max_pixels(config))
 
 
 def recipe_of(config: ResoMapConfig, *, device: str) -> MapRecipe:
     """How the configuration has maps made."""
-    drawn = builders.explained_images(config)
-    methods = builders.explanation_methods(config)
+    drawn = build.explained_images(config)
+    methods = build.explanation_methods(config)
     return MapRecipe(
         methods=methods,
-        options={method: builders.method_options(config, method) for method in methods},
+        options={method: build.method_options(config, method) for method in methods},
         target=drawn["target"],
         batch_size=drawn["batch_size"],
         device=device,
-        allow_callables=builders.allows_callables(config),
+        allow_callables=build.allows_callables(config),
     )
 
 
@@ -58,10 +58,10 @@ def explain_study(
     Raises:
         StudyError: no run is finished yet.
     """
-    builders.settle_process(config)
-    device, _ = builders.device_and_precision(config)
-    images = images or builders.dataset(config)
-    layout = layout or builders.layout(config, images)
+    build.settle_process(config)
+    device, _ = build.device_and_precision(config)
+    images = images or build.dataset(config)
+    layout = layout or build.layout(config, images)
     sources = [
         Source(record.cell, layout.run_dir(record.cell, record.family), record.key)
         for record in assessed_runs(comparable_runs(layout))
@@ -70,20 +70,20 @@ def explain_study(
         raise StudyError(f"{printable(layout.root)} holds no finished run; run `resomap run` first")
     explained = explained_of(config, images)
     recipe = recipe_of(config, device=device)
-    key = _key(sources, explained, recipe, builders.agreement_options(config), builders.explanation_extras(config))
+    key = _key(sources, explained, recipe, build.agreement_options(config), build.explanation_extras(config))
     if layout.explanations_path.exists():
         stored: dict[str, Any] = read_json(layout.explanations_path, error=StudyError)
         if stored.get("key") == key:
             return stored
-    masks = masks_of(images, explained.records, max_pixels=builders.max_pixels(config))
+    masks = masks_of(images, explained.records, max_pixels=build.max_pixels(config))
     result = analyse_sources(
         sources,
         explained,
         recipe=recipe,
         layout=layout,
         masks=masks,
-        agreement=builders.agreement_options(config),
-        extras=builders.explanation_extras(config),
+        agreement=build.agreement_options(config),
+        extras=build.explanation_extras(config),
         progress=progress,
     )
     write_json(layout.explanations_path, result | {"key": key})

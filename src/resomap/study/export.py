@@ -18,7 +18,7 @@ from resomap.models.checkpoints import load_checkpoint
 from resomap.profiling.modes import onnx_bytes
 from resomap.records import Preprocessing, RunRecord
 from resomap.serialize import make_dirs, read_json, write_atomic, write_json
-from resomap.study import builders
+from resomap.study import build
 from resomap.study.explained import open_explained
 from resomap.study.load import Study
 
@@ -90,7 +90,7 @@ def export_run(
     if missing:
         raise DeviceError(f"export needs {', '.join(missing)}; install resomap[onnx]")
     checkpoint = load_checkpoint(
-        study.layout.run_dir(run.cell, run.family), allow_callables=builders.allows_callables(config)
+        study.layout.run_dir(run.cell, run.family), allow_callables=build.allows_callables(config)
     )
     recipe = checkpoint.preprocessing
     make_dirs(folder)
@@ -143,9 +143,7 @@ def _compare(config: ResoMapConfig, checkpoint: Any, content: bytes) -> tuple[in
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    pictures = open_explained(
-        builders.dataset(config), count=CHECKED_IMAGES, seed=0, max_pixels=builders.max_pixels(config)
-    )
+    pictures = open_explained(build.dataset(config), count=CHECKED_IMAGES, seed=0, max_pixels=build.max_pixels(config))
     worst, images = 0.0, 0
     for _, images_BCHW in pictures.batches(checkpoint.preprocessing, batch_size=5):
         with torch.inference_mode():

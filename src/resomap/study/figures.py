@@ -13,6 +13,7 @@ import pandas as pd
 from resomap.config.schema import ResoMapConfig
 from resomap.errors import DatasetError, StudyError
 from resomap.explainability.overlay import overlay, resized_map
+from resomap.explainability.store import StoredMaps, read_maps
 from resomap.layout import StudyLayout, folder_name
 from resomap.profiling.latency import BATCH_1, SATURATED
 from resomap.records import Cell, ImageDataset
@@ -27,12 +28,11 @@ from resomap.report.figures import (
 )
 from resomap.report.style import save_figure
 from resomap.serialize import read_json
-from resomap.study import builders
+from resomap.study import build
 from resomap.study.cost import stored_profiles, timed_as
 from resomap.study.explained import ExplainedImages
 from resomap.study.explanations import explained_of
 from resomap.study.limits import comparable_runs
-from resomap.study.maps import StoredMaps, read_maps
 from resomap.study.results import assessed_rows
 from resomap.study.runs import assessed_runs
 
@@ -51,19 +51,19 @@ def draw_figures(
     progress: Progress = lambda _: None,
 ) -> list[Path]:
     """Every figure for which the study has data, as PNG and PDF in report/figures."""
-    layout = layout or builders.layout(config, images or builders.dataset(config))
+    layout = layout or build.layout(config, images or build.dataset(config))
     explained = None
     if layout.explanations_path.exists():
         try:
-            explained = explained_of(config, images or builders.dataset(config))
+            explained = explained_of(config, images or build.dataset(config))
         except DatasetError as gone:
             log.warning("no galleries of explanations among the figures: %s", gone)
     return draw_study(
         layout,
         explained=explained,
-        metric=builders.table_metric(config),
-        methods=builders.explanation_methods(config),
-        gallery=builders.explanation_extras(config)["gallery"],
+        metric=build.table_metric(config),
+        methods=build.explanation_methods(config),
+        gallery=build.explanation_extras(config)["gallery"],
         cells=[record.cell for record in assessed_runs(comparable_runs(layout))],
         progress=progress,
     )

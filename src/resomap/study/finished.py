@@ -22,7 +22,7 @@ from resomap.errors import ResoMapError, StorageError
 from resomap.layout import StudyLayout
 from resomap.records import Cell
 from resomap.serialize import digest, package_version, write_json
-from resomap.study import builders
+from resomap.study import build
 
 if TYPE_CHECKING:
     from resomap.study.sweep import StudyResult
@@ -46,15 +46,15 @@ class Finished:
 
 def finished_study(config: ResoMapConfig) -> Finished | None:
     """The study if nothing is left to do for this configuration; None where that is not certain."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or not builders.may_be_finished(config):
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or not build.may_be_finished(config):
         return None
     try:
-        images = builders.dataset(config)
-        layout = builders.layout(config, images)
+        images = build.dataset(config)
+        layout = build.layout(config, images)
         stored = json.loads(layout.finished_path.read_text("utf-8"))
         if stored["files"] != _files(layout):
             return None
-        if stored["key"] != _key(config, builders.fingerprint(config, images)):
+        if stored["key"] != _key(config, build.fingerprint(config, images)):
             return None
         cells = tuple(Cell(model, side, seed) for model, side, seed in stored["cells"])
         return Finished(cells, tuple(stored["notes"]), str(stored["closing"]))
@@ -90,7 +90,7 @@ def _key(config: ResoMapConfig, fingerprint: str) -> str:
         {
             "config": config.model_dump(mode="json"),
             "images": fingerprint,
-            "weights": [_stamp(path) for path in builders.weight_files(config)],
+            "weights": [_stamp(path) for path in build.weight_files(config)],
             "versions": {name: package_version(name) for name in _PACKAGES},
             "code": dict(_stamps(Path(__file__).parents[1], pattern="*.py")),
             "machine": {

@@ -17,7 +17,7 @@ from resomap.profiling.complexity import get_model_complexity
 from resomap.profiling.memory import largest_micro_batch, left_out, predict_memory
 from resomap.records import Cell, ImageDataset
 from resomap.serialize import write_json
-from resomap.study import builders
+from resomap.study import build
 from resomap.study.budget import stored_reference
 from resomap.study.calibrate import calibrate
 from resomap.study.ranks import Ranks
@@ -87,23 +87,23 @@ def forecast_study(
     Raises:
         ResoMapError: models, sizes, device or data that a run would refuse as well.
     """
-    builders.check_models(config)
-    builders.settle_process(config)
-    device, precision = builders.device_and_precision(config)
-    images = builders.dataset(config)
+    build.check_models(config)
+    build.settle_process(config)
+    device, precision = build.device_and_precision(config)
+    images = build.dataset(config)
     counts = {split: len(records) for split, records in images.splits.items()}
-    limit = builders.memory_limit_mib(config) or free_memory_mib(device) * SHARE_OF_FREE
-    layout = builders.layout(config, images)
-    own = builders.budget_reference(config)
+    limit = build.memory_limit_mib(config) or free_memory_mib(device) * SHARE_OF_FREE
+    layout = build.layout(config, images)
+    own = build.budget_reference(config)
     reference = None if own is None else stored_reference(layout) or own
     choices = choices_in_force(config, layout, ranks or Ranks())
-    grid = builders.cells(config)
+    grid = build.cells(config)
     cells: list[CellForecast] = []
     for model in dict.fromkeys(cell.model for cell in grid):
         sides = sorted({cell.resolution for cell in grid if cell.model == model})
         progress(model)
-        chosen = builders.with_choice(config, choices.get(model), sides[-1])
-        wanted = builders.micro_batch(chosen, ranks or Ranks())
+        chosen = build.with_choice(config, choices.get(model), sides[-1])
+        wanted = build.micro_batch(chosen, ranks or Ranks())
         cells += _forecast_model(
             chosen, model, sides, images=images, limit_mib=limit, wanted=wanted, reference=reference
         )
@@ -112,7 +112,7 @@ def forecast_study(
         device=device,
         precision=precision,
         seeds=seeds,
-        batch_size=builders.training_length(config)[1],
+        batch_size=build.training_length(config)[1],
         images=counts,
         limit_mib=limit,
         leaves_out=left_out(torch.device(device)),
@@ -141,9 +141,9 @@ def _forecast_model(
     reference: int | None,
 ) -> list[CellForecast]:
     """Every resolution of a model; the largest decides the micro-batch, which is common to all."""
-    device, precision = builders.device_and_precision(config)
+    device, precision = build.device_and_precision(config)
     counts = {split: len(records) for split, records in images.splits.items()}
-    network = builders.model(config, Cell(model, sides[-1], 0), num_classes=images.num_classes)
+    network = build.model(config, Cell(model, sides[-1], 0), num_classes=images.num_classes)
 
     def peak_mib(side: int, batch: int, training: bool) -> float:
         return predict_memory(
@@ -151,7 +151,7 @@ def _forecast_model(
             input_shape=(batch, 3, side, side),
             precision=precision,
             training=training,
-            optimizer=builders.optimizer_factory(config),
+            optimizer=build.optimizer_factory(config),
             device=device,
         ).peak_mib
 
@@ -162,7 +162,7 @@ def _forecast_model(
         time = calibrate(config, model, fits, num_classes=images.num_classes, micro_batch=micro or 1)
 
     def seconds(side: int) -> float | None:
-        budgeted = builders.with_budget(config, model, side, reference=reference)
+        budgeted = build.with_budget(config, model, side, reference=reference)
         return run_seconds(budgeted, counts, time.at(side)) if time else None
 
     return [
@@ -187,7 +187,7 @@ def run_seconds(config: ResoMapConfig, counts: Mapping[str, int], seconds_per_im
         counts: split -> images.
         seconds_per_image: of a training step.
     """
-    epochs, _ = builders.training_length(config)
+    epochs, _ = build.training_length(config)
     evaluated = counts["val"] * (epochs + 1) + counts.get("test", 0)
     return seconds_per_image * (counts["train"] * epochs + evaluated * EVALUATION_SHARE)
 
@@ -206,7 +206,7 @@ def disk_mib(
         parameters: of the model of every run of a seed.
         counts: split -> images.
     """
-    weights = sum(4 * count for count in parameters) * seeds * builders.kept_checkpoints(config)
+    weights = sum(4 * count for count in parameters) * seeds * build.kept_checkpoints(config)
     state = 12 * max(parameters)
     squares = sum(count for split, count in counts.items() if split != "train") * sum(3 * side**2 for side in sides)
     return (weights + state + squares) / 2**20

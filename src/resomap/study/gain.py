@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from resomap.analysis.intervals import difference_estimate, seed_prior
-from resomap.analysis.pseudo import pseudo_values
+from resomap.analysis.statistics.intervals import difference_estimate, seed_prior
+from resomap.analysis.statistics.pseudo import pseudo_values
 from resomap.records import Cell, Condition
 from resomap.serialize import plain
 from resomap.study.load import Study

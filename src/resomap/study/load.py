@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from resomap.analysis.pseudo import pseudo_values
+from resomap.analysis.statistics.pseudo import pseudo_values
 from resomap.errors import StudyError, printable
 from resomap.evaluation.store import read_answers, read_predictions
 from resomap.layout import StudyLayout
@@ -158,7 +158,7 @@ class Study:
         return labels, predicted[:, [shared.index(seed) for seed in (shared if seeds is None else seeds)]]
 
     def values(self, model: str, split: str, metric: str, *, seeds: Sequence[int] | None = None) -> np.ndarray:
-        """(R, S, N) of a model's runs: numbers by image whose mean is the metric (analysis.pseudo)."""
+        """(R, S, N) of a model's runs: numbers by image whose mean is the metric (analysis.statistics.pseudo)."""
         labels, predicted_RSN = self.stack(model, split, seeds=seeds)
         options: dict[str, Any] = {"metric": metric, "num_classes": len(self.class_names)}
         return np.array([[pseudo_values(labels, one, **options) for one in of_side] for of_side in predicted_RSN])

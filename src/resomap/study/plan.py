@@ -15,7 +15,7 @@ from resomap.errors import StorageError, StudyError, printable
 from resomap.layout import StudyLayout
 from resomap.records import RunRecord
 from resomap.serialize import make_dirs, storage_errors, write_text
-from resomap.study import builders
+from resomap.study import build
 from resomap.study.budget import forget_reference, settle_reference, stored_reference
 from resomap.study.context import StudyContext
 from resomap.study.limits import is_outgrown, limit_of, mend_limits
@@ -38,26 +38,26 @@ def plan_study(
     Raises:
         ResoMapError: the first kind of problem found, with all problems of that kind.
     """
-    builders.check_models(config)
-    builders.settle_process(config)
-    device, precision = builders.device_and_precision(config)
-    images = _on_main_first(ranks, lambda: builders.dataset(config))
-    layout = builders.layout(config, images)
+    build.check_models(config)
+    build.settle_process(config)
+    device, precision = build.device_and_precision(config)
+    images = _on_main_first(ranks, lambda: build.dataset(config))
+    layout = build.layout(config, images)
     _check_writable(layout)
-    parameters = builders.check_parameters(config, num_classes=images.num_classes)
-    stores = _on_main_first(ranks, lambda: builders.stores(config, images, on_progress=progress.preparing))
+    parameters = build.check_parameters(config, num_classes=images.num_classes)
+    stores = _on_main_first(ranks, lambda: build.stores(config, images, on_progress=progress.preparing))
     context = StudyContext(
         config=config,
-        name=builders.study_name(config, images),
+        name=build.study_name(config, images),
         layout=layout,
         images=images,
         stores=stores,
-        fingerprint=builders.fingerprint(config, images),
-        cells=tuple(builders.cells(config)),
+        fingerprint=build.fingerprint(config, images),
+        cells=tuple(build.cells(config)),
         device_type=device.partition(":")[0],
         precision=precision,
         ranks=ranks,
-        leases=builders.leases(config, layout),
+        leases=build.leases(config, layout),
         progress=progress,
         tuned=choices_in_force(config, layout, ranks),
         budget_reference=_reference(config, layout),
@@ -72,7 +72,7 @@ def plan_study(
 
 
 def _reference(config: ResoMapConfig, layout: StudyLayout) -> int | None:
-    own = builders.budget_reference(config)
+    own = build.budget_reference(config)
     return None if own is None else stored_reference(layout) or own
 
 
@@ -151,7 +151,7 @@ def _check_disk(context: StudyContext, parameters: Mapping[str, int]) -> None:
     to_do = [cell for cell in context.cells if cell not in done]
     if not to_do:
         return
-    kept = builders.kept_checkpoints(context.config)
+    kept = build.kept_checkpoints(context.config)
     weights = sum(4 * parameters[cell.model] * kept for cell in to_do)
     state = max(12 * parameters[cell.model] for cell in to_do)
     free = shutil.disk_usage(context.layout.root).free
@@ -181,17 +181,17 @@ def _notes(context: StudyContext) -> Iterator[str]:
     for side, share in upsampled_share(context.stores, sides).items():
         if share >= 0.05:
             yield f"{share:.0%} of the images are smaller than {side} px and were enlarged"
-    limit = builders.information_resolution(context.config)
+    limit = build.information_resolution(context.config)
     if limit is not None and limit < sides[-1]:
         yield (
             f"every image was reduced to {limit} px before it was brought to its input resolution "
             "(data.information_resolution): above that, inputs have larger maps and no more detail"
         )
-    if builders.kernel(context.config) == "box":
+    if build.kernel(context.config) == "box":
         yield "the box kernel lets detail finer than a pixel through as false patterns (aliases)"
     if context.budget_reference is not None:
         yield f"the same computation at every resolution ({_epochs(context)}): training length differs too"
-    if builders.is_resolution_aware(context.config):
+    if build.is_resolution_aware(context.config):
         yield "augmentation differs by resolution (resolution_aware): resolution is not all that changes"
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from resomap.analysis.pseudo import pseudo_values
 from resomap.analysis.recommend import Budget, Option, Recommendation, recommend
+from resomap.analysis.statistics.pseudo import pseudo_values
 from resomap.config.schema import ResoMapConfig
 from resomap.errors import CheckpointError, ConfigError, ResolutionError, printable
 from resomap.evaluation.many import View, predict_many
@@ -22,7 +22,7 @@ from resomap.models.weights import load_weights
 from resomap.profiling.latency import BATCH_1
 from resomap.profiling.profiler import ProfileRecord, ProfilingPlan, Subject, profile_subjects
 from resomap.records import Condition, ImageDataset, Predictions, Preprocessing, information_at
-from resomap.study import builders
+from resomap.study import build
 
 Progress = Callable[[str], None]
 
@@ -50,9 +50,9 @@ def probe(
     Raises:
         CheckpointError, ResolutionError: weights that do not fit the data, or a size that the network does not take.
     """
-    builders.settle_process(config)
-    device, precision = builders.device_and_precision(config)
-    images = builders.dataset(config)
+    build.settle_process(config)
+    device, precision = build.device_and_precision(config)
+    images = build.dataset(config)
     network, recipe, name = _network(config, images, checkpoint, model, weights, side=max(resolutions))
     for side in resolutions:
         try:
@@ -66,7 +66,7 @@ def probe(
     answers: dict[tuple[str, int], Predictions] = {}
     for split in dict.fromkeys(splits):
         progress(f"{split} at {len(views)} sizes")
-        loader = builders.sizes_loader(
+        loader = build.sizes_loader(
             config, images, split, preprocessing=recipe, resolutions=list(shown.values()), device=device
         )
         found = predict_many(
@@ -74,7 +74,7 @@ def probe(
             mixed_precision=precision,
         )  # fmt: skip
         answers |= {(split, side): stored for side, stored in found.items()}
-    options: dict[str, Any] = builders.profiling_options(config)
+    options: dict[str, Any] = build.profiling_options(config)
     plan = ProfilingPlan(device=device, protocols=(BATCH_1,), **options)
     profiles = profile_subjects([Subject(name, network, side) for side in resolutions], plan, progress=progress)
     verdict = recommend(
@@ -105,7 +105,7 @@ def _network(
     if (checkpoint is None) == (model is None or weights is None):
         raise ConfigError("probe: expected either --checkpoint, or --model with --weights")
     if checkpoint is not None:
-        stored = load_checkpoint(checkpoint, allow_callables=builders.allows_callables(config))
+        stored = load_checkpoint(checkpoint, allow_callables=build.allows_callables(config))
         if tuple(stored.metadata.class_names) != images.class_names:
             raise CheckpointError(
                 f"the checkpoint tells apart {', '.join(stored.metadata.class_names[:5])}; the data has "
@@ -119,7 +119,7 @@ def _network(
         num_classes=images.num_classes,
         pretrained=False,
         resolution=side,
-        allow_callables=builders.allows_callables(config),
+        allow_callables=build.allows_callables(config),
     ).eval()
     missing = load_weights(network, weights, name=model).left_as_initialised
     if missing:
@@ -128,8 +128,8 @@ def _network(
             f"{', '.join(missing)}), and probe trains none; give the weights of a network that was trained for them"
         )
     mean, std = normalisation_of(model)
-    limit = builders.information_resolution(config)
-    return network, Preprocessing(side, builders.kernel(config), mean, std, limit), model
+    limit = build.information_resolution(config)
+    return network, Preprocessing(side, build.kernel(config), mean, std, limit), model
 
 
 def _option(

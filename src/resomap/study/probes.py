@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from resomap.data.colour import normalised
 from resomap.errors import TargetLayerError
+from resomap.explainability.agreement import energy_of, mean_interval, pooled_energy
 from resomap.explainability.faithfulness import insertion_deletion, max_sensitivity, with_random_weights
 from resomap.explainability.methods import explain
 from resomap.explainability.receptive_field import effective_receptive_field
 from resomap.explainability.spectral import octave_bands, without_band
+from resomap.explainability.store import StoredMaps
 from resomap.metrics import maps as measures
 from resomap.models.checkpoints import Checkpoint
-from resomap.study.agreement import energy_of, mean_interval, pooled_energy
 from resomap.study.explained import ExplainedImages
-from resomap.study.maps import StoredMaps
 
 FAITHFUL_IMAGES = 16
 SENSITIVE_IMAGES = 4

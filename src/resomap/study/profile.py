@@ -24,7 +24,7 @@ from resomap.profiling.latency import BATCH_1, latency_ratio
 from resomap.profiling.profiler import EndToEnd, ProfileRecord, ProfilingPlan, Subject, device_name, profile_subjects
 from resomap.records import Cell, ImageDataset, Preprocessing
 from resomap.serialize import plain, provenance, read_json, write_json
-from resomap.study import builders
+from resomap.study import build
 from resomap.study.ranks import Ranks
 
 _MACS_OF_A_STEP = 2e10
@@ -49,21 +49,21 @@ def profile_study(
         layout: where profiles are stored; None: the configuration's study.
         training_s: seconds that the study has trained, to which timing is held; None: it gets its whole budget.
     """
-    builders.check_models(config)
-    builders.settle_process(config)
-    device, precision = builders.device_and_precision(config)
-    images = images or builders.dataset(config)
-    layout = layout or builders.layout(config, images)
+    build.check_models(config)
+    build.settle_process(config)
+    device, precision = build.device_and_precision(config)
+    images = images or build.dataset(config)
+    layout = layout or build.layout(config, images)
     subjects = list(_subjects(config, num_classes=images.num_classes))
     plan = ProfilingPlan(
         device=device,
         precision=precision,
-        optimizer=builders.optimizer_factory(config),
+        optimizer=build.optimizer_factory(config),
         training_batch=_training_batch(config, subjects),
-        **builders.profiling_options(config, training_s=training_s),
+        **build.profiling_options(config, training_s=training_s),
     )
     records = profile_subjects(subjects, plan, progress=progress)
-    paths = _files(images, count=builders.end_to_end_images(config))
+    paths = _files(images, count=build.end_to_end_images(config))
     if paths:
         progress("file to answer")
         ends = _end_to_end(config, subjects, paths, device=torch.device(device))
@@ -81,13 +81,13 @@ def profiles_are_current(config: ResoMapConfig, layout: StudyLayout, *, training
         training_s: as profile_study's. A profile that had at least half of the time that it would get now is good
             enough: a seed more does not ask for another.
     """
-    device, _ = builders.device_and_precision(config)
-    options = builders.profiling_options(config, training_s=training_s)
+    device, _ = build.device_and_precision(config)
+    options = build.profiling_options(config, training_s=training_s)
     here = {"device": str(torch.device(device)), "device_name": device_name(torch.device(device)),
             "threads": torch.get_num_threads(), "keeps_freed_memory": keeps_freed_memory()}  # fmt: skip
     wanted = plain(options["rounds"])
     least_s = wanted.pop("budget_s") / 2
-    for model, resolution in {(cell.model, cell.resolution) for cell in builders.cells(config)}:
+    for model, resolution in {(cell.model, cell.resolution) for cell in build.cells(config)}:
         path = layout.profile_path(model, resolution)
         if not path.exists():
             return False
@@ -105,20 +105,20 @@ def profiles_are_current(config: ResoMapConfig, layout: StudyLayout, *, training
 def _subjects(config: ResoMapConfig, *, num_classes: int) -> Iterable[Subject]:
     """One network a model serves all resolutions that it can take, so that 65 cells do not fill the memory."""
     sides: dict[str, list[int]] = {}
-    for cell in builders.cells(config):
+    for cell in build.cells(config):
         if cell.resolution not in sides.setdefault(cell.model, []):
             sides[cell.model].append(cell.resolution)
     for model, resolutions in sides.items():
         shared: nn.Module | None = None
         for resolution in resolutions:
             if shared is None or not takes(shared, resolution):
-                shared = builders.model(config, Cell(model, resolution, 0), num_classes=num_classes).eval()
+                shared = build.model(config, Cell(model, resolution, 0), num_classes=num_classes).eval()
             yield Subject(model, shared, resolution)
 
 
 def _training_batch(config: ResoMapConfig, subjects: Sequence[Subject]) -> int:
     macs = max(get_model_complexity(s.network, (1, 3, s.resolution, s.resolution)).macs for s in subjects)
-    return int(np.clip(_MACS_OF_A_STEP // max(1, macs), 1, builders.micro_batch(config, Ranks())))
+    return int(np.clip(_MACS_OF_A_STEP // max(1, macs), 1, build.micro_batch(config, Ranks())))
 
 
 def _files(images: ImageDataset, *, count: int) -> list[Path]:
@@ -132,8 +132,8 @@ def _end_to_end(
     config: ResoMapConfig, subjects: Sequence[Subject], paths: Sequence[Path], *, device: torch.device
 ) -> list[EndToEnd | None]:
     """Every subject in turn on every file, several rounds; files that cannot be read are left out."""
-    recipes = [builders.preprocessing(config, Cell(s.model, s.resolution, 0)) for s in subjects]
-    limit = builders.max_pixels(config)
+    recipes = [build.preprocessing(config, Cell(s.model, s.resolution, 0)) for s in subjects]
+    limit = build.max_pixels(config)
     times: list[list[tuple[float, float, float]]] = [[] for _ in subjects]
     networks: Mapping[int, nn.Module] = {id(s.network): s.network.to(device).eval() for s in subjects}
     for round_ in range(_ROUNDS + 1):

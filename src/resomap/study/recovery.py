@@ -17,7 +17,7 @@ from resomap.errors import ResoMapError
 from resomap.models.registry import build_model
 from resomap.profiling.memory import predict_memory
 from resomap.records import Cell
-from resomap.study import builders
+from resomap.study import build
 from resomap.study.context import StudyContext
 from resomap.study.limits import Limit
 
@@ -100,7 +100,7 @@ class Recovery:
         return True
 
     def _with_less_memory(self, error: Exception) -> bool:
-        used = builders.micro_batch(self.own.config_of(self.cell), self.own.ranks)
+        used = build.micro_batch(self.own.config_of(self.cell), self.own.ranks)
         if used == 1:
             raise ResoMapError(f"{self.cell} does not fit: {_need(self.context, self.cell)}") from error
         self.tried = used // 2
@@ -115,14 +115,14 @@ def _need(context: StudyContext, cell: Cell) -> str:
     """What the cell's training takes at least, in words."""
     advice = "free memory, or leave this model out at this resolution"
     try:
-        specs = builders.model_specs(context.config)
+        specs = build.model_specs(context.config)
         network = build_model(cell.model, num_classes=context.images.num_classes, specs=specs)
         predicted = predict_memory(
             network,
             input_shape=(1, 3, cell.resolution, cell.resolution),
             precision=context.precision,
             training=True,
-            optimizer=builders.optimizer_factory(context.config),
+            optimizer=build.optimizer_factory(context.config),
             device=context.device_type,
         )
     except Exception as error:

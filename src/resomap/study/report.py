@@ -9,7 +9,7 @@ from typing import Any
 
 from resomap import __version__
 from resomap.report.html import render
-from resomap.report.words import METHODS, REFERENCES
+from resomap.report.text import METHODS, REFERENCES
 from resomap.serialize import write_text
 from resomap.study import report_tables as tables
 from resomap.study import verdict_tables as of_verdict

@@ -12,11 +12,11 @@ from PIL import Image
 from resomap.data.decode import decode_rgb, to_square
 from resomap.errors import BadImageError, printable
 from resomap.explainability.overlay import overlay
+from resomap.explainability.store import read_maps
 from resomap.records import ImageDataset
 from resomap.report.html import data_uri
 from resomap.study.explained import ExplainedImages
 from resomap.study.load import Study
-from resomap.study.maps import read_maps
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from resomap.profiling.profiler import ProfileRecord, ProfilingPlan, Subject, pr
 from resomap.profiling.report import profiling_report
 from resomap.records import Cell, Condition, ImageDataset
 from resomap.serialize import provenance, write_json, write_text
-from resomap.study import builders
+from resomap.study import build
 from resomap.study.explain import Source
 from resomap.study.explained import masks_of
 from resomap.study.explanations import analyse_sources, explained_of, recipe_of
@@ -101,20 +101,20 @@ class ResolutionExplainabilityAnalyzer:
         Raises:
             DatasetError: the data's classes are not those of the checkpoints.
         """
-        builders.settle_process(self.config)
-        device, precision = builders.device_and_precision(self.config)
-        images = builders.dataset(self.config)
+        build.settle_process(self.config)
+        device, precision = build.device_and_precision(self.config)
+        images = build.dataset(self.config)
         checkpoints = {s.cell: self._load(s, images) for s in self.sources}
         results = self.evaluate(images, checkpoints, device=device, precision=precision)
         profiles = self.profile(checkpoints, device=device)
         analysed = self.explain(images, device=device)
         self._draw(images)
-        summary = summarise(results, profiles, analysed, metric=builders.table_metric(self.config))
+        summary = summarise(results, profiles, analysed, metric=build.table_metric(self.config))
         write_text(self.layout.summary_text_path, summary)
         return analysed
 
     def _load(self, source: Source, images: ImageDataset) -> Checkpoint:
-        checkpoint = load_checkpoint(source.checkpoint, allow_callables=builders.allows_callables(self.config))
+        checkpoint = load_checkpoint(source.checkpoint, allow_callables=build.allows_callables(self.config))
         if tuple(checkpoint.metadata.class_names) != images.class_names:
             raise DatasetError(
                 f"{source.cell}: the checkpoint tells apart {', '.join(checkpoint.metadata.class_names[:5])}; the data "
@@ -130,7 +130,7 @@ class ResolutionExplainabilityAnalyzer:
         rows = []
         for cell, checkpoint in checkpoints.items():
             self.progress(f"evaluating {cell}")
-            loader = builders.checkpoint_loader(
+            loader = build.checkpoint_loader(
                 self.config, images, split, preprocessing=checkpoint.preprocessing, device=device
             )
             network = for_inference(checkpoint.model, cell.resolution, precision=precision)
@@ -139,7 +139,7 @@ class ResolutionExplainabilityAnalyzer:
             write_predictions(self.layout.predictions_path(cell, condition), answers, cell=cell, condition=condition)
             values = classification_metrics(
                 answers.labels, answers.probabilities, class_names=answers.class_names,
-                **builders.metric_options(self.config),
+                **build.metric_options(self.config),
             )  # fmt: skip
             scalars = {name: value for name, value in values.items() if isinstance(value, float)}
             rows.append(asdict(cell) | {"status": "finished", "split": split} | scalars)
@@ -155,8 +155,8 @@ class ResolutionExplainabilityAnalyzer:
             firsts.setdefault(key, Subject(cell.model, checkpoint.model, cell.resolution))
         plan = ProfilingPlan(
             device=device,
-            optimizer=builders.optimizer_factory(self.config),
-            **builders.profiling_options(self.config),
+            optimizer=build.optimizer_factory(self.config),
+            **build.profiling_options(self.config),
         )
         records = profile_subjects(list(firsts.values()), plan, progress=self.progress)
         where = provenance(device=device)
@@ -173,9 +173,9 @@ class ResolutionExplainabilityAnalyzer:
             explained,
             recipe=recipe_of(self.config, device=device),
             layout=self.layout,
-            masks=masks_of(images, explained.records, max_pixels=builders.max_pixels(self.config)),
-            agreement=builders.agreement_options(self.config),
-            extras=builders.explanation_extras(self.config),
+            masks=masks_of(images, explained.records, max_pixels=build.max_pixels(self.config)),
+            agreement=build.agreement_options(self.config),
+            extras=build.explanation_extras(self.config),
             progress=self.progress,
         )
         write_json(self.layout.explanations_path, result)
@@ -185,9 +185,9 @@ class ResolutionExplainabilityAnalyzer:
         return draw_study(
             self.layout,
             explained=explained_of(self.config, images),
-            metric=builders.table_metric(self.config),
-            methods=builders.explanation_methods(self.config),
-            gallery=builders.explanation_extras(self.config)["gallery"],
+            metric=build.table_metric(self.config),
+            methods=build.explanation_methods(self.config),
+            gallery=build.explanation_extras(self.config)["gallery"],
             cells=[source.cell for source in self.sources],
             progress=self.progress,
         )

@@ -21,7 +21,7 @@ from resomap.models.registry import count_parameters
 from resomap.models.summary import write_summary
 from resomap.records import Cell, Condition, FitRecord, Predictions, RunRecord
 from resomap.serialize import plain, provenance, storage_errors
-from resomap.study import builders
+from resomap.study import build
 from resomap.study.context import StudyContext
 from resomap.study.halving import RUNGS, DominatedStopping
 from resomap.study.interrupt import StopSignal
@@ -60,7 +60,7 @@ def run_cell(
     started = time.monotonic()
     record = _begin(context, cell)
     run_dir = _run_dir(context, cell)
-    network = builders.model(context.config, cell, num_classes=context.images.num_classes)
+    network = build.model(context.config, cell, num_classes=context.images.num_classes)
     record = dataclasses.replace(record, parameters=count_parameters(network))
     if context.ranks.is_main:
         write_run(_record_path(context, cell), record)
@@ -103,7 +103,7 @@ def _begin(context: StudyContext, cell: Cell) -> RunRecord:
     determinants = context.determinants(cell)
     record = RunRecord(
         cell=cell,
-        family=builders.family(context.config, cell.model),
+        family=build.family(context.config, cell.model),
         key=context.key(cell),
         determinants=determinants,
         status="running",
@@ -140,11 +140,11 @@ def _prove(context: StudyContext, record: RunRecord) -> None:
 
 
 def _run_dir(context: StudyContext, cell: Cell) -> Path:
-    return context.layout.run_dir(cell, builders.family(context.config, cell.model))
+    return context.layout.run_dir(cell, build.family(context.config, cell.model))
 
 
 def _record_path(context: StudyContext, cell: Cell) -> Path:
-    return context.layout.run_record_path(cell, builders.family(context.config, cell.model))
+    return context.layout.run_record_path(cell, build.family(context.config, cell.model))
 
 
 def _make_trainer(
@@ -153,34 +153,34 @@ def _make_trainer(
     config, run_dir = context.config_of(cell), _run_dir(context, cell)
     options: dict[str, Any] = {"device_type": context.device_type, "ranks": context.ranks}
     loaders = (
-        builders.train_loader(config, context.stores["train"], cell, **options),
-        builders.eval_loader(config, context.stores["val"], cell, **options),
+        build.train_loader(config, context.stores["train"], cell, **options),
+        build.eval_loader(config, context.stores["val"], cell, **options),
     )
     fields = {
         "model": cell.model,
-        "family": builders.family(config, cell.model),
+        "family": build.family(config, cell.model),
         "resolution": cell.resolution,
         "seed": cell.seed,
         "class_names": list(context.images.class_names),
-        "preprocessing": plain(builders.preprocessing(config, cell)),
-        "model_spec": builders.model_specs(config).get(cell.model),
+        "preprocessing": plain(build.preprocessing(config, cell)),
+        "model_spec": build.model_specs(config).get(cell.model),
         "key": context.key(cell),
         "parameters": count_parameters(network),
     }
-    return builders.trainer(
+    return build.trainer(
         config,
         network,
         loaders,
         cell=cell,
         state_path=run_dir / LAST_STATE,
-        weights=builders.class_weights(config, context.stores["train"], context.images.num_classes),
-        callbacks=[guard, *builders.keep_best(config, run_dir, fields), *listeners],
+        weights=build.class_weights(config, context.stores["train"], context.images.num_classes),
+        callbacks=[guard, *build.keep_best(config, run_dir, fields), *listeners],
     )
 
 
 def _halving(context: StudyContext, cell: Cell, network: nn.Module) -> list[DominatedStopping]:
     """What stops the run where it is dominated, if that is asked for."""
-    if not builders.stops_dominated_runs(context.config):
+    if not build.stops_dominated_runs(context.config):
         return []
     config = context.config_of(cell)
     rivals = [other for other in context.cells if other.seed == cell.seed and other != cell]
@@ -191,9 +191,9 @@ def _halving(context: StudyContext, cell: Cell, network: nn.Module) -> list[Domi
             key=context.key(cell),
             protected=cell.resolution == max(c.resolution for c in context.cells if c.model == cell.model),
             comparisons=len(RUNGS) * len(context.cells) * len(rivals),
-            delta=builders.accepted_loss(context.config),
-            answer=lambda: _predict(context, cell, network, "val", channels_last=builders.memory_format(config)),
-            path_of=lambda c, rung: context.layout.rung_path(c, builders.family(context.config, c.model), rung),
+            delta=build.accepted_loss(context.config),
+            answer=lambda: _predict(context, cell, network, "val", channels_last=build.memory_format(config)),
+            path_of=lambda c, rung: context.layout.rung_path(c, build.family(context.config, c.model), rung),
             others=lambda: [(other, context.key(other)) for other in rivals],
         )
     ]
@@ -207,7 +207,7 @@ def _run_params(context: StudyContext, cell: Cell, record: RunRecord) -> dict[st
         "parameters": record.parameters,
         "family": record.family,
         "precision": context.training_precision(cell),
-        "micro_batch": builders.micro_batch(context.config_of(cell), context.ranks),
+        "micro_batch": build.micro_batch(context.config_of(cell), context.ranks),
     }
 
 
@@ -225,7 +225,7 @@ def _evaluated(context: StudyContext, cell: Cell, record: RunRecord, fit: FitRec
                 stale.unlink(missing_ok=True)
     for split in ("val", "test"):
         if split in context.stores:
-            condition = Condition(split, cell.resolution, builders.preprocessing(context.config, cell).information)
+            condition = Condition(split, cell.resolution, build.preprocessing(context.config, cell).information)
             answers = _predict(context, cell, network, split)
             metrics[condition.name] = _condition_metrics(context, condition, answers)
             guard.check()
@@ -239,7 +239,7 @@ def _evaluated(context: StudyContext, cell: Cell, record: RunRecord, fit: FitRec
         best_epoch=fit.best_epoch,
         metrics=metrics,
         still_improving=fit.still_improving,
-        provenance=dict(record.provenance) | {"metric_options": builders.metric_options(context.config)},
+        provenance=dict(record.provenance) | {"metric_options": build.metric_options(context.config)},
     )
 
 
@@ -257,13 +257,13 @@ def _predict(
     context: StudyContext, cell: Cell, network: nn.Module, split: str, *, channels_last: bool = True
 ) -> Predictions:
     """channels_last: how the network's weights lie afterwards; one that is trained on must stay as it is."""
-    loader = builders.eval_loader(
+    loader = build.eval_loader(
         context.config_of(cell), context.stores[split], cell, device_type=context.device_type, ranks=context.ranks
     )
     return predict(
         network,
         loader,
-        device=builders.device_and_precision(context.config)[0],
+        device=build.device_and_precision(context.config)[0],
         class_names=context.images.class_names,
         mixed_precision=context.precision,
         channels_last=channels_last,
@@ -277,7 +277,7 @@ def _condition_metrics(context: StudyContext, condition: Condition, answers: Pre
         answers.labels,
         answers.probabilities,
         class_names=answers.class_names,
-        **builders.metric_options(context.config),
+        **build.metric_options(context.config),
     )
     if len(answers.class_names) > _MOST_CONFUSIONS:
         del values["confusion_matrix"]
@@ -290,7 +290,7 @@ def refresh_metrics(context: StudyContext, record: RunRecord) -> RunRecord:
     Raises:
         StudyError: its predictions are gone or damaged.
     """
-    options = builders.metric_options(context.config)
+    options = build.metric_options(context.config)
     if record.provenance.get("metric_options") == plain(options):
         return record
     metrics = {}

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from resomap.config.schema import ResoMapConfig
 from resomap.errors import ResolutionError
 from resomap.records import Cell
-from resomap.study import builders
+from resomap.study import build
 
 _UNCOUNTED_MACS = 1e15
 """More than any model has: what cannot be predicted is not left for the end."""
@@ -56,7 +56,7 @@ def predicted_cost(
     the multiply-accumulates of an image: counted on shapes at the smallest side, and in proportion to the pixels from
     there (as convolutions are, and as `resomap plan` scales its timing). A model that cannot be counted comes first.
     """
-    grid = builders.cells(config)
+    grid = build.cells(config)
     if len({cell.model for cell in grid}) == 1:
         return lambda cell: float(cell.resolution**2 * epochs(cell))
     smallest = min(cell.resolution for cell in grid)
@@ -73,7 +73,7 @@ def predicted_cost(
 def _macs(config: ResoMapConfig, cell: Cell, *, num_classes: int) -> float:
     from resomap.profiling.complexity import get_model_complexity
 
-    network = builders.model_on_meta(config, cell, num_classes=num_classes)
+    network = build.model_on_meta(config, cell, num_classes=num_classes)
     try:
         return get_model_complexity(network, (1, 3, cell.resolution, cell.resolution)).macs
     except ResolutionError:

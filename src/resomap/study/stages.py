@@ -14,7 +14,7 @@ from resomap.errors import DatasetError, ResoMapError, StorageError, StudyError
 from resomap.layout import STAGES_LEASE, StudyLayout
 from resomap.records import ImageDataset
 from resomap.serialize import read_json, remove_leftovers
-from resomap.study import builders
+from resomap.study import build
 from resomap.study.progress import StudyProgress
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ def finish_study(config: ResoMapConfig, result: StudyResult, *, progress: StudyP
     """
     if not result.is_main or result.elsewhere or len(result.failed) == len(result.cells):
         return []
-    leases = builders.leases(config, result.layout)
-    if builders.waits_for_others(config):
+    leases = build.leases(config, result.layout)
+    if build.waits_for_others(config):
         with leases.hold(STAGES_LEASE):
             return _stages(config, result, progress)
     lease = leases.acquire(STAGES_LEASE)
@@ -55,7 +55,7 @@ def finish_study(config: ResoMapConfig, result: StudyResult, *, progress: StudyP
 
 
 def _stages(config: ResoMapConfig, result: StudyResult, progress: StudyProgress) -> list[str]:
-    images, layout = builders.dataset(config), result.layout
+    images, layout = build.dataset(config), result.layout
     training_s = sum(epoch.seconds for record in result.records for epoch in record.epochs)
     undone: list[str] = []
 
@@ -71,15 +71,15 @@ def _stages(config: ResoMapConfig, result: StudyResult, progress: StudyProgress)
             log.error("%s failed: %r", stage, error, exc_info=True)
             undone.append(f"{stage}: {error!r}")
 
-    if builders.profiles_wanted(config):
+    if build.profiles_wanted(config):
         attempt("profiling", lambda: _profile(config, images, layout, training_s, progress.stage))
-    if builders.explanations_wanted(config):
+    if build.explanations_wanted(config):
         attempt("explanations", lambda: _explain(config, images, layout, progress.stage))
-    if builders.profiles_wanted(config) or builders.explanations_wanted(config):
+    if build.profiles_wanted(config) or build.explanations_wanted(config):
         attempt("figures", lambda: _draw(config, images, layout, progress.stage))
-    if builders.matrix_wanted(config):
+    if build.matrix_wanted(config):
         attempt("matrix", lambda: _evaluate_conditions(config, images, layout, progress.stage))
-    if builders.report_wanted(config):
+    if build.report_wanted(config):
         attempt("report", lambda: report_study(config, images=images, layout=layout, progress=progress.stage))
     remove_leftovers(layout.root)
     return undone
@@ -137,10 +137,10 @@ def report_study(
     from resomap.study.verdict import store_verdict
 
     progress("report")
-    layout = layout or builders.layout(config, images or builders.dataset(config))
+    layout = layout or build.layout(config, images or build.dataset(config))
     study = load_study(layout.root)
-    metric = builders.table_metric(config)
-    verdict = store_verdict(study, metric=metric, delta=builders.accepted_loss(config))
+    metric = build.table_metric(config)
+    verdict = store_verdict(study, metric=metric, delta=build.accepted_loss(config))
     write_report(study, verdict, metric=metric, shown=_shown(config, study, images))
     return verdict
 
@@ -151,14 +151,14 @@ def _shown(config: ResoMapConfig, study: Study, images: ImageDataset | None) -> 
     from resomap.study.report import Shown
     from resomap.study.report_galleries import pictures_of
 
-    count, kernel = builders.explanation_extras(config)["gallery"], builders.kernel(config)
+    count, kernel = build.explanation_extras(config)["gallery"], build.kernel(config)
     if not count:
         return Shown(0, kernel, None, None)
     try:
-        images = images or builders.dataset(config)
+        images = images or build.dataset(config)
         explained = explained_of(config, images) if study.explanations is not None else None
     except DatasetError as gone:
         log.warning("the report has no galleries: %s", gone)
         return Shown(0, kernel, None, None)
-    picture_of = pictures_of(images, study.splits[1], max_pixels=builders.max_pixels(config))
+    picture_of = pictures_of(images, study.splits[1], max_pixels=build.max_pixels(config))
     return Shown(count, kernel, picture_of, explained)

@@ -12,7 +12,7 @@ from resomap.config.schema import ResoMapConfig
 from resomap.layout import TABLES_LEASE, StudyLayout
 from resomap.records import Cell, RunRecord
 from resomap.serialize import provenance, to_json, write_text
-from resomap.study import builders
+from resomap.study import build
 from resomap.study.context import StudyContext
 from resomap.study.interrupt import StopSignal, stop_on_signals
 from resomap.study.limits import comparable_runs, exceeds, micro_batch_of, outgrown_note, shared_limit
@@ -84,17 +84,17 @@ def run_study(
         ResoMapError: something is wrong before the first step; nothing was trained.
         KeyboardInterrupt: stopped by Ctrl-C or SIGTERM, with the state saved.
     """
-    ranks = connect_ranks(builders.device_name(config))
-    builders.check_processes(config, launched=ranks.world_size)
+    ranks = connect_ranks(build.device_name(config))
+    build.check_processes(config, launched=ranks.world_size)
     with stop_on_signals() as stop, contextlib.ExitStack() as stack:
-        runner = executor or stack.enter_context(builders.executor(config))
+        runner = executor or stack.enter_context(build.executor(config))
         listener = progress if progress is not None and ranks.is_main else StudyProgress()
         context = plan_study(config, progress=listener, ranks=ranks, discard_changed=discard_changed)
         tracker: Tracker = NullTracker()
         if ranks.is_main:
             _write_study_file(context)
-            tracker = builders.tracker(config, context.layout, context.name)
-        tracker.start_study(context.name, builders.study_params(config))
+            tracker = build.tracker(config, context.layout, context.name)
+        tracker.start_study(context.name, build.study_params(config))
         try:
             return _run_cells(context, runner, tracker=tracker, stop=stop)
         finally:
@@ -107,9 +107,7 @@ def _write_study_file(context: StudyContext) -> None:
     where = to_json(provenance(data_fingerprint=context.fingerprint, cells=grid), indent=None)
     head = "# The resolved configuration of this study; `resomap run --config` takes this file.\n"
     # JSON is YAML: the provenance needs no second serialiser.
-    write_text(
-        context.layout.config_path, f"{head}{dump_config(builders.storable(context.config))}provenance: {where}\n"
-    )
+    write_text(context.layout.config_path, f"{head}{dump_config(build.storable(context.config))}provenance: {where}\n")
 
 
 def _run_cells(context: StudyContext, executor: Executor, *, tracker: Tracker, stop: StopSignal) -> StudyResult:
@@ -123,7 +121,7 @@ def _run_cells(context: StudyContext, executor: Executor, *, tracker: Tracker, s
     context.progress.lengths({cell: context.epochs(cell) for cell in context.cells})
     context.progress.study_started(context.cells, finished=len(done.cells))
     left = [cell for cell in context.cells if cell not in done.cells]
-    waits = builders.waits_for_others(context.config)
+    waits = build.waits_for_others(context.config)
     work = Work(context, before=failures, tracker=tracker, stop=stop)
     tables = _Tables(context)
     while left:
@@ -209,9 +207,9 @@ def _collect(context: StudyContext) -> pd.DataFrame:
         "images": {split: len(store.images) for split, store in context.stores.items()},
         "bad_files": {split: store.bad_files for split, store in context.stores.items()},
         "upsampled_share": upsampled_share(context.stores, sorted({cell.resolution for cell in context.cells})),
-        "information_resolution": builders.information_resolution(context.config),
+        "information_resolution": build.information_resolution(context.config),
         "notes": (*context.notes, *filter(None, [outgrown_note(context.layout)])),
-        "metric": builders.table_metric(context.config),
+        "metric": build.table_metric(context.config),
     }
     if not context.ranks.is_main:
         import pandas as pd

@@ -18,7 +18,7 @@ from resomap.errors import StorageError, StudyError, printable
 from resomap.layout import TUNING_LEASE, StudyLayout
 from resomap.records import Cell, TunedSettings
 from resomap.serialize import digest, package_version, plain, provenance, read_json, write_json
-from resomap.study import builders
+from resomap.study import build
 from resomap.study.recovery import is_out_of_memory
 from resomap.study.runs import stored_runs
 
@@ -35,10 +35,10 @@ _PRECISIONS = ("no", "bf16", "fp16")
 
 def choices_in_force(config: ResoMapConfig, layout: StudyLayout, ranks: Ranks) -> dict[str, TunedSettings]:
     """model -> what this study trains it with: where nothing is tuned, that is what its runs were begun with."""
-    if not builders.applies_choices(config):
+    if not build.applies_choices(config):
         return {}
     choices = {model: _choice(entry, layout.tuning_path) for model, entry in _entries(layout)[0].items()}
-    if builders.tuning_options(config, ranks) is None:
+    if build.tuning_options(config, ranks) is None:
         begun = {record.cell.model for record in stored_runs(layout)}
         choices = {model: choice for model, choice in choices.items() if model in begun}
     return choices
@@ -51,7 +51,7 @@ def settle_tuning(context: StudyContext) -> dict[str, TunedSettings]:
 
     Side effects: tuning.json of the study, and the cache's memory of choices.
     """
-    options = builders.tuning_options(context.config, context.ranks)
+    options = build.tuning_options(context.config, context.ranks)
     if options is not None and context.ranks.is_main:
         with context.leases.hold(TUNING_LEASE):
             _settle(context, options)
@@ -70,7 +70,7 @@ def _settle(context: StudyContext, options: Options) -> None:
         pending = [cell for cell in context.cells if cell.model == model and cell not in finished]
         if not pending or model in begun or model in entries:
             continue
-        subject = builders.tuned_subject(context.config, model, num_classes=context.images.num_classes)
+        subject = build.tuned_subject(context.config, model, num_classes=context.images.num_classes)
         key = digest({"subject": subject, "options": options})
         entries[model] = _find(context, model, options, key=key, runs_per_side=_per_side(pending))
         _write(context.layout, entries)
@@ -100,9 +100,9 @@ def _find(context: StudyContext, model: str, options: Options, *, key: str, runs
 
     sides = sorted(context.config.sweep.resolutions)
     counts = {split: len(store.images) for split, store in context.stores.items()}
-    images = builders.training_images(context.config, counts) * runs_per_side
+    images = build.training_images(context.config, counts) * runs_per_side
     machine = _machine(context)
-    path = builders.cache_dir(context.config) / "tuning" / f"{digest({'key': key, 'machine': machine})}.json"
+    path = build.cache_dir(context.config) / "tuning" / f"{digest({'key': key, 'machine': machine})}.json"
     known = _remembered(path)
     if known is not None and _choice(known, path).effort >= affordable(options, sides, images=images):
         context.progress.tuned(f"{_in_words(model, _choice(known, path), options)} (remembered)")
@@ -129,10 +129,10 @@ def _search(context: StudyContext, model: str, options: Options, *, sides: list[
     if affordable(options, sides, images=images) == 0:
         return untuned(options, sides)
     started, num_classes = time.perf_counter(), context.images.num_classes
-    device, _ = builders.device_and_precision(context.config)
+    device, _ = build.device_and_precision(context.config)
     try:
         return tune(
-            builders.model(context.config, Cell(model, sides[0], 0), num_classes=num_classes),
+            build.model(context.config, Cell(model, sides[0], 0), num_classes=num_classes),
             options,
             sides=sides,
             images=images,
@@ -154,7 +154,7 @@ def _machine(context: StudyContext) -> dict[str, Any]:
     from resomap.allocator import keeps_freed_memory
     from resomap.profiling.profiler import device_name
 
-    device, _ = builders.device_and_precision(context.config)
+    device, _ = build.device_and_precision(context.config)
     return {
         "device": device_name(torch.device(device)),
         "threads": torch.get_num_threads(),

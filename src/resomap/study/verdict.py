@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from resomap.analysis.power import detectable
 from resomap.analysis.recommend import Budget, Option, Recommendation, recommend
+from resomap.analysis.statistics.power import detectable
 from resomap.analysis.tradeoff import hypervolume, knee, pareto_front
 from resomap.errors import StudyError
 from resomap.profiling.latency import BATCH_1

@@ -13,7 +13,7 @@ from resomap.allocator import trim
 from resomap.errors import ResoMapError, StorageError, StudyError
 from resomap.lease import Lease
 from resomap.records import Cell, RunRecord
-from resomap.study import builders
+from resomap.study import build
 from resomap.study.context import StudyContext
 from resomap.study.executors.processes import run_in_processes
 from resomap.study.interrupt import StopSignal
@@ -95,7 +95,7 @@ def attempt(
     Storage that fails ends the study instead: no later run could be stored either. None where another process
     has taken the cell over meanwhile: it alone says what became of it.
     """
-    alone = context.ranks.world_size == 1 and builders.processes_per_run(context.config) > 1
+    alone = context.ranks.world_size == 1 and build.processes_per_run(context.config) > 1
     run = run_in_processes if alone else run_cell
     if context.ranks.is_main:
         forget_outgrown(context.layout, stored_run(context, cell))

@@ -10,10 +10,10 @@ from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from resomap.analysis.cascade import best_cascade, margins
 from resomap.analysis.per_class import critical_resolutions, image_needs
-from resomap.analysis.power import detectable, images_needed, seeds_needed
-from resomap.analysis.pseudo import pseudo_values
 from resomap.analysis.recommend import CANNOT_TELL, NONE_FITS, RECOMMEND, Budget, Option, recommend
-from resomap.analysis.resampling import crossed_bootstrap
+from resomap.analysis.statistics.power import detectable, images_needed, seeds_needed
+from resomap.analysis.statistics.pseudo import pseudo_values
+from resomap.analysis.statistics.resampling import crossed_bootstrap
 from resomap.analysis.tradeoff import front_probability, hypervolume, knee, pareto_front, regret
 
 SIDES = (64, 96, 128, 192)
@@ -188,7 +188,7 @@ def test_cascade_by_hand() -> None:
 
 def test_power_is_what_simulation_finds() -> None:
     """McNemar's test at the number of images that the plan names finds the difference in 80 % of studies."""
-    from resomap.analysis.paired import mcnemar
+    from resomap.analysis.statistics.paired import mcnemar
 
     images = images_needed(0.03, discordant=0.1)
     rng = np.random.default_rng(0)

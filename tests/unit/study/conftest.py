@@ -8,7 +8,7 @@ from resomap.config.schema import ResoMapConfig
 from resomap.layout import StudyLayout
 from resomap.lease import Leases
 from resomap.records import ImageDataset, RunRecord
-from resomap.study import builders
+from resomap.study import build
 from resomap.study.budget import stored_reference
 from resomap.study.context import StudyContext
 from resomap.study.progress import StudyProgress
@@ -25,12 +25,12 @@ def make_context(tmp_path):
         sections.setdefault("data", {})["cache_dir"] = str(tmp_path / "cache")
         sections.setdefault("system", {}).setdefault("device", "cpu")
         config, layout = ResoMapConfig.model_validate(sections), StudyLayout(tmp_path / "study")
-        reference = stored_reference(layout) or builders.budget_reference(config)
-        reference = reference if builders.is_compute_matched(config) else None
+        reference = stored_reference(layout) or build.budget_reference(config)
+        reference = reference if build.is_compute_matched(config) else None
         images = ImageDataset("data", tmp_path, ("a", "b"), {})
         return StudyContext(
             config=config, name="study", layout=layout, images=images, stores=stores or {}, fingerprint="f",
-            cells=tuple(builders.cells(config)), device_type="cpu", precision=precision, ranks=Ranks(),
+            cells=tuple(build.cells(config)), device_type="cpu", precision=precision, ranks=Ranks(),
             budget_reference=reference, leases=Leases(layout.locks_dir),
             progress=progress or StudyProgress(), tuned=tuned or {},
         )  # fmt: skip

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from resomap.errors import ConfigError
-from resomap.study import builders
+from resomap.study import build
 from resomap.study.budget import settle_reference, stored_reference
 from resomap.study.plan import changed_runs, discard
 
@@ -66,4 +66,4 @@ def test_the_schedule_is_stretched_with_the_epochs(make_context):
 def test_successive_halving_is_refused_where_workers_see_no_others(make_context):
     config = make_context(training={"successive_halving": True}, system={"executor": "ray"}).config
     with pytest.raises(ConfigError, match=r"successive_halving .*system\.executor ray"):
-        builders.check_processes(config, launched=1)
+        build.check_processes(config, launched=1)

@@ -7,7 +7,7 @@ import pytest
 
 from resomap.errors import ConfigError
 from resomap.records import Cell
-from resomap.study import builders
+from resomap.study import build
 from resomap.study.plan import changed_runs
 from resomap.study.runs import write_run
 
@@ -28,7 +28,7 @@ def test_a_model_named_by_a_stored_run_is_never_built(tmp_path, make_context, st
 
     # Nor for the budget of a planned one, where it is not allowed.
     with pytest.raises(ConfigError, match="planted:make runs code of yours; allow it with"):
-        builders.epochs_at(context.config, "planted:make", 32, reference=64)
+        build.epochs_at(context.config, "planted:make", 32, reference=64)
     assert not (tmp_path / "sprung").exists()
 
 

@@ -9,7 +9,7 @@ import pytest
 from resomap.config.load import load_config
 from resomap.config.schema import ResoMapConfig
 from resomap.layout import StudyLayout
-from resomap.study import builders
+from resomap.study import build
 from resomap.study.profile import profile_study, profiles_are_current
 
 
@@ -18,13 +18,13 @@ from resomap.study.profile import profile_study, profiles_are_current
     [(None, 120.0), (0.0, 10.0), (50.0, 10.0), (300.0, 30.0), (1200.0, 120.0), (90_000.0, 120.0)],
 )
 def test_a_run_s_timing_is_held_to_a_tenth_of_its_training(training_s: float | None, budget_s: float) -> None:
-    rounds = builders.profiling_options(load_config(), training_s=training_s)["rounds"]
+    rounds = build.profiling_options(load_config(), training_s=training_s)["rounds"]
     assert rounds.budget_s == budget_s
 
 
 def test_all_of_the_budget_where_no_share_is_set() -> None:
     config = load_config(overrides=["system.profiling.share_of_training=null", "system.profiling.budget_s=7"])
-    assert builders.profiling_options(config, training_s=1.0)["rounds"].budget_s == 7.0
+    assert build.profiling_options(config, training_s=1.0)["rounds"].budget_s == 7.0
 
 
 def small(tmp_path: Path, *more: str) -> ResoMapConfig:

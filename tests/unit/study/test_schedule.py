@@ -12,7 +12,7 @@ from resomap.config.schema import ResoMapConfig
 from resomap.errors import ResolutionError
 from resomap.profiling import complexity
 from resomap.records import Cell
-from resomap.study import builders
+from resomap.study import build
 from resomap.study.schedule import longest_first, lower_bound, makespan, predicted_cost, seed_by_seed
 
 
@@ -53,7 +53,7 @@ def test_seed_by_seed_finishes_a_seed_before_the_next() -> None:
 def default_grid() -> tuple[list[Cell], dict[Cell, float]]:
     config = ResoMapConfig()
     cost = predicted_cost(config, num_classes=2)
-    cells = builders.cells(config)
+    cells = build.cells(config)
     return cells, {cell: cost(cell) for cell in cells}
 
 

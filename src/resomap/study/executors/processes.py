@@ -26,7 +26,7 @@ from typing import IO, TYPE_CHECKING, Any
 from resomap.errors import RunFailedError, StorageError, StudyError
 from resomap.lease import Lease
 from resomap.records import Cell, RunRecord
-from resomap.study import builders
+from resomap.study import build
 from resomap.study.context import StudyContext
 from resomap.study.executors.events import Event, replay_progress, replay_tracking
 from resomap.study.interrupt import StopSignal
@@ -117,7 +117,7 @@ def run_in_processes(
         LeaseLostError: another study process took the cell over.
         KeyboardInterrupt: the user stopped; the state is saved.
     """
-    count = builders.processes_per_run(context.config)
+    count = build.processes_per_run(context.config)
     with tempfile.TemporaryDirectory(prefix="resomap-ranks-") as folder, _started(context, cell, count, folder) as all_:
         with stop.between_updates():
             _watch(context, cell, all_, tracker=tracker, stop=stop, lease=lease)
@@ -153,7 +153,7 @@ def _started(context: StudyContext, cell: Cell, count: int, folder: str) -> Iter
 
 def _environment(context: StudyContext, store: TCPStore, *, rank: int, count: int) -> dict[str, str]:
     """What torchrun sets."""
-    threads = builders.threads_of_a_process(context.config)
+    threads = build.threads_of_a_process(context.config)
     return os.environ | {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from resomap.errors import ResoMapError
 from resomap.records import Cell
-from resomap.study import builders
+from resomap.study import build
 from resomap.study.context import StudyContext
 from resomap.study.executors.events import Event, Tell, TellingProgress, TellingTracker
 from resomap.study.executors.processes import STOPPED
@@ -71,9 +71,9 @@ def _listen(stop: StopSignal) -> None:
 def _run(context: StudyContext, cell: Cell, *, stop: StopSignal, tell: Tell) -> None:
     import torch.distributed as dist
 
-    ranks = connect_ranks(builders.device_name(context.config))
+    ranks = connect_ranks(build.device_name(context.config))
     try:
-        builders.settle_process(context.config)
+        build.settle_process(context.config)
         progress = TellingProgress(tell) if ranks.is_main else StudyProgress()
         tracker: Tracker = TellingTracker(tell, context.layout.root) if ranks.is_main else NullTracker()
         run_cell(replace(context, ranks=ranks, progress=progress), cell, tracker=tracker, stop=stop)

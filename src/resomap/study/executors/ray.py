@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from resomap.config.schema import ResoMapConfig
 from resomap.errors import ConfigError, printable
 from resomap.records import Cell, RunRecord
-from resomap.study import builders
+from resomap.study import build
 from resomap.study.executors.ray_hub import Hub
 
 try:
@@ -89,7 +89,7 @@ class RayExecutor:
             self._hub = _new_hub()
             _warm_workers(
                 needs_of(self._config),
-                cells=builders.grid_size(self._config),
+                cells=build.grid_size(self._config),
                 keep_freed=self._config.system.keep_memory,
             )
         except Exception as error:

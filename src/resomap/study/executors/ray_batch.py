@@ -25,7 +25,7 @@ from resomap.errors import ConfigError, StudyError, printable
 from resomap.layout import LAST_STATE
 from resomap.lease import Lease
 from resomap.records import Cell, RunRecord
-from resomap.study import builders
+from resomap.study import build
 from resomap.study.context import StudyContext
 from resomap.study.executors.events import Event, replay_progress, replay_tracking
 from resomap.study.executors.ray_files import commit
@@ -225,7 +225,7 @@ class Batch:
         raise KeyboardInterrupt
 
     def _run_dir(self, cell: Cell) -> Any:
-        return self._context.layout.run_dir(cell, builders.family(self._context.config, cell.model))
+        return self._context.layout.run_dir(cell, build.family(self._context.config, cell.model))
 
     def _call(self, method: str, *arguments: Any) -> Any:
         try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import ray
 
 from resomap.config.schema import ResoMapConfig
-from resomap.study import builders
+from resomap.study import build
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ def needs_of(config: ResoMapConfig) -> Needs:
 
     Without torch where the configuration says it all.
     """
-    processes = builders.processes_per_run(config)
-    device_type = builders.device_type(config)
+    processes = build.processes_per_run(config)
+    device_type = build.device_type(config)
     if device_type == "cpu":
-        threads = builders.cpu_threads(config)
+        threads = build.cpu_threads(config)
         return Needs(threads * processes, 0, threads)
-    threads = 1 + builders.loader_workers(config, device_type)
+    threads = 1 + build.loader_workers(config, device_type)
     return Needs(threads * processes, processes, threads)

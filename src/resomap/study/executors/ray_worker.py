@@ -19,7 +19,7 @@ from resomap.layout import StudyLayout
 from resomap.lease import Leases
 from resomap.records import Cell
 from resomap.serialize import make_dirs
-from resomap.study import builders
+from resomap.study import build
 from resomap.study.context import StudyContext
 from resomap.study.executors.events import Event, TellingProgress, TellingTracker
 from resomap.study.executors.ray_files import fetch, list_files
@@ -82,7 +82,7 @@ def run_task(context: StudyContext, task: Task, call: Call) -> dict[str, Any]:
     """
     if task.version != __version__:
         return _failure(f"this node has ResoMap {__version__}, the study {task.version}; install the same everywhere")
-    builders.settle_process(context.config)
+    build.settle_process(context.config)
     link = Link(task.name, call)
     try:
         with tempfile.TemporaryDirectory(prefix="resomap-cell-") as folder:
@@ -114,7 +114,7 @@ def _run(context: StudyContext, task: Task, link: Link, folder: Path) -> dict[st
     if task.has_state:
         state, target = (
             f"{STATE}{task.name}",
-            layout.run_dir(task.cell, builders.family(context.config, task.cell.model)),
+            layout.run_dir(task.cell, build.family(context.config, task.cell.model)),
         )
         make_dirs(target.parent)
         fetch(link.call("listing", state), target, lambda file, offset: link.call("read", state, file, offset))
@@ -133,14 +133,14 @@ def _local_store(context: StudyContext, split: str, store: ImageStore, call: Cal
     The folder's name is a hash of the images' contents and of the settings, so what is there is the same.
     """
     if not isinstance(store, CachedStore):
-        if builders.fingerprint(context.config, context.images) != context.fingerprint:
+        if build.fingerprint(context.config, context.images) != context.fingerprint:
             raise StudyError(
                 "the images cannot be read at the same paths on this node, and they are too many to be sent decoded; "
                 "mount them there, or raise data.cache_gib"
             )
         return store
     images, name = context.images.splits[split], store.folder.name
-    root = make_dirs(builders.cache_dir(context.config) / "pyramid")
+    root = make_dirs(build.cache_dir(context.config) / "pyramid")
     with Leases(root).hold(name):  # the same claim as of a study on this node that builds or evicts it
         try:
             return reopen_store(root / name, images, store.settings)

@@ -18,12 +18,12 @@ ray = pytest.importorskip("ray", reason="Ray is not installed (requirements-dev.
 LIGHT = """
 import sys
 from resomap import load_config
-from resomap.study import builders
+from resomap.study import build
 from resomap.study.executors.ray_needs import needs_of
 
 config = load_config(overrides=["system.executor=ray", "system.device=cpu", "system.threads=3"])
-builders.executor(config)
-print(needs_of(config), builders.grid_size(config) == len(config.sweep.models) * len(config.sweep.resolutions)
+build.executor(config)
+print(needs_of(config), build.grid_size(config) == len(config.sweep.models) * len(config.sweep.resolutions)
       * len(config.sweep.seeds), [name for name in ("torch", "pandas") if name in sys.modules])
 """
 
@@ -34,7 +34,7 @@ def test_the_cluster_is_asked_before_torch_is_there() -> None:
 
 
 def test_a_cluster_that_is_not_there_is_told_when_cells_are_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    from resomap.study import builders
+    from resomap.study import build
 
     def refuse(**_: object) -> NoReturn:
         raise ConnectionError("nobody answers\nat all")
@@ -44,7 +44,7 @@ def test_a_cluster_that_is_not_there_is_told_when_cells_are_to_run(monkeypatch: 
     work: Any = SimpleNamespace(context=SimpleNamespace(ranks=SimpleNamespace(world_size=1)))
     told = r"^cannot reach a Ray cluster at there:6379: nobody answers$"
     # Not on entering, so that planning can say first what is wrong with the study.
-    with builders.executor(config) as executor, pytest.raises(ConfigError, match=told):
+    with build.executor(config) as executor, pytest.raises(ConfigError, match=told):
         next(iter(executor.run(work, [])))
     assert not ray.is_initialized()
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from resomap.errors import StudyError
+from resomap.explainability.store import StoredMaps, choose_images, read_maps, seen_boxes, write_maps
 from resomap.records import Cell
-from resomap.study.maps import StoredMaps, choose_images, read_maps, seen_boxes, write_maps
 
 
 @pytest.fixture

@@ -1,13 +1,13 @@
 """From the configuration to objects. Besides the command line, the only room that reads config objects."""
 
-from resomap.study.builders.budget import (
+from resomap.study.build.budget import (
     budget_reference,
     epochs_at,
     is_compute_matched,
     stops_dominated_runs,
     with_budget,
 )
-from resomap.study.builders.cost import (
+from resomap.study.build.cost import (
     end_to_end_images,
     memory_limit_mib,
     optimizer_factory,
@@ -15,7 +15,7 @@ from resomap.study.builders.cost import (
     profiling_options,
     training_length,
 )
-from resomap.study.builders.data import (
+from resomap.study.build.data import (
     acuity_options,
     augmentation,
     cache_dir,
@@ -29,7 +29,7 @@ from resomap.study.builders.data import (
     max_pixels,
     stores,
 )
-from resomap.study.builders.explanations import (
+from resomap.study.build.explanations import (
     agreement_options,
     explained_images,
     explanation_extras,
@@ -37,8 +37,8 @@ from resomap.study.builders.explanations import (
     explanations_wanted,
     method_options,
 )
-from resomap.study.builders.identity import determinants
-from resomap.study.builders.loaders import (
+from resomap.study.build.identity import determinants
+from resomap.study.build.loaders import (
     checkpoint_loader,
     eval_loader,
     loader_workers,
@@ -47,7 +47,7 @@ from resomap.study.builders.loaders import (
     train_loader,
     with_micro_batch_limit,
 )
-from resomap.study.builders.models import (
+from resomap.study.build.models import (
     allows_callables,
     cells,
     check_models,
@@ -59,7 +59,7 @@ from resomap.study.builders.models import (
     model_specs,
     preprocessing,
 )
-from resomap.study.builders.study import (
+from resomap.study.build.study import (
     accepted_loss,
     executor,
     layout,
@@ -76,7 +76,7 @@ from resomap.study.builders.study import (
     waits_for_others,
     weight_files,
 )
-from resomap.study.builders.training import (
+from resomap.study.build.training import (
     check_processes,
     cpu_threads,
     device_and_precision,
@@ -91,7 +91,7 @@ from resomap.study.builders.training import (
     timing_trainer,
     trainer,
 )
-from resomap.study.builders.tuning import (
+from resomap.study.build.tuning import (
     applies_choices,
     precision_of,
     training_images,

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from resomap.config.schema import ResoMapConfig
 from resomap.records import Cell, ImageDataset, Preprocessing
-from resomap.study.builders.data import augmentation, squares_store
-from resomap.study.builders.models import preprocessing
-from resomap.study.builders.training import processes_per_run
+from resomap.study.build.data import augmentation, squares_store
+from resomap.study.build.models import preprocessing
+from resomap.study.build.training import processes_per_run
 from resomap.study.ranks import Ranks
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from resomap.explainability.frame import coarsest_grid, support, to_common_frame
+from resomap.explainability.store import StoredMaps
 from resomap.metrics import maps as measures
 from resomap.metrics.consistency import SIMILARITIES, Interval, consistency
-from resomap.study.maps import StoredMaps
 
 _PARTNERS = 8
 """Other images whose masks are laid on each map, for what it gets by place alone."""

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from resomap.config.schema import ResoMapConfig
 from resomap.errors import ConfigError, printable
-from resomap.study.builders.models import model_specs
+from resomap.study.build.models import model_specs
 
 
 def is_compute_matched(config: ResoMapConfig) -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from resomap.analysis.seed_variance import MeanSquares, luck, mean_squares, shared_prior, student
+from resomap.analysis.statistics.seed_variance import MeanSquares, luck, mean_squares, shared_prior, student
 
 
 def test_mean_squares_by_hand() -> None:

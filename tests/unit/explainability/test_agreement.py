@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from resomap.study.agreement import energy_of, pooled_energy
+from resomap.explainability.agreement import energy_of, pooled_energy
 
 IMAGES, GRID = 48, 8
 WHOLE = np.tile([0.0, 0.0, 1.0, 1.0], (IMAGES, 1))

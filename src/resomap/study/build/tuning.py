@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from resomap.config.schema import ResoMapConfig
 from resomap.records import TunedSettings
-from resomap.study.builders.loaders import micro_batch
-from resomap.study.builders.models import model_specs
-from resomap.study.builders.training import device_and_precision, processes_per_run
+from resomap.study.build.loaders import micro_batch
+from resomap.study.build.models import model_specs
+from resomap.study.build.training import device_and_precision, processes_per_run
 from resomap.study.ranks import Ranks
 
 if TYPE_CHECKING:

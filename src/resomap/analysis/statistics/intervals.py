@@ -23,7 +23,15 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from resomap.analysis.seed_variance import LESS, MeanSquares, SeedPrior, luck, mean_squares, shared_prior, student
+from resomap.analysis.statistics.seed_variance import (
+    LESS,
+    MeanSquares,
+    SeedPrior,
+    luck,
+    mean_squares,
+    shared_prior,
+    student,
+)
 from resomap.metrics.classification import wilson_interval
 
 _LEAST = 1 - LESS

@@ -10,9 +10,9 @@ from typing import Any
 from resomap.config.schema import ResoMapConfig
 from resomap.errors import CheckpointError, printable
 from resomap.records import Cell
-from resomap.study.builders.budget import stretched
-from resomap.study.builders.loaders import micro_batch
-from resomap.study.builders.models import model_specs
+from resomap.study.build.budget import stretched
+from resomap.study.build.loaders import micro_batch
+from resomap.study.build.models import model_specs
 from resomap.study.ranks import Ranks
 
 PROTOCOL_VERSION = 1

@@ -9,7 +9,7 @@ from statsmodels.stats.contingency_tables import cochrans_q
 from statsmodels.stats.contingency_tables import mcnemar as sm_mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from resomap.analysis.paired import cochran_q, discordance, holm, mcnemar, omnibus, over_seeds
+from resomap.analysis.statistics.paired import cochran_q, discordance, holm, mcnemar, omnibus, over_seeds
 
 
 def test_mcnemar_equals_statsmodels_and_mid_p_is_by_hand() -> None:

@@ -10,9 +10,9 @@ from scipy import stats
 from scipy.special import expit
 from statsmodels.stats.proportion import proportion_confint
 
-from resomap.analysis.intervals import difference_estimate, mean_estimate, seed_prior, two_sided_p
-from resomap.analysis.paired import holm
-from resomap.analysis.seed_variance import mean_squares
+from resomap.analysis.statistics.intervals import difference_estimate, mean_estimate, seed_prior, two_sided_p
+from resomap.analysis.statistics.paired import holm
+from resomap.analysis.statistics.seed_variance import mean_squares
 
 
 def test_one_seed_is_wilson_with_student_s_quantile() -> None:
