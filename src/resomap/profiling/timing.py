@@ -25,6 +25,8 @@ Enough = Callable[[int, list[np.ndarray]], bool]
 BLOCK_S = 0.03
 """A block repeats a short call until it has taken about this long."""
 _MOST_CALLS = 32
+_WEIGHTS_MATTER_S = 0.05
+"""In a longer call fetching the weights is a small part."""
 _STABLE = 0.03
 _WINDOW = 5
 _LONGEST_WARMUP_S = 3.0
@@ -146,20 +148,23 @@ def time_in_turn(
 class _Group:
     """Subjects that are timed in the same rounds.
 
-    Each round starts with another subject, so that none always follows the same one. A block of short calls starts with
-    an untimed one, which brings the subject's weights back into the caches; for a long call that does not matter, and
-    the time is better spent on more rounds.
+    Each round starts with another subject, so that none always follows the same one. A block starts with an untimed
+    call, which brings the subject's weights back into the caches: else the smaller of two sizes of a network would
+    fetch them and the larger find them there, and their ratio hang on how full the caches are. For a long call that
+    does not matter, and the time is better spent on more rounds.
     """
 
     calls: Sequence[Call]
     clock: Clock
     warmup: int
     counts: list[int] = field(init=False)
+    are_long: list[bool] = field(init=False)
     rounds: list[list[list[float]]] = field(default_factory=list)
     spent_s: float = 0.0
 
     def __post_init__(self) -> None:
         expected = [warm_up(call, clock=self.clock, least=self.warmup) for call in self.calls]
+        self.are_long = [seconds > _WEIGHTS_MATTER_S for seconds in expected]
         self.counts = [int(np.clip(round(BLOCK_S / max(seconds, 1e-9)), 1, _MOST_CALLS)) for seconds in expected]
 
     def time_round(self, shift: np.random.Generator | None) -> None:
@@ -171,7 +176,7 @@ class _Group:
             call = self.calls[subject]
             # Kept until the next block: what the call allocates has to lie elsewhere.
             moved = torch.empty(int(shift.integers(*_SHIFTS)), dtype=torch.uint8) if shift else None
-            if self.counts[subject] > 1:
+            if not self.are_long[subject]:
                 call()
             row[subject] = [self.clock(call) for _ in range(self.counts[subject])]
             del moved

@@ -96,6 +96,20 @@ def test_every_round_has_every_subject_and_starts_with_another(monkeypatch: pyte
     assert "".join(rounds) == "aaa" + "b" * 6 + "b" * 6 + "aaa" + "aaa" + "b" * 6
 
 
+@pytest.mark.parametrize(("seconds", "untimed"), [(0.04, 1), (0.06, 0)])
+def test_weights_are_fetched_before_a_block_unless_the_call_is_long(seconds: float, untimed: int) -> None:
+    """Else the smaller size of a network would fetch them for the larger one, whose turn is next."""
+    called: list[int] = []
+
+    def clock(call) -> float:
+        call()
+        return seconds
+
+    ((times,),) = time_in_turn([[lambda: called.append(1)]], clock=clock, blocks=3, warmup=1)
+    assert times.shape == (3, 1)
+    assert len(called) == 1 + 3 * (untimed + 1)
+
+
 def test_groups_share_the_time_and_rounds_end_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: now))
