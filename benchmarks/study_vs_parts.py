@@ -43,7 +43,8 @@ def main() -> None:
             settings = [
                 f"study.output={fresh}/study", f"data.cache_dir={fresh}/cache", "training.batch_size=16",
                 "system.device=cpu", "mlflow.enabled=false", "analysis.matrix=true", "analysis.report=false",
-                "explainability.spectral=false", "explainability.sanity=false", "explainability.gallery=0", *given.set,
+                "explainability.spectral=false", "explainability.faithfulness=false", "explainability.gallery=0",
+                *given.set,
             ]  # fmt: skip
             options = [word for setting in settings for word in ("--set", setting)]
             run(

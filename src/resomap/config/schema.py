@@ -330,6 +330,9 @@ class ExplainabilityConfig(Section):
     """Images drawn side by side at each resolution."""
     spectral: bool = True
     """Remove octave bands from the images and measure which detail each resolution uses."""
+    faithfulness: bool = True
+    """Measure insertion, deletion and sensitivity of the maps and each network's receptive field (one run of each model
+    and resolution); needed by `sanity`."""
     sanity: bool = True
     """Compare with maps of the same network with random weights (one run of each model and resolution)."""
     random_weights: Annotated[int, Field(ge=3)] = 20

@@ -126,10 +126,10 @@ def analyse_sources(
     stored = make_maps(sources, explained, recipe=recipe, path_of=layout.maps_path, progress=progress)
     progress("comparing maps")
     tables = compare_maps(stored, masks=masks, class_names=explained.class_names, **agreement)
-    firsts = _first_seeds(sources)
+    firsts = _first_seeds(sources) if extras["faithfulness"] or extras["spectral"] else []
     checkpoints = {s.cell: load_checkpoint(s.checkpoint, allow_callables=recipe.allow_callables) for s in firsts}
     probes = []
-    for one in stored:
+    for one in stored if extras["faithfulness"] else ():
         if one.cell in checkpoints:
             progress(f"faithfulness of {one.method}: {one.cell}")
             probes.append(

@@ -47,7 +47,11 @@ def agreement_options(config: ResoMapConfig) -> dict[str, Any]:
 
 
 def explanation_extras(config: ResoMapConfig) -> dict[str, Any]:
-    """What else is made: images drawn, spectral occlusion, the randomisation check."""
+    """What else is made: images drawn, spectral occlusion, faithfulness with the randomisation check."""
     chosen = config.explainability
-    draws = chosen.random_weights if chosen.sanity else 0
-    return {"gallery": chosen.gallery, "spectral": chosen.spectral, "random_weights": draws}
+    return {
+        "gallery": chosen.gallery,
+        "spectral": chosen.spectral,
+        "faithfulness": chosen.faithfulness,
+        "random_weights": chosen.random_weights if chosen.sanity else 0,
+    }
