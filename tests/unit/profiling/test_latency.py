@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -83,17 +84,29 @@ def test_rounds_count_as_undisturbed_by_hand() -> None:
 def test_every_round_has_every_subject_and_starts_with_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "BLOCK_S", 0.02)
     said: list[str] = []
-    calls = [lambda: said.append("a"), lambda: said.append("b")]
-    costs = {"a": 0.01, "b": 0.004}
+    costs = {"a": 0.01, "b": 0.004, "c": 0.02}
 
     def clock(call) -> float:
         call()
         return costs[said[-1]]
 
-    (times,) = time_in_turn([calls], clock=clock, blocks=3, warmup=2)
-    assert [t.shape for t in times] == [(3, 2), (3, 5)]  # 20 ms a block
-    rounds = said[-(3 * (1 + 2 + 1 + 5)) :]
-    assert "".join(rounds) == "aaa" + "b" * 6 + "b" * 6 + "aaa" + "aaa" + "b" * 6
+    times = time_in_turn([[partial(said.append, name) for name in costs]], clock=clock, blocks=3, warmup=2)[0]
+    assert [t.shape for t in times] == [(3, 2), (3, 5), (3, 1)]  # 20 ms a block
+    rounds = said[-(3 * (1 + 2 + 1 + 5 + 1 + 1)) :]
+    a, b, c = "aaa", "bbbbbb", "cc"  # an untimed call each
+    assert "".join(rounds) == a + b + c + b + c + a + c + a + b
+
+
+def test_of_two_none_follows_itself() -> None:
+    said: list[str] = []
+    calls = [partial(said.append, name) for name in "ab"]
+
+    def clock(call) -> float:
+        call()
+        return 1.0
+
+    time_in_turn([calls], clock=clock, blocks=3, warmup=1)
+    assert "".join(said[-6:]) == "ababab"
 
 
 @pytest.mark.parametrize(("seconds", "untimed"), [(0.04, 1), (0.06, 0)])
