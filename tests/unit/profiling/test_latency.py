@@ -118,9 +118,13 @@ def test_weights_are_fetched_before_a_block_unless_the_call_is_long(seconds: flo
         call()
         return seconds
 
-    ((times,),) = time_in_turn([[lambda: called.append(1)]], clock=clock, blocks=3, warmup=1)
-    assert times.shape == (3, 1)
-    assert len(called) == 1 + 3 * (untimed + 1)
+    def calls_of(blocks: int) -> int:
+        called.clear()
+        ((times,),) = time_in_turn([[lambda: called.append(1)]], clock=clock, blocks=blocks, warmup=1)
+        assert times.shape == (blocks, 1)
+        return len(called)
+
+    assert calls_of(7) - calls_of(3) == 4 * (untimed + 1)
 
 
 def test_groups_share_the_time_and_rounds_end_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,7 +323,8 @@ def test_rounds_go_on_until_the_ratio_is_known(monkeypatch: pytest.MonkeyPatch) 
         plan = ProfilingPlan(protocols=(BATCH_1,), warmup=1, rounds=Rounds(15, precision, budget_s=60))
         small, large = (r.at(BATCH_1) for r in profile_subjects(subjects, plan))
         ratio = latency_ratio(large, small)
-        assert ratio.value == pytest.approx(2, rel=0.02)
+        # A whole interval's width is four standard errors; 15 rounds alone have one of 1.8 %.
+        assert ratio.value == pytest.approx(2, rel=precision or 0.06)
         if precision is not None:
             assert ratio.width <= precision
         found[precision] = ratio.of_rounds
