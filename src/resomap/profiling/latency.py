@@ -21,8 +21,9 @@ DISTURBED = 1.15
 """A block is disturbed if it takes this many times as long as the subject's fastest blocks."""
 LEAST_ROUNDS = 10
 """Where fewer rounds are undisturbed, so many of the least disturbed ones count."""
-_FASTEST = 3
-"""The third fastest block stands for the fastest: one alone could be a slip of the clock."""
+_FASTEST = 0.1
+"""The tenth percentile of a subject's blocks stands for the fastest ones: the very fastest is a matter of chance, and
+then so are the rounds that count."""
 _GROWTH = 1.05
 _LONGEST_CALL_S = 2.0
 
@@ -62,7 +63,7 @@ class Ratio:
     """Median of the paired ratios of the undisturbed rounds."""
     low: float
     high: float
-    """95 % bootstrap interval over those rounds."""
+    """95 % bootstrap interval over all rounds, of which each draw chooses its undisturbed ones anew."""
     rounds: int
     """Undisturbed ones, which count."""
     of_rounds: int
@@ -122,24 +123,36 @@ def latency_ratio(a: LatencyRecord, b: LatencyRecord, *, draws: int = 2000, seed
 
 def paired_ratio(a_R: np.ndarray, b_R: np.ndarray, *, draws: int = 2000, seed: int = 0) -> Ratio:
     """The ratio of two subjects' blocks, (R,) each in the order of the rounds."""
-    pairs = (a_R / b_R)[undisturbed(np.stack([a_R, b_R]))]
-    low, high = _interval(pairs, draws=draws, seed=seed)
-    return Ratio(float(np.median(pairs)), low, high, rounds=len(pairs), of_rounds=len(a_R))
+    blocks_2R, pairs_R = np.stack([a_R, b_R]), a_R / b_R
+    counted_R = undisturbed(blocks_2R)
+    chosen_DR = np.random.default_rng(seed).integers(len(pairs_R), size=(draws, len(pairs_R)))
+    counted_DR = undisturbed(np.moveaxis(blocks_2R[:, chosen_DR], 0, 1))
+    low, high = np.quantile(_medians(pairs_R[chosen_DR], counted_DR), [0.025, 0.975])
+    value = float(np.median(pairs_R[counted_R]))
+    return Ratio(value, float(low), float(high), rounds=int(counted_R.sum()), of_rounds=len(pairs_R))
 
 
 def undisturbed(blocks_SR: np.ndarray) -> np.ndarray:
-    """(R,) bool: rounds in which every subject came near its own fastest blocks.
+    """(..., R) bool: rounds in which every subject came near its own fastest blocks.
 
     Each subject is held against itself, so this favours none; see DISTURBED and LEAST_ROUNDS.
 
     Args:
-        blocks_SR: medians of S subjects' blocks in R rounds.
+        blocks_SR: (..., S, R) medians of S subjects' blocks in R rounds.
     """
-    rounds = blocks_SR.shape[1]
-    fastest_S = np.sort(blocks_SR, axis=1)[:, min(_FASTEST, rounds) - 1]
-    slowdown_R = (blocks_SR / fastest_S[:, None]).max(axis=0)
-    limit = max(DISTURBED, np.sort(slowdown_R)[min(LEAST_ROUNDS, rounds) - 1])
-    return np.asarray(slowdown_R <= limit)
+    rounds = blocks_SR.shape[-1]
+    fastest_S1 = np.quantile(blocks_SR, _FASTEST, axis=-1)[..., None]
+    slowdown_R = (blocks_SR / fastest_S1).max(axis=-2)
+    tenth = np.sort(slowdown_R, axis=-1)[..., min(LEAST_ROUNDS, rounds) - 1]
+    return np.asarray(slowdown_R <= np.maximum(DISTURBED, tenth)[..., None])
+
+
+def _medians(values_DR: np.ndarray, counted_DR: np.ndarray) -> np.ndarray:
+    """(D,) median of the values that count in each row, at least one."""
+    ranked = np.sort(np.where(counted_DR, values_DR, np.inf), axis=1)
+    count_D1 = counted_DR.sum(axis=1, keepdims=True)
+    middle = np.concatenate([(count_D1 - 1) // 2, count_D1 // 2], axis=1)
+    return np.asarray(np.take_along_axis(ranked, middle, axis=1).mean(axis=1))
 
 
 def _interval(values: np.ndarray, *, draws: int, seed: int) -> tuple[float, float]:

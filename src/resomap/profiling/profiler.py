@@ -33,6 +33,9 @@ from resomap.profiling.timing import Call, Clock, Enough, clock_of, fastest, tim
 
 log = logging.getLogger(__name__)
 
+_DRAWS_TO_STOP = 400
+"""Of the bootstrap that says whether to go on: asked every few rounds for each model and resolution."""
+
 
 @dataclass(frozen=True, slots=True)
 class EndToEnd:
@@ -283,7 +286,7 @@ def _enough(subjects: Sequence[Subject], groups: Sequence[Sequence[_Prepared]], 
         for sides in of_model.values():
             (_, smallest), *others = sorted(sides, key=lambda side: side[0])
             for _, blocks in others:
-                ratio = paired_ratio(blocks, smallest)
+                ratio = paired_ratio(blocks, smallest, draws=_DRAWS_TO_STOP)
                 if ratio.rounds < wanted.least or ratio.width > (wanted.precision or 0):
                     return False
         return True
