@@ -136,7 +136,7 @@ def test_study_stopped_gone_on_with_a_node_lost_equals_a_local_one(
 ) -> None:
     """The cluster has one node less afterwards: the other tests need the first alone."""
     data = make_images(tmp_path / "data")
-    study, two, grid = tmp_path / "study", ["--seeds", "0,1"], ["--seeds", "0,1,2", "--epochs", "100"]
+    study, two, grid = tmp_path / "study", ["--seeds", "0,1"], ["--seeds", "0,1,2", "--epochs", "250"]
     told: set[int] = set()
 
     def press_ctrl_c_once_two_run(cell: Cell) -> None:

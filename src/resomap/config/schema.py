@@ -332,9 +332,10 @@ class ExplainabilityConfig(Section):
     """Remove octave bands from the images and measure which detail each resolution uses."""
     faithfulness: bool = True
     """Measure insertion, deletion and sensitivity of the maps and each network's receptive field (one run of each model
-    and resolution); needed by `sanity`."""
+    and resolution)."""
     sanity: bool = True
-    """Compare with maps of the same network with random weights (one run of each model and resolution)."""
+    """Compare with maps of the same network with random weights; a part of `faithfulness`, without which it does
+    nothing."""
     random_weights: Annotated[int, Field(ge=3)] = 20
     """Random initialisations of that comparison where the evidence's place is known (acuity); 1 elsewhere."""
 

@@ -21,9 +21,9 @@ DISTURBED = 1.15
 """A block is disturbed if it takes this many times as long as the subject's fastest blocks."""
 LEAST_ROUNDS = 10
 """Where fewer rounds are undisturbed, so many of the least disturbed ones count."""
-_FASTEST = 0.1
-"""The tenth percentile of a subject's blocks stands for the fastest ones: the very fastest is a matter of chance, and
-then so are the rounds that count."""
+_FASTEST = 0.05
+"""Quantile of a subject's blocks that stands for the fastest ones: the very fastest is a matter of chance, and then so
+are the rounds that count. A spell that spares less than a twentieth of the rounds is not seen."""
 _GROWTH = 1.05
 _LONGEST_CALL_S = 2.0
 

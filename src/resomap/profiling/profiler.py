@@ -33,8 +33,9 @@ from resomap.profiling.timing import Call, Clock, Enough, clock_of, fastest, tim
 
 log = logging.getLogger(__name__)
 
-_DRAWS_TO_STOP = 400
-"""Of the bootstrap that says whether to go on: asked every few rounds for each model and resolution."""
+_DRAWS_TO_GO_ON = 400
+"""Of the bootstrap that is asked every few rounds for each model and resolution; what it finds narrow enough is looked
+at with all draws before timing ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +280,9 @@ def _enough(subjects: Sequence[Subject], groups: Sequence[Sequence[_Prepared]], 
     """Whether every model's ratios to its smallest resolution are known as well as wanted."""
 
     def enough(number: int, times: list[np.ndarray]) -> bool:
+        return known(number, times, draws=_DRAWS_TO_GO_ON) and known(number, times)
+
+    def known(number: int, times: list[np.ndarray], **options: int) -> bool:
         of_model: dict[str, list[tuple[int, np.ndarray]]] = {}
         for one, seconds in zip(groups[number], times, strict=True):
             subject = subjects[one.position]
@@ -286,7 +290,7 @@ def _enough(subjects: Sequence[Subject], groups: Sequence[Sequence[_Prepared]], 
         for sides in of_model.values():
             (_, smallest), *others = sorted(sides, key=lambda side: side[0])
             for _, blocks in others:
-                ratio = paired_ratio(blocks, smallest, draws=_DRAWS_TO_STOP)
+                ratio = paired_ratio(blocks, smallest, **options)
                 if ratio.rounds < wanted.least or ratio.width > (wanted.precision or 0):
                     return False
         return True

@@ -25,8 +25,8 @@ Enough = Callable[[int, list[np.ndarray]], bool]
 BLOCK_S = 0.03
 """A block repeats a short call until it has taken about this long."""
 _MOST_CALLS = 32
-_WEIGHTS_MATTER_S = 0.05
-"""In a longer call fetching the weights is a small part."""
+_WEIGHTS_MATTER_S = 0.08
+"""In a longer call fetching the weights is a small part: resnet18's took 0.8 ms."""
 _STABLE = 0.03
 _WINDOW = 5
 _LONGEST_WARMUP_S = 3.0
@@ -148,8 +148,9 @@ def time_in_turn(
 class _Group:
     """Subjects that are timed in the same rounds.
 
-    Each round starts with another subject, so that none always follows the same one. Of two each follows the other: one
-    that followed itself would find its weights in the caches (9 % of a call of resnet18 at 128 px). A block starts with
+    Each round starts with another subject, so that none always follows the same one. Of two the first stays the first:
+    else each would follow itself in every second round, and find its weights in the caches (9 % of a call of resnet18
+    at 128 px). A block starts with
     an untimed call, which brings the subject's weights back into the caches: else the smaller of two sizes of a network
     would fetch them and the larger find them there, and their ratio hang on how full the caches are. For a long call
     that does not matter, and the time is better spent on more rounds.

@@ -62,33 +62,33 @@ def _drifting(slow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(slow, 5 * 1.5, 5) * noise[0], np.where(slow, 10 * 1.2, 10) * noise[1]
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.8])
-def test_a_slow_spell_of_the_machine_does_not_change_a_ratio(share: float) -> None:
+@pytest.mark.parametrize(("share", "off"), [(0.0, 0.01), (0.3, 0.01), (0.8, 0.01), (0.9, 0.02)])
+def test_a_slow_spell_of_the_machine_does_not_change_a_ratio(share: float, off: float) -> None:
     small, large = _drifting(np.arange(80) >= 80 * (1 - share))
     found = paired_ratio(large, small)
-    assert found.value == pytest.approx(2, abs=0.01)
+    assert found.value == pytest.approx(2, abs=off)
     assert found.low <= 2 <= found.high
-    assert (found.rounds, found.of_rounds) == (pytest.approx(80 * (1 - share), abs=1), 80)
+    # Ten count at the least, of which two are disturbed where eight are not.
+    assert (found.rounds, found.of_rounds) == (pytest.approx(max(10, 80 * (1 - share)), abs=1), 80)
     assert found.width == pytest.approx((found.high - found.low) / found.value)
 
 
-@pytest.mark.parametrize("noise", [0.015, 0.04])
 @pytest.mark.parametrize("spikes", [0.0, 0.3])
-def test_intervals_hold_the_ratio_although_rounds_are_chosen(noise: float, spikes: float) -> None:
-    """200 profiles of 100 rounds, some blocks of which take up to half as long again: 95 % were promised."""
-    held = 0
-    for seed in range(200):
+def test_intervals_hold_the_ratio_although_rounds_are_chosen(spikes: float) -> None:
+    """300 profiles of 140 rounds with 4 % of noise, some blocks of which take up to half as long again: 95 % were
+    promised. Of the rounds that the third fastest block chose once and for all, 83 % of the intervals held it."""
+    held, profiles = 0, 300
+    for seed in range(profiles):
         rng = np.random.default_rng(seed)
-        blocks = 1 + noise * rng.standard_normal((2, 100))
-        blocks *= 1 + 0.5 * rng.random((2, 100)) * (rng.random((2, 100)) < spikes)
+        blocks = 1 + 0.04 * rng.standard_normal((2, 140))
+        blocks *= 1 + 0.5 * rng.random((2, 140)) * (rng.random((2, 140)) < spikes)
         found = paired_ratio(2 * blocks[0], blocks[1], draws=400)
         held += found.low <= 2 <= found.high
-    # Four standard errors of 1.5 %; of the rounds that were chosen once, 83 % of the intervals held it.
-    assert held >= 0.89 * 200
+    assert 0.90 * profiles <= held <= 0.99 * profiles
 
 
 def test_rounds_count_as_undisturbed_by_hand() -> None:
-    # The tenth percentiles are 10 and 20. 14 % more is allowed, 16 % is not, to whichever subject it happens.
+    # The twentieth parts are at 10 and 20. 14 % more is allowed, 16 % is not, to whichever subject it happens.
     blocks = np.array([[10.0] * 10 + [10, 10, 11.4, 11.6, 10], [20.0] * 10 + [20, 22.8, 20, 20, 23.2]])
     assert undisturbed(blocks).tolist() == [True] * 13 + [False, False]
     # Too few are undisturbed: the ten least disturbed ones count, of 10 and 11 to 30 ms.
@@ -124,7 +124,7 @@ def test_of_two_none_follows_itself() -> None:
     assert "".join(said[-6:]) == "ababab"
 
 
-@pytest.mark.parametrize(("seconds", "untimed"), [(0.04, 1), (0.06, 0)])
+@pytest.mark.parametrize(("seconds", "untimed"), [(0.07, 1), (0.09, 0)])
 def test_weights_are_fetched_before_a_block_unless_the_call_is_long(seconds: float, untimed: int) -> None:
     """Else the smaller size of a network would fetch them for the larger one, whose turn is next."""
     called: list[int] = []

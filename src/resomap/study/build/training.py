@@ -28,12 +28,17 @@ def settle_process(config: ResoMapConfig) -> None:
 
     from resomap.allocator import keep_freed_memory, release_freed_memory
 
-    if config.system.keep_memory:
+    if keeps_memory(config):
         keep_freed_memory()
     else:
         release_freed_memory()
     if config.system.threads is not None:
         torch.set_num_threads(config.system.threads)
+
+
+def keeps_memory(config: ResoMapConfig) -> bool:
+    """Whether freed memory stays with a process."""
+    return config.system.keep_memory
 
 
 def processes_per_run(config: ResoMapConfig) -> int:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
+from resomap.allocator import keep_freed_memory
 from resomap.config.schema import ResoMapConfig
 from resomap.errors import ConfigError, printable
 from resomap.records import Cell, RunRecord
@@ -90,7 +91,7 @@ class RayExecutor:
             _warm_workers(
                 needs_of(self._config),
                 cells=build.grid_size(self._config),
-                keep_freed=self._config.system.keep_memory,
+                keep_freed=build.keeps_memory(self._config),
             )
         except Exception as error:
             self._error = error
@@ -129,7 +130,14 @@ def _warm_workers(needs: Needs, *, cells: int, keep_freed: bool) -> None:
 
 
 def _warm(threads: int, keep_freed: bool) -> None:
-    """Runs on a node: what a cell imports and sets up, before there is one."""
+    """Runs on a node: what a cell imports and sets up, before there is one.
+
+    Args:
+        keep_freed: whether freed memory stays with the process. Told before anything imports torch, which reads some of
+            it at its first allocation.
+    """
+    if keep_freed:
+        keep_freed_memory()
     from resomap.study.executors.ray_worker import warm
 
-    warm(threads, keep_freed=keep_freed)
+    warm(threads)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from resomap import __version__
-from resomap.allocator import keep_freed_memory
 from resomap.data.pyramid import CachedStore, ImageStore, reopen_store
 from resomap.errors import StorageError, StudyError
 from resomap.layout import StudyLayout
@@ -58,14 +57,8 @@ Call = Callable[..., Any]
 _IMPORTED_BY_A_CELL = ("resomap.study.executors.ray_batch", "resomap.training.trainer")
 
 
-def warm(threads: int, *, keep_freed: bool) -> None:
-    """Bring into this process what a cell imports, so that the first one finds it.
-
-    Args:
-        keep_freed: whether freed memory stays with the process; torch reads some of that at its first allocation.
-    """
-    if keep_freed:
-        keep_freed_memory()
+def warm(threads: int) -> None:
+    """Bring into this process what a cell imports, so that the first one finds it."""
     import torch
 
     torch.set_num_threads(threads)

@@ -51,7 +51,7 @@ def test_a_cluster_that_is_not_there_is_told_when_cells_are_to_run(monkeypatch: 
 
 def test_a_warm_worker_has_what_a_cell_imports() -> None:
     child = (
-        "import sys; from resomap.study.executors.ray_worker import warm; warm(1, keep_freed=False); import torch;"
+        "import sys; from resomap.study.executors.ray_worker import warm; warm(1); import torch;"
         "print(torch.get_num_threads(), 'resomap.training.trainer' in sys.modules, 'accelerate' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True, check=True)
@@ -67,8 +67,8 @@ def test_a_warm_worker_keeps_freed_memory_from_before_torch_is_there(keep: bool)
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name == 'torch': print(os.environ.get('THP_MEM_ALLOC_ENABLE'))\n"
         "sys.meta_path.insert(0, Watch())\n"
-        "from resomap.study.executors.ray_worker import warm\n"
-        f"warm(1, keep_freed={keep})\n"
+        "from resomap.study.executors.ray import _warm\n"
+        f"_warm(1, {keep})\n"
         "from resomap.allocator import keeps_freed_memory\n"
         "print(keeps_freed_memory())"
     )
@@ -80,6 +80,7 @@ def test_a_warm_worker_keeps_freed_memory_from_before_torch_is_there(keep: bool)
 def test_a_cell_waits_in_the_cluster_only_beside_long_ones() -> None:
     from resomap.study.executors.ray_batch import cells_out
 
-    assert cells_out(2, [1.0, 300.0]) == 2
+    assert cells_out(2, [1.0, 8.0]) == 2
     assert cells_out(2, [25.0, 300.0]) == 3
+    assert cells_out(100, [1.0] * 10 + [300.0] * 90) == 101  # some are always new
     assert cells_out(0, []) == 1  # every node is gone: what waits has the cluster get another
