@@ -117,6 +117,7 @@ def main() -> None:
         if any(word in "a study, and its second start" for word in words):
             firsts, seconds = [], []
             numbers = itertools.count()
+            (folder / "elsewhere").mkdir()
             for turn in range(given.rounds):
                 both = [study(folder, next(numbers), source) for source in order(given.earlier, turn)]
                 firsts.append([first for first, _ in both])
@@ -151,14 +152,15 @@ def study(folder: Path, number: int, source: Path) -> tuple[float, float]:
     times = []
     for _ in range(2):
         started = time.perf_counter()
-        run(command, source)
+        run(command, source, folder / "elsewhere")
         times.append(time.perf_counter() - started)
     return times[0], times[1]
 
 
-def run(command: list[str], source: Path) -> subprocess.CompletedProcess[str]:
+def run(command: list[str], source: Path, where: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """In the folder `where`: in one without configs/, since an earlier state does not know today's."""
     environment = os.environ | {"PYTHONPATH": str(source.resolve())}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment, cwd=where, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"with {source}:\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}")
     return done

@@ -113,7 +113,10 @@ class StoredImages:
     def _damaged(self, name: str, places_B: np.ndarray, pixels: Sequence[Any] | np.ndarray) -> list[int]:
         sums = self._checksums(name)
         checked = self._checked.setdefault(name, np.zeros(len(sums), dtype=bool))
-        unknown = np.flatnonzero(~checked[places_B]).tolist()
+        known_B = checked[places_B]
+        if known_B.all():
+            return []
+        unknown = np.flatnonzero(~known_B).tolist()
         damaged = [i for i in unknown if checksum(np.asarray(pixels[i])) != sums[places_B[i]]]
         checked[np.delete(places_B, damaged)] = True
         return damaged
