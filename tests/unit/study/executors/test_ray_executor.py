@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -58,7 +59,7 @@ def test_a_warm_worker_has_what_a_cell_imports() -> None:
     assert done.stdout == "1 True True\n"
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc on Linux has these settings")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these settings")
 @pytest.mark.parametrize("keep", [True, False])
 def test_a_warm_worker_keeps_freed_memory_from_before_torch_is_there(keep: bool) -> None:
     child = (
