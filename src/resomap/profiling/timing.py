@@ -150,10 +150,11 @@ class _Group:
 
     Each round starts with another subject, so that none always follows the same one. Of two the first stays the first:
     else each would follow itself in every second round, and find its weights in the caches (9 % of a call of resnet18
-    at 128 px). A block starts with
-    an untimed call, which brings the subject's weights back into the caches: else the smaller of two sizes of a network
-    would fetch them and the larger find them there, and their ratio hang on how full the caches are. For a long call
-    that does not matter, and the time is better spent on more rounds.
+    at 128 px).
+
+    A block starts with an untimed call, which brings the subject's weights back into the caches: else the smaller of
+    two sizes of a network would fetch them and the larger find them there. For a long call that does not matter, and
+    the time is better spent on more rounds.
     """
 
     calls: Sequence[Call]

@@ -241,7 +241,7 @@ def cells_out(slots: int, ages_s: Sequence[float]) -> int:
     """How many cells may be out: as many as the cluster runs at once, and one that waits unless cells are short.
 
     Args:
-        ages_s: of those that are out, since they were handed out; half of them tell how long cells take.
+        ages_s: of those that are out, since they were handed out; their median tells how long cells take.
     """
     return slots + (not ages_s or median(ages_s) > _ONE_WAITS_AFTER_S)
 
