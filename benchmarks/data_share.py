@@ -1,7 +1,7 @@
 """Training speed as a share of pure compute: the real loader beside a constant batch, interleaved.
 
     python benchmarks/data_share.py [--rounds 7] [--models tiny_cnn,mobilenet_v3_small] [--resolutions 64,224]
-                                    [--images 256] [--precision bf16]
+                                    [--images 256] [--precision bf16] [--device cuda] [--workers 0,4] [--batch 128]
 
 Photograph-like images (490 x 380, JPEG) are generated once; both arms run the same Trainer for the same number of
 updates, in turn, and the ratio is taken pair by pair. 1.0 means that feeding the images costs nothing.
@@ -14,6 +14,8 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +29,9 @@ from resomap.data.loaders import Batch, TrainLoader, to_model_input
 from resomap.data.pyramid import ImageStore, StoreSettings, open_store
 from resomap.models.registry import build_model, normalisation_of
 from resomap.records import ImageRecord
+from resomap.training.device import select_device
 from resomap.training.trainer import Trainer
 
-BATCH = 32
 ARMS = {
     "random_resized": AugmentationSettings(),
     "center": AugmentationSettings(crop="center", brightness=0, contrast=0, saturation=0),
@@ -40,12 +42,13 @@ class ConstantLoader(TrainLoader):
     """The same batch again and again, ready for the model: what is left is compute."""
 
     ready: Batch | None = None
+    device = torch.device("cpu")
 
     def __iter__(self) -> Iterator[Batch]:
         if self.ready is None:
             first = next(super().__iter__())
-            images, labels = to_model_input(first, torch.device("cpu"), channels_last=True)
-            self.ready = Batch(images=images, labels=labels, indices=first.indices, colour=None)
+            images, labels = to_model_input(first, self.device, channels_last=True)
+            self.ready = Batch(images=images, labels=labels, indices=first.indices)
         for _ in range(self.updates_per_epoch):
             yield self.ready
 
@@ -65,32 +68,49 @@ def photographs(folder: Path, count: int) -> list[ImageRecord]:
 
 
 def seconds(trainer: Trainer) -> float:
-    """One epoch."""
+    """One epoch; what it hands to an accelerator is done when its mean loss is known."""
     started = time.perf_counter()
     trainer.train_epoch()
     return time.perf_counter() - started
 
 
-def compare(model: str, resolution: int, store: ImageStore, arm: str, *, rounds: int, precision: str) -> str:
+@dataclass(frozen=True)
+class Settings:
+    """Of both arms, but for the loading processes: a constant batch needs none."""
+
+    rounds: int
+    precision: str
+    device: torch.device
+    batch: int
+
+
+def compare(model: str, resolution: int, store: ImageStore, arm: str, *, workers: int, settings: Settings) -> str:
     mean, std = normalisation_of(model)
     common = {
-        "resolution": resolution, "augmentation": ARMS[arm], "effective_batch": BATCH, "micro_batch": BATCH,
-        "seed": 0, "mean": mean, "std": std,
+        "resolution": resolution, "augmentation": ARMS[arm], "effective_batch": settings.batch,
+        "micro_batch": settings.batch, "seed": 0, "mean": mean, "std": std,
     }  # fmt: skip
+    on_accelerator = settings.device.type != "cpu"
+    constant = ConstantLoader(store, **common)
+    constant.device = settings.device
+    loaders = (
+        TrainLoader(store, **common, workers=workers, pin_memory=on_accelerator, persistent_workers=workers > 0),
+        constant,
+    )
     trainers = [
         Trainer(
-            build_model(model, num_classes=2, seed=0), loader(store, **common), epochs=rounds + 1, device="cpu",
-            mixed_precision=precision,
+            build_model(model, num_classes=2, seed=0), loader, epochs=settings.rounds + 1, device=settings.device,
+            mixed_precision=settings.precision,
         )
-        for loader in (TrainLoader, ConstantLoader)
+        for loader in loaders
     ]  # fmt: skip
     for trainer in trainers:
         seconds(trainer)
-    pairs = [tuple(seconds(trainer) for trainer in trainers) for _ in range(rounds)]
+    pairs = [tuple(seconds(trainer) for trainer in trainers) for _ in range(settings.rounds)]
     shares = sorted(constant / real for real, constant in pairs)
     rate = len(store) / statistics.median(real for real, _ in pairs)
     return (
-        f"{model:20s} {resolution:4d} {arm:15s} {rate:8.0f} images/s   share of compute "
+        f"{model:20s} {resolution:4d} {arm:15s} {workers} workers {rate:8.0f} images/s   share of compute "
         f"{statistics.median(shares):.3f} ({shares[0]:.3f}-{shares[-1]:.3f})"
     )
 
@@ -102,8 +122,12 @@ def main() -> None:
     parser.add_argument("--resolutions", default="64,224")
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--precision", default="no", choices=("no", "bf16"), help="of both arms")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--workers", default="0", help="loading processes of the real arm, one line each")
+    parser.add_argument("--batch", type=int, default=32)
     given = parser.parse_args()
     keep_freed_memory()  # as the command line does
+    common = Settings(given.rounds, given.precision, select_device(given.device), given.batch)
     sides = tuple(int(side) for side in given.resolutions.split(","))
     with tempfile.TemporaryDirectory() as folder:
         records = photographs(Path(folder), given.images)
@@ -115,9 +139,8 @@ def main() -> None:
             hashes = content_hashes(records, cache_dir=cache)
             store = open_store(records, settings=settings, cache_dir=cache, cache_gib=4, content_hashes=hashes)
             for model in given.models.split(","):
-                for side in sides:
-                    line = compare(model, side, store, arm, rounds=given.rounds, precision=given.precision)
-                    print(line, flush=True)
+                for side, workers in product(sides, map(int, given.workers.split(","))):
+                    print(compare(model, side, store, arm, workers=workers, settings=common), flush=True)
 
 
 if __name__ == "__main__":
