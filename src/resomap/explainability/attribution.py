@@ -35,11 +35,28 @@ class Attribution:
 
 
 @contextmanager
+def full_float32() -> Iterator[None]:
+    """Convolutions and matrix products of float32 with all of its bits: CUDA's convolutions use TF32 unless told.
+
+    Gradients with respect to pixels need them: ten bits of a factor decide on which side of zero a ReLU's input lies.
+    """
+    backends: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = False
+        yield
+    finally:
+        for backend, allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = allowed
+
+
+@contextmanager
 def borrowed(model: nn.Module) -> Iterator[nn.Module]:
     """The network itself, in evaluation mode and float32; modes and gradients are as before afterwards."""
     network = unwrapped(model)
     device = next(network.parameters(), torch.empty(0)).device
-    with in_eval_mode(network), torch.autocast(device.type, enabled=False):
+    with in_eval_mode(network), torch.autocast(device.type, enabled=False), full_float32():
         yield network
 
 
