@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, ImageFilter
+from measure import CLASSES, photographs
 
 from resomap.allocator import keep_freed_memory
 from resomap.data.augmentation import AugmentationSettings
@@ -51,20 +50,6 @@ class ConstantLoader(TrainLoader):
             self.ready = Batch(images=images, labels=labels, indices=first.indices)
         for _ in range(self.updates_per_epoch):
             yield self.ready
-
-
-def photographs(folder: Path, count: int) -> list[ImageRecord]:
-    """Smooth random pictures with detail, as JPEG files."""
-    records = []
-    for i in range(count):
-        rng = np.random.default_rng(i)
-        coarse = Image.fromarray(rng.integers(0, 255, (19, 24, 3), dtype=np.uint8)).resize((490, 380), 3)
-        noise = Image.fromarray(rng.integers(0, 255, (380, 490, 3), dtype=np.uint8))
-        picture = Image.blend(coarse, noise.filter(ImageFilter.GaussianBlur(1)), 0.3)
-        path = folder / f"{i}.jpg"
-        picture.save(path, quality=90)
-        records.append(ImageRecord(path.name, path, i % 2))
-    return records
 
 
 def seconds(trainer: Trainer) -> float:
@@ -130,7 +115,8 @@ def main() -> None:
     common = Settings(given.rounds, given.precision, select_device(given.device), given.batch)
     sides = tuple(int(side) for side in given.resolutions.split(","))
     with tempfile.TemporaryDirectory() as folder:
-        records = photographs(Path(folder), given.images)
+        files = photographs(Path(folder), given.images)
+        records = [ImageRecord(path.name, path, i % len(CLASSES)) for i, path in enumerate(files)]
         cache = Path(folder) / "cache"
         for arm, augmentation in ARMS.items():
             settings = StoreSettings(

@@ -15,8 +15,10 @@ import pytest
 import torch
 
 from resomap.layout import StudyLayout
+from resomap.models.registry import build_model
 from resomap.study.load import load_study
 from resomap.study.runs import stored_runs
+from resomap.training.autotune import Options, tune
 
 pytestmark = [
     pytest.mark.gpu,
@@ -111,7 +113,12 @@ def test_a_killed_run_goes_on(tmp_path: Path, data: Path, small_run: Args, cli: 
 
 
 def test_too_little_memory_halves_the_micro_batch(
-    tmp_path: Path, data: Path, small_run: Args, cli: Cli, little_memory: Callable[[int], None]
+    tmp_path: Path,
+    data: Path,
+    small_run: Args,
+    cli: Cli,
+    little_memory: Callable[[int], None],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     command = small_run(
         data, *ON_DEVICE, "--models", "resnet18", "--resolutions", "256", "--batch-size", "48", "--epochs", "1",
@@ -121,12 +128,13 @@ def test_too_little_memory_halves_the_micro_batch(
     little_memory(1200)  # 48 images take about 3 GiB, weights and the optimiser's states a few hundred MiB
     done = cli(*command)
     assert done.status == 0, done.err
+    assert "out of memory with 48 images at once" in caplog.text
     (record,) = stored_runs(StudyLayout(tmp_path / "study"))
     assert record.determinants["protocol"]["training"]["micro_batch"] < 48
     assert record.determinants["protocol"]["training"]["batch_size"] == 48
 
 
-def test_a_launched_process_has_the_accelerator_s_collectives(tmp_path: Path, data: Path, small_run: Args) -> None:
+def test_a_launched_process_trains(tmp_path: Path, data: Path, small_run: Args) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"]
     done = subprocess.run(
         [*launcher, "-m", "resomap", *small_run(data, *ON_DEVICE)],
@@ -157,10 +165,7 @@ def test_loading_processes_and_pinned_memory_change_nothing(
     assert losses[0] == losses[1]
 
 
-def test_a_search_on_the_accelerator_finds_settings(tmp_path: Path) -> None:
-    from resomap.models.registry import build_model
-    from resomap.training.autotune import Options, tune
-
+def test_a_search_on_the_accelerator_finds_settings() -> None:
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     options = Options(precisions=("no", "bf16"), formats=(True, False), micro_batches=(64, 32))
     found = tune(
@@ -176,10 +181,11 @@ def test_a_search_on_the_accelerator_finds_settings(tmp_path: Path) -> None:
 def test_deployment_modes_are_timed_or_say_why_not(tmp_path: Path, data: Path, small_run: Args, cli: Cli) -> None:
     done = cli(
         *small_run(data, *ON_DEVICE), "--set", "system.profiling.enabled=true",
-        "--set", "system.profiling.modes=[eager,channels_last,autocast,onnxruntime]",
+        "--set", "system.profiling.modes=[eager,channels_last,autocast,compile,onnxruntime]",
+        "--set", "system.profiling.max_batch=2", "--set", "system.profiling.end_to_end_images=0",
     )  # fmt: skip
     assert done.status == 0, done.err
     (stored,) = load_study(tmp_path / "study").profiles
     timed, missing = {row["mode"] for row in stored["latency"]}, set(stored["unavailable"])
     assert {"eager", "channels_last", "autocast"} <= timed
-    assert "onnxruntime" in timed | missing
+    assert timed | missing >= {"compile", "onnxruntime"}
