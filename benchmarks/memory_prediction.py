@@ -2,7 +2,7 @@
 
     python benchmarks/memory_prediction.py [--resolutions 224,320,512]
 
-Six models x three resolutions, inference and training (two updates with AdamW), float32 and bf16, batches of 2:
+Six models x three resolutions, inference and training (an update with AdamW), float32 and bf16, batches of 2:
 the peak of live tensor bytes predicted on shapes alone over the one counted while the step really runs. One line a
 model and resolution, with the deviation of each of its four cases; at the end the largest one.
 """

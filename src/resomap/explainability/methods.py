@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,6 +18,10 @@ BY_CAPTUM = ("smoothgrad", "gradient_shap", "occlusion", "kernel_shap", "lime")
 METHODS = OWN + BY_CAPTUM
 
 
+Explainer = Callable[[Tensor, Tensor | None], Attribution]
+"""(images (B, 3, H, W), class ids (B,) or None) -> maps."""
+
+
 def explain(
     model: nn.Module, images_BCHW: Tensor, *, method: str = "gradcam", targets_B: Tensor | None = None, **options: Any
 ) -> Attribution:
@@ -30,14 +35,23 @@ def explain(
     Raises:
         ConfigError: no such method, or images or targets that do not fit.
     """
+    return make_explainer(model, method=method, **options)(images_BCHW, targets_B)
+
+
+def make_explainer(model: nn.Module, *, method: str = "gradcam", **options: Any) -> Explainer:
+    """The method of that name, for any number of batches: what it finds out about the model it finds out once.
+
+    Raises:
+        ConfigError: no such method.
+    """
     if method == "gradcam":
-        return GradCAM(model, **options)(images_BCHW, targets_B)
+        return GradCAM(model, **options)
     if method == "integrated_gradients":
-        return IntegratedGradients(model, **options)(images_BCHW, targets_B)
+        return IntegratedGradients(model, **options)
     if method == "saliency":
-        return Saliency(model, **options)(images_BCHW, targets_B)
+        return Saliency(model, **options)
     if method in BY_CAPTUM:
         from resomap.explainability.perturbation import CaptumMethod
 
-        return CaptumMethod(model, method=method, **options)(images_BCHW, targets_B)
+        return CaptumMethod(model, method=method, **options)
     raise ConfigError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")

@@ -25,8 +25,6 @@ OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 MEASURED = "measured live tensor bytes"
 PREDICTED = "predicted live tensor bytes"
 ALLOCATOR = "device allocator"
-_STEPS = 2
-"""The optimiser's state appears in the first step: only the second one has everything."""
 _MIB = 2**20
 _DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -73,7 +71,7 @@ def measure_memory(
     Args:
         input_shape: (B, 3, H, W).
         precision: 'no' (float32), 'bf16' or 'fp16' autocast.
-        training: two updates with cross-entropy; False: one forward pass without gradients.
+        training: an update with cross-entropy, not the first; False: one forward pass without gradients.
         optimizer: parameters -> optimiser; None: fused AdamW.
     Side effects: none; the model is copied.
     """
@@ -181,14 +179,18 @@ def _train(
     precision: str,
     optimizer: Optimizer,
 ) -> None:
+    """One update as any but the first is: the optimiser's state, which the first one makes, is there before it."""
     everything = dict(state[0]) | dict(state[1])
-    for _ in range(_STEPS):
-        with _autocast(images_BCHW, precision):
-            loss = cross_entropy(functional_call(model, everything, (images_BCHW,)), labels_B)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        del loss
+    for parameter in state[0].values():
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    with _autocast(images_BCHW, precision):
+        loss = cross_entropy(functional_call(model, everything, (images_BCHW,)), labels_B)
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
 
 
 def _autocast(images_BCHW: Tensor, precision: str) -> torch.autocast:

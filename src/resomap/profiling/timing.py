@@ -29,8 +29,11 @@ _WEIGHTS_MATTER_S = 0.08
 """In a longer call fetching the weights is a small part: resnet18's took 0.8 ms."""
 _STABLE = 0.03
 _WINDOW = 5
+_WINDOW_OF_LONG = 2
 _LONGEST_WARMUP_S = 3.0
 _LONG_S = 0.25
+_LONG_CALL_S = 0.05
+"""From here on a call varies less, and two of them make a window."""
 _LEAST_ROUNDS = 10
 """Every subject gets these, whatever the budget of time."""
 _LEAST_S = 20.0
@@ -76,6 +79,8 @@ def _synchronised_seconds(call: Call, *, device: torch.device) -> float:
 def warm_up(call: Call, *, clock: Clock, least: int = 5) -> float:
     """Call until the times are stable: two windows in a row whose medians differ by less than 3 %, or 3 s passed.
 
+    A window is five calls, or two that take 50 ms and more.
+
     Returns:
         Seconds of a call, the median of the last window.
     """
@@ -86,9 +91,10 @@ def warm_up(call: Call, *, clock: Clock, least: int = 5) -> float:
 
 
 def _stable(times: Sequence[float]) -> bool:
-    if len(times) < 2 * _WINDOW:
+    window = _WINDOW_OF_LONG if np.median(times) >= _LONG_CALL_S else _WINDOW
+    if len(times) < 2 * window:
         return False
-    earlier, later = np.median(times[-2 * _WINDOW : -_WINDOW]), np.median(times[-_WINDOW:])
+    earlier, later = np.median(times[-2 * window : -window]), np.median(times[-window:])
     return bool(abs(later - earlier) < _STABLE * earlier)
 
 

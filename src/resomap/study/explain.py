@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from resomap.explainability.methods import explain
+from resomap.explainability.methods import make_explainer
 from resomap.explainability.store import StoredMaps, read_maps, write_maps
 from resomap.models.checkpoints import Checkpoint, load_checkpoint
 from resomap.records import Cell
@@ -99,15 +99,10 @@ def _explain(
     targets = images.labels if recipe.target == "label" else predicted
     maps: list[np.ndarray] = []
     notes: dict[str, list[Any]] = {}
+    explain = make_explainer(network, method=method, **recipe.options.get(method, {}))
     for part, images_BCHW in images.batches(checkpoint.preprocessing, batch_size=recipe.batch_size):
         targets_B = torch.from_numpy(targets[part])
-        of_batch = explain(
-            network,
-            images_BCHW.to(recipe.device),
-            method=method,
-            targets_B=targets_B.to(recipe.device),
-            **recipe.options.get(method, {}),
-        )
+        of_batch = explain(images_BCHW.to(recipe.device), targets_B.to(recipe.device))
         maps.append(of_batch.maps_Bhw.float().cpu().numpy())
         for name, values in of_batch.notes.items():
             notes.setdefault(name, []).extend(values)

@@ -14,7 +14,7 @@ from resomap.data.colour import normalised
 from resomap.errors import TargetLayerError
 from resomap.explainability.agreement import energy_of, mean_interval, pooled_energy
 from resomap.explainability.faithfulness import insertion_deletion, max_sensitivity, with_random_weights
-from resomap.explainability.methods import explain
+from resomap.explainability.methods import explain, make_explainer
 from resomap.explainability.receptive_field import effective_receptive_field
 from resomap.explainability.spectral import octave_bands, without_band
 from resomap.explainability.store import StoredMaps
@@ -53,20 +53,13 @@ def probe_run(
     maps_Bhw = torch.from_numpy(stored.maps[chosen]).to(device)
     curves = insertion_deletion(network, images_BCHW, maps_Bhw, targets_B)
     few = slice(0, SENSITIVE_IMAGES)
+    explain_again = make_explainer(network, method=stored.method, **options)
     row: dict[str, Any] = asdict(stored.cell) | {
         "method": stored.method,
         "images": len(images_BCHW),
         "deletion_auc": asdict(mean_interval(curves.deletion_auc, draws=draws)),
         "insertion_auc": asdict(mean_interval(curves.insertion_auc, draws=draws)),
-        "max_sensitivity": float(
-            np.nanmean(
-                max_sensitivity(
-                    lambda x, t: explain(network, x, method=stored.method, targets_B=t, **options),
-                    images_BCHW[few],
-                    targets_B[few],
-                )
-            )
-        ),
+        "max_sensitivity": float(np.nanmean(max_sensitivity(explain_again, images_BCHW[few], targets_B[few]))),
     }
     if random_weights:
         random = [

@@ -117,7 +117,8 @@ def _subjects(config: ResoMapConfig, *, num_classes: int) -> Iterable[Subject]:
 
 
 def _training_batch(config: ResoMapConfig, subjects: Sequence[Subject]) -> int:
-    macs = max(get_model_complexity(s.network, (1, 3, s.resolution, s.resolution)).macs for s in subjects)
+    largest = {s.model: s for s in sorted(subjects, key=lambda s: s.resolution)}.values()
+    macs = max(get_model_complexity(s.network, (1, 3, s.resolution, s.resolution)).macs for s in largest)
     return int(np.clip(_MACS_OF_A_STEP // max(1, macs), 1, build.micro_batch(config, Ranks())))
 
 

@@ -207,6 +207,12 @@ def test_warm_up_goes_on_until_the_times_are_stable() -> None:
     assert count > 10
 
 
+def test_warm_up_of_long_calls_compares_two_with_two() -> None:
+    times = iter([0.3, 0.1, 0.1, 0.1, 0.1, 0.1])
+    assert warm_up(lambda: None, clock=lambda _: next(times), least=1) == pytest.approx(0.1)
+    assert len(list(times)) == 1  # the fifth call is the first with two windows alike
+
+
 def test_the_saturating_batch_is_the_largest_before_throughput_stops_growing() -> None:
     # Up to 8 images cost the same, from there on each costs 1/8: throughput doubles until 8.
     assert saturating_batch(lambda batch: 0.01 * max(1, batch / 8), largest=64) == 8

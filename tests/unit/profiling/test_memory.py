@@ -50,6 +50,15 @@ def test_training_counts_gradients_and_the_optimisers_state() -> None:
     assert plain.peak_mib < record.peak_mib
 
 
+def test_an_update_has_the_optimisers_state_from_its_start() -> None:
+    # 400 weights: AdamW holds two moments of 1,600 B and a step count of 4 B during the pass, which SGD does not.
+    model = nn.Sequential(nn.Flatten(), nn.Linear(20, 20, bias=False))
+    shape = {"input_shape": (1, 5, 2, 2), "training": True}
+    record = measure_memory(model, **shape)
+    without = measure_memory(model, **shape, optimizer=lambda p: torch.optim.SGD(p, 0.1))
+    assert (record.peak_mib - without.peak_mib) * MIB == pytest.approx(2 * 1600 + 4, abs=1e-6)
+
+
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", ["tiny_cnn", "mobilenet_v3_small"])
