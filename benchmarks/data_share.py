@@ -67,6 +67,7 @@ class Settings:
     precision: str
     device: torch.device
     batch: int
+    cuda_graphs: bool
 
 
 def compare(model: str, resolution: int, store: ImageStore, arm: str, *, workers: int, settings: Settings) -> str:
@@ -85,7 +86,7 @@ def compare(model: str, resolution: int, store: ImageStore, arm: str, *, workers
     trainers = [
         Trainer(
             build_model(model, num_classes=2, seed=0), loader, epochs=settings.rounds + 1, device=settings.device,
-            mixed_precision=settings.precision,
+            mixed_precision=settings.precision, cuda_graphs=settings.cuda_graphs,
         )
         for loader in loaders
     ]  # fmt: skip
@@ -110,20 +111,26 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", default="0", help="loading processes of the real arm, one line each")
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--copies", type=int, default=1, help="each photograph so many times, for longer epochs")
+    parser.add_argument("--no-graphs", action="store_true", help="on CUDA launch operations one by one, in both arms")
     given = parser.parse_args()
     keep_freed_memory()  # as the command line does
-    common = Settings(given.rounds, given.precision, select_device(given.device), given.batch)
+    common = Settings(given.rounds, given.precision, select_device(given.device), given.batch, not given.no_graphs)
     sides = tuple(int(side) for side in given.resolutions.split(","))
     with tempfile.TemporaryDirectory() as folder:
         files = photographs(Path(folder), given.images)
-        records = [ImageRecord(path.name, path, i % len(CLASSES)) for i, path in enumerate(files)]
+        records = [
+            ImageRecord(f"{copy}-{path.name}", path, i % len(CLASSES))
+            for copy in range(given.copies)
+            for i, path in enumerate(files)
+        ]
         cache = Path(folder) / "cache"
         for arm, augmentation in ARMS.items():
             settings = StoreSettings(
                 resolutions=sides, kernel="bilinear", crop=augmentation.crop, min_scale=augmentation.scale[0]
             )
             hashes = content_hashes(records, cache_dir=cache)
-            store = open_store(records, settings=settings, cache_dir=cache, cache_gib=4, content_hashes=hashes)
+            store = open_store(records, settings=settings, cache_dir=cache, cache_gib=40, content_hashes=hashes)
             for model in given.models.split(","):
                 for side, workers in product(sides, map(int, given.workers.split(","))):
                     print(compare(model, side, store, arm, workers=workers, settings=common), flush=True)

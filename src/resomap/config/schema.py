@@ -168,6 +168,10 @@ class SystemConfig(Section):
     """Time the settings of speed that are left open (mixed_precision auto, channels_last and training.micro_batch null)
     before a model's first run and keep the fastest, where that costs less than 3 % of the training. The choice is part
     of what determines a run: a study keeps what it began with. Off with `deterministic` and on several processes."""
+    cuda_graphs: bool | None = None
+    """Launch a micro-batch's forward and backward pass on CUDA as one graph: the same kernels, several times as fast
+    where Python takes longer to launch them than the card to compute. null: true, but false for modules of your own,
+    whose Python may decide something else at each step; not on several processes."""
     cudnn_benchmark: bool = True
     """Let cuDNN time its algorithms; fixed input sizes make that pay."""
     deterministic: bool = False
@@ -274,7 +278,8 @@ class DataConfig(Section):
     cache_gib: NonNegative = 20.0
     """Bound of the decoded cache in GiB; where a set does not fit, images are decoded on the fly."""
     workers: Annotated[int, Field(ge=0, le=256)] | None = None
-    """DataLoader workers; null: 0 on CPU (decoding is cached, the cores are busy), 4 on accelerators."""
+    """DataLoader workers; null: 0 on CPU (decoding is cached, the cores are busy); on accelerators the machine's cores
+    shared among them, less one each, from 4 to 12."""
     pin_memory: bool = True
     """Page-locked host memory for transfers to an accelerator; no effect on CPU."""
     prefetch_factor: Count = 2

@@ -138,6 +138,7 @@ def _search(context: StudyContext, model: str, options: Options, *, sides: list[
             images=images,
             num_classes=num_classes,
             device=torch.device(device),
+            graphs=build.uses_graphs(context.config, model),
             started=started,
             is_out_of_memory=is_out_of_memory,
         )

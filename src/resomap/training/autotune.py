@@ -12,9 +12,11 @@ The search is as thorough as its share of the training time allows; a training t
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from statistics import median
 
@@ -24,6 +26,7 @@ from torch import Tensor, nn
 from resomap.records import TunedSettings
 from resomap.training.device import isolated_generators
 from resomap.training.engine import Engine
+from resomap.training.graphs import GraphedPass, can_capture
 from resomap.training.losses import classification_loss
 
 SHARE = 0.02
@@ -136,6 +139,7 @@ def tune(
     images: float,
     num_classes: int,
     device: torch.device,
+    graphs: bool = False,
     started: float | None = None,
     clock: Callable[[], float] = time.perf_counter,
     is_out_of_memory: Callable[[BaseException], bool] = lambda error: isinstance(error, torch.OutOfMemoryError),
@@ -146,6 +150,7 @@ def tune(
         network: moved to the device; its weights stay as they are, BatchNorm's statistics do not.
         sides: resolutions that it will be trained at.
         images: how many images it will be trained on at each of them, over all epochs and seeds.
+        graphs: passes are launched as graphs where the device can.
         started: on the clock: what was spent since, on making the network, is part of the search's cost.
         is_out_of_memory: errors that only say that a setting needs more memory than there is.
     Returns:
@@ -162,10 +167,11 @@ def tune(
         num_classes=num_classes,
         largest=max(sides),
         device=device,
+        graphs=graphs,
         clock=clock,
         is_out_of_memory=is_out_of_memory,
     )
-    with isolated_generators(device):
+    with isolated_generators(device), closing(bench):
         training_s = images * _seconds_per_pixel(bench, options, sides) * sum(side**2 for side in sides)
         if training_s < SHORTEST_S:
             return chosen
@@ -283,12 +289,16 @@ class Bench:
         num_classes: int,
         largest: int,
         device: torch.device,
+        graphs: bool,
         clock: Callable[[], float],
         is_out_of_memory: Callable[[BaseException], bool],
     ) -> None:
         self.clock, self._is_out_of_memory = clock, is_out_of_memory
         self._network = network.train()
-        self._engines: dict[str, Engine] = {}
+        self._networks: dict[bool, nn.Module] = {}
+        self._engines: dict[tuple[str, bool], Engine] = {}
+        self._launches_graphs = graphs and can_capture(device)
+        self._graphs: dict[tuple[Setting, int], GraphedPass[None]] = {}
         self._device, self._classes, self._largest = device, num_classes, largest
         self._pixels = torch.empty(0, 3, largest, largest)
 
@@ -297,33 +307,72 @@ class Bench:
 
         What is left over is not timed: BatchNorm takes no single image.
         """
-        engine = self._prepared(setting)
         micro = min(setting.micro_batch, images)
         images -= images % micro
         try:
+            engine = self._engine(setting)
             inputs, labels = self._inputs(images, side, channels_last=setting.channels_last)
+            parts = list(zip(inputs.split(micro), labels.split(micro), strict=True))
+
+            def run(images_BCHW: Tensor, labels_B: Tensor) -> None:
+                engine.backward(classification_loss(engine.forward(images_BCHW), labels_B))
+
+            graph = self._graph(replace(setting, micro_batch=micro), side, lambda: run(*parts[0]))
             self._wait()
             started = self.clock()
-            for images_BCHW, labels_B in zip(inputs.split(micro), labels.split(micro), strict=True):
-                engine.backward(classification_loss(engine.forward(images_BCHW), labels_B))
+            for part in parts:
+                run(*part) if graph is None else graph()
             self._wait()
             return (self.clock() - started) / images
         except Exception as error:
             if self._is_out_of_memory(error):
+                self.close()
                 return math.inf
             raise
         finally:
+            if not self._graphs:
+                self._drop_gradients()
+
+    def close(self) -> None:
+        """Drop graphs and gradients."""
+        self._graphs.clear()
+        self._drop_gradients()
+
+    def _drop_gradients(self) -> None:
+        for engine in self._engines.values():
             engine.drop_gradients()
 
-    def _prepared(self, setting: Setting) -> Engine:
-        kind = setting.precision
+    def _engine(self, setting: Setting) -> Engine:
+        """One a precision and memory format; a network stays in one format, since graphs know its addresses."""
+        kind = (setting.precision, setting.channels_last)
         if kind not in self._engines:
+            network = self._networks.get(setting.channels_last)
+            if network is None:
+                network = self._networks[setting.channels_last] = (
+                    copy.deepcopy(self._network) if self._networks else self._network
+                )
+                network.to(memory_format=torch.contiguous_format)
             self._engines[kind] = Engine(
-                self._network, _plain_sgd, device=self._device, precision=kind, channels_last=setting.channels_last
+                network,
+                _plain_sgd,
+                device=self._device,
+                precision=setting.precision,
+                channels_last=setting.channels_last,
             )
-        wanted = torch.channels_last if setting.channels_last else torch.contiguous_format
-        self._network.to(memory_format=wanted)
         return self._engines[kind]
+
+    def _graph(self, setting: Setting, side: int, run: Callable[[], None]) -> GraphedPass[None] | None:
+        """The pass as a graph, always on the same images; None where it is launched one operation after the other."""
+        key = (setting, side)
+        if self._launches_graphs and key not in self._graphs:
+            try:
+                self._graphs[key] = GraphedPass(run, self._networks[setting.channels_last], self._device)
+            except RuntimeError as error:
+                self.close()  # their gradients are gone
+                if self._is_out_of_memory(error):
+                    raise
+                self._launches_graphs = False
+        return self._graphs.get(key)
 
     def _inputs(self, images: int, side: int, *, channels_last: bool) -> tuple[Tensor, Tensor]:
         if len(self._pixels) < images:

@@ -22,6 +22,7 @@ from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulation
 from torch import Tensor, nn
 
 from resomap.errors import DeviceError, ResoMapError
+from resomap.training.graphs import zero_gradients
 
 T = TypeVar("T")
 
@@ -75,7 +76,9 @@ class Engine:
                 self.optimizer.accelerator_state,
                 self.optimizer.gradient_state,
             )
+        self._model = model
         self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._gradients_stay = False
         self._scale = self._loss_scale()
 
     @property
@@ -115,7 +118,15 @@ class Engine:
 
     def drop_gradients(self) -> None:
         """As after an update."""
-        self.optimizer.optimizer.zero_grad(set_to_none=True)
+        if self._gradients_stay:
+            zero_gradients(self._model)
+        else:
+            self.optimizer.optimizer.zero_grad(set_to_none=True)
+
+    def keep_gradients(self, keep: bool) -> None:
+        """Whether gradients stay where they are in memory, and are set to 0 when they are dropped."""
+        self._gradients_stay = keep
+        self.drop_gradients()
 
     def count_skipped(self) -> int:
         """fp16 updates skipped for overflow since the last call, seen by the halvings of the loss scale.

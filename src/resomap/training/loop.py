@@ -9,17 +9,16 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from typing import Any
 
-import torch
 from torch import nn
 
-from resomap.data.loaders import Batch, to_model_input
+from resomap.data.loaders import Batch
 from resomap.data.randomness import derive_seed
 from resomap.errors import ConfigError, TrainingDivergedError
 from resomap.records import EpochRecord
 from resomap.training.device import isolated_generators, peak_memory_mib, reset_peak_memory, seed_generators
 from resomap.training.engine import Engine
 from resomap.training.feed import Feed
-from resomap.training.losses import classification_loss
+from resomap.training.passes import Passes
 from resomap.training.progress import Progress, Tally
 from resomap.training.recipe import Recipe
 
@@ -29,20 +28,16 @@ class TrainingLoop:
 
     Args:
         model: the bare model; the engine calls it.
-        input_options: of data.loaders.to_model_input.
+        passes: of that model, by that engine.
     """
 
-    def __init__(
-        self, model: nn.Module, *, engine: Engine, feed: Feed, recipe: Recipe, input_options: dict[str, bool]
-    ) -> None:
+    def __init__(self, model: nn.Module, *, engine: Engine, feed: Feed, recipe: Recipe, passes: Passes) -> None:
         self.model, self.engine, self.feed, self.recipe = model, engine, feed, recipe
         self.curve, self.plateau = recipe.curve(feed.updates_per_epoch), recipe.plateau()
         self.progress, self.tally = Progress(), Tally(engine.device)
         self.images_in_update = 0
         self.skipped_updates = 0
-        self._input_options = input_options
-        weights = recipe.class_weights
-        self._class_weights = torch.tensor(weights, device=engine.device) if weights is not None else None
+        self.passes = passes
 
     @property
     def update(self) -> int:
@@ -123,20 +118,12 @@ class TrainingLoop:
         device = self.engine.device
         where = (self.progress.epoch, self.progress.update, position)
         seed_generators(derive_seed(self.recipe.seed, "step", *where), device)
-        images_BCHW, labels_B = to_model_input(batch, device, **self._input_options)
         with self._mode_for(batch), nullcontext() if batch.ends_update else self.engine.accumulating():
-            logits_BK = self.engine.forward(images_BCHW)
-            loss = classification_loss(
-                logits_BK,
-                labels_B,
-                class_weights_K=self._class_weights,
-                label_smoothing=self.recipe.label_smoothing,
-            )
             # Ranks average their gradients; the share is of the whole window, so their sum is wanted.
-            self.engine.backward(loss * (batch.share * self.engine.world_size))
+            loss, hits = self.passes(batch, batch.share * self.engine.world_size)
         if batch.share > 0:
-            samples = len(labels_B)
-            self.tally.add(loss.detach(), (logits_BK.detach().argmax(1) == labels_B).sum(), samples)
+            samples = len(batch.labels)
+            self.tally.add(loss, hits, samples)
             self.images_in_update = round(samples / batch.share)
 
     @contextmanager

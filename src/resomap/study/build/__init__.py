@@ -91,6 +91,7 @@ from resomap.study.build.training import (
     threads_of_a_process,
     timing_trainer,
     trainer,
+    uses_graphs,
 )
 from resomap.study.build.tuning import (
     applies_choices,
@@ -179,6 +180,7 @@ __all__ = [
     "training_length",
     "tuned_subject",
     "tuning_options",
+    "uses_graphs",
     "waits_for_others",
     "weight_files",
     "with_budget",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,10 +49,12 @@ def processes_per_run(config: ResoMapConfig) -> int:
 
 def threads_of_a_process(config: ResoMapConfig) -> int:
     """CPU threads of each process of a run."""
-    import os
+    return config.system.threads or max(1, usable_cores() // config.system.processes_per_run)
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return config.system.threads or max(1, cores // config.system.processes_per_run)
+
+def usable_cores() -> int:
+    """CPU cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_threads(config: ResoMapConfig) -> int:
@@ -113,6 +116,14 @@ def memory_format(config: ResoMapConfig) -> bool:
     return config.system.channels_last is not False
 
 
+def uses_graphs(config: ResoMapConfig, model: str) -> bool:
+    """Whether a model's passes are launched as graphs where the device can."""
+    from resomap.models.names import model_source
+
+    asked = config.system.cuda_graphs
+    return model_source(model).kind != "callable" if asked is None else asked
+
+
 def trainer(
     config: ResoMapConfig,
     network: nn.Module,
@@ -155,6 +166,7 @@ def trainer(
         cudnn_benchmark=system.cudnn_benchmark,
         deterministic=system.deterministic,
         non_blocking=config.data.non_blocking,
+        cuda_graphs=uses_graphs(config, cell.model),
         callbacks=callbacks,
     )
 

@@ -10,6 +10,8 @@ import ray
 from resomap.config.schema import ResoMapConfig
 from resomap.study import build
 
+_WORKERS = 4
+"""DataLoader workers of a process on an accelerator that CPUs are asked for where data.workers leaves them open."""
 
 @dataclass(frozen=True)
 class Needs:
@@ -39,5 +41,6 @@ def needs_of(config: ResoMapConfig) -> Needs:
     if device_type == "cpu":
         threads = build.cpu_threads(config)
         return Needs(threads * processes, 0, threads)
-    threads = 1 + build.loader_workers(config, device_type)
+    # What a node may have few of is asked for sparingly, whatever the machine has that asks.
+    threads = 1 + (_WORKERS if config.data.workers is None else config.data.workers)
     return Needs(threads * processes, processes, threads)
