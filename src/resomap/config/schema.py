@@ -171,7 +171,7 @@ class SystemConfig(Section):
     cuda_graphs: bool | None = None
     """Launch a micro-batch's forward and backward pass on CUDA as one graph: the same kernels, several times as fast
     where Python takes longer to launch them than the card to compute. null: true, but false for modules of your own,
-    whose Python may decide something else at each step; not on several processes."""
+    whose Python may decide something else at each step, and with `deterministic`; not on several processes."""
     cudnn_benchmark: bool = True
     """Let cuDNN time its algorithms; fixed input sizes make that pay."""
     deterministic: bool = False
@@ -279,7 +279,7 @@ class DataConfig(Section):
     """Bound of the decoded cache in GiB; where a set does not fit, images are decoded on the fly."""
     workers: Annotated[int, Field(ge=0, le=256)] | None = None
     """DataLoader workers; null: 0 on CPU (decoding is cached, the cores are busy); on accelerators the machine's cores
-    shared among them, less one each, from 4 to 12."""
+    shared among them, less one each, from 4 to 16."""
     pin_memory: bool = True
     """Page-locked host memory for transfers to an accelerator; no effect on CPU."""
     prefetch_factor: Count = 2

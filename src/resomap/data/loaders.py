@@ -24,6 +24,7 @@ from resomap.data.batches import Batch, as_batches, to_model_input
 from resomap.data.colour import jitter_map, normalisation_map
 from resomap.data.pyramid import ImageStore
 from resomap.data.randomness import epoch_order, image_keys
+from resomap.data.ring import Ring, ring_for
 from resomap.data.warp import warp
 from resomap.data.windows import MicroBatch, plan_epoch
 
@@ -95,6 +96,39 @@ class _TrainImages(Dataset[Batch]):
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Parcel:
+    """A batch whose pixels lie in a ring; the rest is small, and pickled."""
+
+    number: int
+    labels: np.ndarray
+    indices: np.ndarray
+    colour: np.ndarray | None
+
+    def batch(self, ring: Ring) -> Batch:
+        return Batch(
+            images=ring.read(self.number, len(self.labels)),
+            labels=torch.from_numpy(self.labels),
+            indices=torch.from_numpy(self.indices),
+            colour=None if self.colour is None else torch.from_numpy(self.colour),
+        )
+
+
+@dataclass
+class _RingImages(Dataset[_Parcel]):
+    """Asked for (number of the batch, its images)."""
+
+    images: _TrainImages
+    ring: Ring
+
+    def __getitems__(self, numbered: tuple[int, list[tuple[int, int]]]) -> _Parcel:
+        number, items = numbered
+        batch = self.images.__getitems__(items)
+        self.ring.write(number, batch.images.numpy())
+        colour = None if batch.colour is None else batch.colour.numpy()
+        return _Parcel(number, batch.labels.numpy(), batch.indices.numpy(), colour)
+
+
 def _identity(batch: Any) -> Any:
     return batch
 
@@ -120,6 +154,19 @@ class _EpochSampler:
         return len(self.remaining())
 
 
+@dataclass
+class _Numbered:
+    """The batches of a sampler with their numbers from 0."""
+
+    sampler: _EpochSampler
+
+    def __iter__(self) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+        return enumerate(self.sampler)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+
 class TrainLoader:
     """Micro-batches of augmented images, an epoch at a time.
 
@@ -130,6 +177,8 @@ class TrainLoader:
         effective_batch: images of one optimiser update, over all ranks.
         micro_batch: images of one forward pass.
         workers: processes; 0 works in this one, which is best where the cores are busy anyway.
+        pin_memory: batches come in page-locked memory. With workers and CUDA they lie in a ring (data/ring.py): a batch
+            is valid until the third one after it is asked for.
         prefetch_factor: batches that each worker prepares ahead; only with workers.
     """
 
@@ -160,14 +209,23 @@ class TrainLoader:
             world_size=world_size,
         )
         self._sampler = _EpochSampler(plan, images=len(store), seed=seed)
-        self._loader = data_loader(
-            _TrainImages(store, resolution, augmentation, seed, mean, std),
-            self._sampler,
-            workers=workers,
-            pin_memory=pin_memory,
-            prefetch_factor=prefetch_factor,
-            persistent_workers=persistent_workers,
-        )
+        images = _TrainImages(store, resolution, augmentation, seed, mean, std)
+        options: dict[str, Any] = {
+            "workers": workers,
+            "prefetch_factor": prefetch_factor,
+            "persistent_workers": persistent_workers,
+        }
+        self._ring = None
+        if pin_memory:
+            self._ring = ring_for(
+                workers=workers, prefetch_factor=prefetch_factor or 2, images=micro_batch, side=resolution
+            )
+        if self._ring is None:
+            self._loader = data_loader(images, self._sampler, pin_memory=pin_memory, **options)
+        else:
+            self._parcels = data_loader(
+                _RingImages(images, self._ring), _Numbered(self._sampler), start_method="fork", **options
+            )
         self.updates_per_epoch = plan[-1].update + 1
         self.micro_steps_per_epoch = len(plan)
         self.samples_per_epoch = len(store)
@@ -180,8 +238,15 @@ class TrainLoader:
         return len(self._sampler)
 
     def __iter__(self) -> Iterator[Batch]:
-        parts = zip(self._sampler.remaining(), self._loader, strict=True)
+        batches = iter(self._loader) if self._ring is None else self._from(self._ring)
+        parts = zip(self._sampler.remaining(), batches, strict=True)
         return (replace(batch, share=part.share, ends_update=part.ends_update) for part, batch in parts)
+
+    def _from(self, ring: Ring) -> Iterator[Batch]:
+        ring.restart()
+        for parcel in self._parcels:
+            yield parcel.batch(ring)
+            ring.advance()
 
 
 @dataclass
@@ -257,6 +322,7 @@ def data_loader(
     pin_memory: bool = False,
     prefetch_factor: int | None = None,
     persistent_workers: bool = False,
+    start_method: str | None = None,
 ) -> DataLoader[T]:
     """A DataLoader whose items are whole batches, made by the data set's __getitems__."""
     return DataLoader(
@@ -265,6 +331,7 @@ def data_loader(
         collate_fn=_identity,
         generator=torch.Generator(),  # else each epoch would draw from, and change, the global one
         num_workers=workers,
+        multiprocessing_context=start_method,
         pin_memory=pin_memory,
         prefetch_factor=prefetch_factor if workers else None,
         persistent_workers=persistent_workers and workers > 0,

@@ -40,6 +40,7 @@ class Passes:
         graphs: bool,
     ) -> None:
         self._model, self._engine = model, engine
+        self._parameters = list(model.parameters())
         self._class_weights = torch.tensor(class_weights, device=engine.device) if class_weights is not None else None
         self._label_smoothing, self._input_options = label_smoothing, dict(input_options)
         # Ranks exchange gradients during the pass, which would have to be captured with it.
@@ -53,6 +54,8 @@ class Passes:
         Args:
             weight: what the mean loss is multiplied by before the backward pass.
         """
+        if self._graph is not None and self._addresses() != self._captured_at:
+            self.release()  # somebody has moved the weights: the graph would go on with the old ones
         if self._graph is None and self._may_capture and self._comes_again(batch):
             self._capture(batch, weight)
         if self._graph is None or _shape(batch) != self._shape:
@@ -76,11 +79,14 @@ class Passes:
         self._engine.backward(loss * weight)
         return loss.detach(), (logits_BK.detach().argmax(1) == labels_B).sum()
 
+    def _addresses(self) -> list[int]:
+        return [parameter.data_ptr() for parameter in self._parameters]
+
     def _comes_again(self, batch: Batch) -> bool:
         shape = _shape(batch)
         self._seen[shape] = self._seen.get(shape, 0) + 1
         # In the middle of a window there are gradients, which capturing would lose.
-        return self._seen[shape] > _SEEN_BEFORE and all(p.grad is None for p in self._model.parameters())
+        return self._seen[shape] > _SEEN_BEFORE and all(p.grad is None for p in self._parameters)
 
     def _capture(self, batch: Batch, weight: float) -> None:
         device = self._engine.device
@@ -99,6 +105,7 @@ class Passes:
             log.info("training steps are not launched as a CUDA graph: %s", reason[0] if reason else type(wrong))
         else:
             self._shape, self._inputs, self._weight = _shape(batch), inputs, place
+            self._captured_at = self._addresses()
             self._engine.keep_gradients(True)
 
     def _copy(self, batch: Batch, weight: float) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
+from resomap.data import loaders
+from resomap.data import ring as ring_module
 from resomap.data.augmentation import AugmentationSettings, draw
 from resomap.data.decode import decode_rgb, to_square
 from resomap.data.loaders import Batch, EvalLoader, TrainLoader, as_batches, to_model_input
 from resomap.data.randomness import epoch_order, image_keys
+from resomap.data.ring import SPARE, Ring
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CENTER = AugmentationSettings(crop="center", horizontal_flip=0.0, brightness=0.0, contrast=0.0, saturation=0.0)
@@ -96,6 +100,65 @@ def test_train_loader_does_not_depend_on_workers(store, augmentation):
     helped = train_loader(store, augmentation=augmentation, workers=2, persistent_workers=True, prefetch_factor=3)
     for epoch, start in ((0, 0), (1, 0), (1, 2)):
         assert_equal_batches(epoch_of(alone, epoch, start_update=start), epoch_of(helped, epoch, start_update=start))
+
+
+def test_batches_in_a_ring_are_those_of_the_loader(store, monkeypatch):
+    made = []
+
+    def ring_for(*, workers: int, prefetch_factor: int, images: int, side: int) -> Ring:
+        made.append(Ring(workers * prefetch_factor + SPARE, images, side))
+        return made[-1]
+
+    monkeypatch.setattr(loaders, "ring_for", ring_for)
+    for options in ({}, {"augmentation": WARPING}, {"augmentation": CENTER}):
+        alone = train_loader(store, **options)
+        ringed = train_loader(store, workers=2, persistent_workers=True, prefetch_factor=1, pin_memory=True, **options)
+        assert made[-1].places == 5
+        for epoch, start in ((0, 0), (1, 2), (2, 0)):
+            expected = epoch_of(alone, epoch, start_update=start)
+            ringed.set_epoch(epoch, start_update=start)
+            # Each batch is looked at when two more have come: it still lies there.
+            held: list[tuple[Batch, Batch]] = []
+            for pair in zip(ringed, expected, strict=True):
+                held.append(pair)
+                assert_equal_batches(*([each] for each in held[0]))
+                held = held[-2:]
+
+
+def test_a_batch_is_overwritten_when_the_device_has_read_it(monkeypatch):
+    waited = []
+
+    class Event:
+        def record(self) -> None:
+            self.number = len(waited)
+
+        def synchronize(self) -> None:
+            waited.append(self)
+
+    ring = Ring(2 + SPARE, 1, 1)
+    ring._is_locked = True
+    monkeypatch.setattr(torch, "Event", Event)
+    for _ in range(5):
+        ring.advance()
+    # The sixth batch is asked for, and two more are being filled: they lie where the first three lay.
+    assert len(waited) == 5 - (SPARE - 1)
+    ring.restart()
+    assert len(waited) == 5
+    ring._is_locked = False
+
+
+@pytest.mark.parametrize(
+    ("workers", "cuda", "free", "there"),
+    [(2, True, 2**30, True), (0, True, 2**30, False), (2, False, 2**30, False), (2, True, 10_000, False)],
+)
+def test_where_there_is_a_ring(workers, cuda, free, there, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(ring_module, "_lock_pages", lambda _: False)
+    monkeypatch.setattr(ring_module.psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
+    found = ring_module.ring_for(workers=workers, prefetch_factor=2, images=4, side=16)
+    assert (found is not None) is there
+    if found is not None:
+        assert found.places == 7
 
 
 @pytest.mark.parametrize("batch", [(13, 13), (13, 1), (5, 3), (1, 1)], ids=str)

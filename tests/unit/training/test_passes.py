@@ -159,6 +159,22 @@ def test_what_cannot_be_captured_is_trained_without_a_graph(
     assert all(torch.equal(a, b) for a, b in zip(model.buffers(), plain.buffers(), strict=True))
 
 
+def test_weights_that_were_moved_are_captured_anew(graphs: list[ImitatedGraph]) -> None:
+    model, plain = _network(), _network()
+    passes, reference = _passes(model), _passes(plain)
+    reference._may_capture = False
+    for seed in range(10):
+        if seed == 5:
+            for parameter in model.parameters():
+                parameter.data = parameter.data.clone()
+        passes(_batch(seed), 1.0)
+        reference(_batch(seed), 1.0)
+        passes._engine.step(clip_grad_norm=None)
+        reference._engine.step(clip_grad_norm=None)
+    assert len(graphs) == 2
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), plain.parameters(), strict=True))
+
+
 def test_a_graph_is_given_back_after_training(graphs: list[ImitatedGraph]) -> None:
     model = _network()
     passes = _passes(model)

@@ -121,7 +121,10 @@ def uses_graphs(config: ResoMapConfig, model: str) -> bool:
     from resomap.models.names import model_source
 
     asked = config.system.cuda_graphs
-    return model_source(model).kind != "callable" if asked is None else asked
+    if asked is not None:
+        return asked
+    # cuDNN may choose otherwise for a captured pass than for one after a validation: a resumed run would notice.
+    return model_source(model).kind != "callable" and not config.system.deterministic
 
 
 def trainer(

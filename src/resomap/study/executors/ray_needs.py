@@ -13,6 +13,7 @@ from resomap.study import build
 _WORKERS = 4
 """DataLoader workers of a process on an accelerator that CPUs are asked for where data.workers leaves them open."""
 
+
 @dataclass(frozen=True)
 class Needs:
     """Of one cell."""
