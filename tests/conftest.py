@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -126,6 +127,14 @@ def small_run(tmp_path: Path) -> Callable[..., list[str]]:
         ]  # fmt: skip
 
     return arguments
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Passes on the CPU are captured as graphs (imitated); the graphs as they are made."""
+    from .imitated_graphs import imitate
+
+    return imitate(monkeypatch)
 
 
 @pytest.fixture

@@ -218,7 +218,10 @@ class TrainLoader:
         self._ring = None
         if pin_memory:
             self._ring = ring_for(
-                workers=workers, prefetch_factor=prefetch_factor or 2, images=micro_batch, side=resolution
+                workers=min(workers, len(plan)),
+                prefetch_factor=prefetch_factor or 2,
+                images=micro_batch,
+                side=resolution,
             )
         if self._ring is None:
             self._loader = data_loader(images, self._sampler, pin_memory=pin_memory, **options)
@@ -324,7 +327,11 @@ def data_loader(
     persistent_workers: bool = False,
     start_method: str | None = None,
 ) -> DataLoader[T]:
-    """A DataLoader whose items are whole batches, made by the data set's __getitems__."""
+    """A DataLoader whose items are whole batches, made by the data set's __getitems__.
+
+    It starts no more workers than there are batches: the others would have nothing to do.
+    """
+    workers = min(workers, len(batches))
     return DataLoader(
         images,
         batch_sampler=batches,

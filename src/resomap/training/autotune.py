@@ -296,7 +296,7 @@ class Bench:
         self.clock, self._is_out_of_memory = clock, is_out_of_memory
         self._network = network.train()
         self._networks: dict[bool, nn.Module] = {}
-        self._engines: dict[tuple[str, bool], Engine] = {}
+        self._engines: dict[tuple[str, int], Engine] = {}
         self._launches_graphs = graphs and can_capture(device)
         self._graphs: dict[tuple[Setting, int], GraphedPass[None]] = {}
         self._device, self._classes, self._largest = device, num_classes, largest
@@ -343,15 +343,9 @@ class Bench:
             engine.drop_gradients()
 
     def _engine(self, setting: Setting) -> Engine:
-        """One a precision and memory format; a network stays in one format, since graphs know its addresses."""
-        kind = (setting.precision, setting.channels_last)
+        network = self._network_in(setting.channels_last)
+        kind = (setting.precision, id(network))
         if kind not in self._engines:
-            network = self._networks.get(setting.channels_last)
-            if network is None:
-                network = self._networks[setting.channels_last] = (
-                    copy.deepcopy(self._network) if self._networks else self._network
-                )
-                network.to(memory_format=torch.contiguous_format)
             self._engines[kind] = Engine(
                 network,
                 _plain_sgd,
@@ -360,6 +354,14 @@ class Bench:
                 channels_last=setting.channels_last,
             )
         return self._engines[kind]
+
+    def _network_in(self, channels_last: bool) -> nn.Module:
+        """The network in that memory format; a copy for each where graphs know the addresses of the weights."""
+        if self._launches_graphs and channels_last not in self._networks:
+            self._networks[channels_last] = copy.deepcopy(self._network) if self._networks else self._network
+        network = self._networks[channels_last] if self._launches_graphs else self._network
+        network.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+        return network
 
     def _graph(self, setting: Setting, side: int, run: Callable[[], None]) -> GraphedPass[None] | None:
         """The pass as a graph, always on the same images; None where it is launched one operation after the other."""

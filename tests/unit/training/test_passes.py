@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -16,12 +17,8 @@ from resomap.training.graphs import can_capture
 from resomap.training.passes import Passes
 from resomap.training.trainer import Trainer
 
-from .imitated_graphs import ImitatedGraph, imitate
-
-
-@pytest.fixture
-def graphs(monkeypatch: pytest.MonkeyPatch) -> list[ImitatedGraph]:
-    return imitate(monkeypatch)
+Graphs = list[Any]
+"""tests/imitated_graphs.py, as they are made."""
 
 
 def _network() -> nn.Module:
@@ -58,7 +55,7 @@ def _fit(*, cuda_graphs: bool, images: int, batch: int, accumulation_steps: int,
     ],
 )
 def test_training_is_the_same(
-    graphs: list[ImitatedGraph], images: int, batch: int, accumulation_steps: int, options: dict[str, object]
+    graphs: Graphs, images: int, batch: int, accumulation_steps: int, options: dict[str, object]
 ) -> None:
     common = {"images": images, "batch": batch, "accumulation_steps": accumulation_steps, **options}
     plain = _fit(cuda_graphs=False, **common)
@@ -96,7 +93,7 @@ def _batch(seed: int, *, coloured: bool = True) -> Batch:
 
 @pytest.mark.parametrize("coloured", [True, False])
 def test_gradients_statistics_and_results_are_those_of_the_batch(
-    graphs: list[ImitatedGraph], coloured: bool, monkeypatch: pytest.MonkeyPatch
+    graphs: Graphs, coloured: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, plain = _network(), _network()
     passes, reference = _passes(model), _passes(plain)
@@ -113,7 +110,7 @@ def test_gradients_statistics_and_results_are_those_of_the_batch(
     assert [graph.replays for graph in graphs] == [4]
 
 
-def test_parameters_that_a_pass_does_not_reach_get_no_gradient(graphs: list[ImitatedGraph]) -> None:
+def test_parameters_that_a_pass_does_not_reach_get_no_gradient(graphs: Graphs) -> None:
     # A gradient of 0 is not none: weight decay and momentum would go on.
     model = _network()
     model.register_parameter("unused", nn.Parameter(torch.ones(2)))
@@ -144,7 +141,7 @@ class _Waits(nn.Module):
     [lambda: RuntimeError("operation not permitted when stream is capturing"), lambda: torch.OutOfMemoryError("full")],
 )
 def test_what_cannot_be_captured_is_trained_without_a_graph(
-    graphs: list[ImitatedGraph], error: Callable[[], Exception], caplog: pytest.LogCaptureFixture
+    graphs: Graphs, error: Callable[[], Exception], caplog: pytest.LogCaptureFixture
 ) -> None:
     model, plain = _Waits(error), _network()
     passes, reference = _passes(model), _passes(plain)
@@ -159,7 +156,7 @@ def test_what_cannot_be_captured_is_trained_without_a_graph(
     assert all(torch.equal(a, b) for a, b in zip(model.buffers(), plain.buffers(), strict=True))
 
 
-def test_weights_that_were_moved_are_captured_anew(graphs: list[ImitatedGraph]) -> None:
+def test_weights_that_were_moved_are_captured_anew(graphs: Graphs) -> None:
     model, plain = _network(), _network()
     passes, reference = _passes(model), _passes(plain)
     reference._may_capture = False
@@ -175,7 +172,7 @@ def test_weights_that_were_moved_are_captured_anew(graphs: list[ImitatedGraph]) 
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), plain.parameters(), strict=True))
 
 
-def test_a_graph_is_given_back_after_training(graphs: list[ImitatedGraph]) -> None:
+def test_a_graph_is_given_back_after_training(graphs: Graphs) -> None:
     model = _network()
     passes = _passes(model)
     for seed in range(4):

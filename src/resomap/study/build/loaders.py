@@ -24,7 +24,7 @@ on 10,000 and more."""
 
 
 def loader_workers(config: ResoMapConfig, device_type: str) -> int:
-    """DataLoader workers of each process.
+    """DataLoader workers of each process for training.
 
     Where they are left open: none on CPU; else what the machine has for each accelerator, one core left to drive it.
     """
@@ -38,8 +38,18 @@ def loader_workers(config: ResoMapConfig, device_type: str) -> int:
     return min(most, max(fewest, usable_cores() // max(1, torch.accelerator.device_count()) - 1))
 
 
-def _loader_options(config: ResoMapConfig, device_type: str) -> dict[str, Any]:
-    workers = loader_workers(config, device_type)
+def fewest_workers(config: ResoMapConfig, device_type: str) -> int:
+    """The same, but where they are left open no more than any machine has.
+
+    For evaluation, whose images are read as they are, and to ask a cluster for, whose nodes may have few cores.
+    """
+    if config.data.workers is not None:
+        return config.data.workers
+    return 0 if device_type == "cpu" else _WORKERS[0]
+
+
+def _loader_options(config: ResoMapConfig, device_type: str, *, trains: bool = False) -> dict[str, Any]:
+    workers = (loader_workers if trains else fewest_workers)(config, device_type)
     return {
         "workers": workers,
         "pin_memory": config.data.pin_memory and device_type != "cpu",
@@ -81,7 +91,7 @@ def train_loader(
         std=seen.std,
         rank=ranks.rank,
         world_size=ranks.world_size,
-        **_loader_options(config, device_type),
+        **_loader_options(config, device_type, trains=True),
     )
 
 

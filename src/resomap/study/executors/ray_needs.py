@@ -10,9 +10,6 @@ import ray
 from resomap.config.schema import ResoMapConfig
 from resomap.study import build
 
-_WORKERS = 4
-"""DataLoader workers of a process on an accelerator that CPUs are asked for where data.workers leaves them open."""
-
 
 @dataclass(frozen=True)
 class Needs:
@@ -42,6 +39,5 @@ def needs_of(config: ResoMapConfig) -> Needs:
     if device_type == "cpu":
         threads = build.cpu_threads(config)
         return Needs(threads * processes, 0, threads)
-    # What a node may have few of is asked for sparingly, whatever the machine has that asks.
-    threads = 1 + (_WORKERS if config.data.workers is None else config.data.workers)
+    threads = 1 + build.fewest_workers(config, device_type)
     return Needs(threads * processes, processes, threads)

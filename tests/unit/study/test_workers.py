@@ -1,0 +1,28 @@
+"""How many loading processes there are where data.workers leaves it open."""
+
+import pytest
+import torch
+
+from resomap.config.schema import ResoMapConfig
+from resomap.study.build import loaders
+
+
+@pytest.mark.parametrize(
+    ("device", "cores", "accelerators", "workers"),
+    [
+        ("cpu", 64, 0, 0),
+        ("cuda", 16, 1, 15),
+        ("cuda", 96, 8, 11),
+        ("cuda", 96, 1, 16),
+        ("cuda", 4, 2, 4),
+        ("mps", 8, 1, 7),
+    ],
+)
+def test_workers_follow_from_the_cores(device, cores, accelerators, workers, monkeypatch):
+    monkeypatch.setattr(loaders, "usable_cores", lambda: cores)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: accelerators)
+    config = ResoMapConfig()
+    assert loaders.loader_workers(config, device) == workers
+    assert loaders.fewest_workers(config, device) == min(4, workers)
+    config = ResoMapConfig.model_validate({"data": {"workers": 2}})
+    assert loaders.loader_workers(config, device) == loaders.fewest_workers(config, device) == 2
