@@ -278,8 +278,8 @@ class DataConfig(Section):
     cache_gib: NonNegative = 20.0
     """Bound of the decoded cache in GiB; where a set does not fit, images are decoded on the fly."""
     workers: Annotated[int, Field(ge=0, le=256)] | None = None
-    """DataLoader workers; null: 0 on CPU (decoding is cached, the cores are busy); on accelerators the machine's cores
-    shared among them, less one each, from 4 to 16."""
+    """DataLoader workers; null: 0 on CPU (decoding is cached, the cores are busy); on accelerators `system.threads`, or
+    the machine's cores shared among them, less one, from 4 to 16 (evaluation: 4)."""
     pin_memory: bool = True
     """Page-locked host memory for transfers to an accelerator; no effect on CPU."""
     prefetch_factor: Count = 2

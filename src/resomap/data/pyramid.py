@@ -125,6 +125,7 @@ class CachedStore(ImageStore):
         self._check_resolution(resolution)
         rows = self._stored.good[np.asarray(indices)]
         pixels = self._stored.squares(resolution)[rows]
+        self._stored.has_read(pixels.nbytes)
         for position in self._stored.damaged_squares(resolution, rows, pixels):
             image = self._decode_again(int(indices[position]))
             pixels[position] = to_square(

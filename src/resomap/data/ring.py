@@ -6,6 +6,7 @@ memory: about 1 GB/s, less than a fast card takes. Here the processes write wher
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 from collections import deque
@@ -39,7 +40,9 @@ class Ring:
         self._pending: deque[torch.Event] = deque()
 
     def __del__(self) -> None:
-        if getattr(self, "_is_locked", False) and os.getpid() == self._owner:
+        if not getattr(self, "_is_locked", False) or os.getpid() != self._owner:
+            return
+        with contextlib.suppress(Exception):  # at the interpreter's end CUDA may be gone
             self._wait(0)
             torch.cuda.cudart().cudaHostUnregister(self._pixels.data_ptr())
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import mmap
 import os
 import re
 import shutil
@@ -61,6 +62,10 @@ _KEY = re.compile(r"[0-9a-f]{32}")
 _DAMAGE: tuple[type[Exception], ...] = (*DAMAGE, StorageError)
 
 
+_MAPPED_AT_ONCE = 2**28
+"""Bytes of images that a process lets lie in its memory before it gives them back; they stay in the system's cache."""
+
+
 @dataclass(eq=False)
 class StoredImages:
     """A complete store, mapped on demand; pickles as its folder, so worker processes map it themselves."""
@@ -75,11 +80,13 @@ class StoredImages:
         spoiled = {index for index, _ in self.bad}
         self.good = np.array([i for i in range(len(self.sizes)) if i not in spoiled], dtype=np.int64)
         self._maps: dict[str, np.ndarray] = {}
+        self._memory: list[mmap.mmap] = []
+        self._bytes_read = 0
         self._flat: Tensor | None = None
         self._checked: dict[str, np.ndarray] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_maps": {}, "_flat": None, "_checked": {}}
+        return self.__dict__ | {"_maps": {}, "_memory": [], "_bytes_read": 0, "_flat": None, "_checked": {}}
 
     def squares(self, resolution: int) -> np.ndarray:
         """(N, r, r, 3) uint8, memory-mapped."""
@@ -96,9 +103,22 @@ class StoredImages:
             height_B, width_B = -(-sizes_B2[:, 0] // block), -(-sizes_B2[:, 1] // block)
             offset_B += np.where((level >= first_B) & (level < chosen_B), height_B * width_B * 3, 0)
         shapes_B2 = -(-sizes_B2 // (1 << chosen_B[:, None]))
+        self.has_read(3 * int(shapes_B2.prod(axis=1).sum()))
         flat = self._level_bytes()
         places = zip(shapes_B2.tolist(), offset_B.tolist(), strict=True)
         return [flat.as_strided((h, w, 3), (3 * w, 3, 1), offset) for (h, w), offset in places], chosen_B
+
+    def has_read(self, count: int) -> None:
+        """So many bytes of images: what has been read is not kept in this process for ever.
+
+        The pages of a mapped file that a process has looked at count as its memory until somebody else needs it, which
+        a limit on the process, or its owner, may take for a leak.
+        """
+        self._bytes_read += count
+        if self._bytes_read > _MAPPED_AT_ONCE and hasattr(mmap, "MADV_DONTNEED"):
+            self._bytes_read = 0
+            for memory in self._memory:
+                memory.madvise(mmap.MADV_DONTNEED)
 
     def damaged_squares(self, resolution: int, indices: np.ndarray, pixels_BHW3: np.ndarray) -> list[int]:
         """Positions in the batch whose pixels are not as they were written; looks once at each image."""
@@ -163,6 +183,8 @@ class StoredImages:
                 raise StorageError(
                     f"the decoded images {printable(self.folder / name)} are gone; run the same command again"
                 ) from gone
+            if dtype is np.uint8 and isinstance(flat.base, mmap.mmap):
+                self._memory.append(flat.base)
             # A plain array over the mapping: np.memmap's own indexing costs several microseconds more.
             self._maps[name] = np.asarray(flat).reshape(shape)
         return self._maps[name]

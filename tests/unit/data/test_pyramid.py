@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resomap.data import levels, store_build
+from resomap.data import levels, store_build, store_files
 from resomap.data.augmentation import AugmentationSettings, draw_one
 from resomap.data.decode import decode_rgb, to_square
 from resomap.data.hashes import content_hashes
@@ -348,6 +348,32 @@ def test_open_store_survives_the_cache_being_deleted(photographs, open_images, t
     assert_same_pixels(store, expected)
     assert_same_pixels(open_images(records), expected)  # and a new one is built again
     assert len(folders(tmp_path)) == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux' list of mappings")
+def test_images_that_were_read_are_not_kept_in_the_process(photographs, open_images, monkeypatch):
+    store = open_images(photographs(40))
+    everything = np.arange(len(store))
+
+    def mapped_kib() -> int:
+        found, counts = 0, False
+        for line in Path("/proc/self/smaps").read_text().splitlines():
+            if "-" in line.split()[0]:
+                counts = str(store.folder) in line
+            elif counts and line.startswith("Rss:"):
+                found += int(line.split()[1])
+        return found
+
+    before, size = store.squares(16, everything), sum(path.stat().st_size for path in store.folder.iterdir())
+    store.level_pixels(everything, np.zeros(len(store), dtype=np.int64))[0]
+    held = [pixels.sum().item() for pixels in store.level_pixels(everything, np.zeros(len(store), dtype=np.int64))[0]]
+    assert mapped_kib() > 0.5 * size / 1024
+    monkeypatch.setattr(store_files, "_MAPPED_AT_ONCE", 1000)
+    store.squares(16, everything[:2])
+    assert mapped_kib() < 0.2 * size / 1024
+    np.testing.assert_array_equal(store.squares(16, everything), before)
+    again = [pixels.sum().item() for pixels in store.level_pixels(everything, np.zeros(len(store), dtype=np.int64))[0]]
+    assert again == held
 
 
 def test_store_in_a_read_only_cache_is_used(photographs, open_images, tmp_path, monkeypatch):

@@ -24,5 +24,8 @@ def test_workers_follow_from_the_cores(device, cores, accelerators, workers, mon
     config = ResoMapConfig()
     assert loaders.loader_workers(config, device) == workers
     assert loaders.fewest_workers(config, device) == min(4, workers)
+    if device != "cpu":
+        config = ResoMapConfig.model_validate({"system": {"threads": 9}})
+        assert loaders.loader_workers(config, device) == 8
     config = ResoMapConfig.model_validate({"data": {"workers": 2}})
     assert loaders.loader_workers(config, device) == loaders.fewest_workers(config, device) == 2

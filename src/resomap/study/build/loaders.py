@@ -35,7 +35,8 @@ def loader_workers(config: ResoMapConfig, device_type: str) -> int:
     import torch
 
     fewest, most = _WORKERS
-    return min(most, max(fewest, usable_cores() // max(1, torch.accelerator.device_count()) - 1))
+    cores = config.system.threads or usable_cores() // max(1, torch.accelerator.device_count())
+    return min(most, max(fewest, cores - 1))
 
 
 def fewest_workers(config: ResoMapConfig, device_type: str) -> int:
