@@ -1,7 +1,8 @@
 """Training speed as a share of pure compute: the real loader beside a constant batch, interleaved.
 
     python benchmarks/data_share.py [--rounds 7] [--models tiny_cnn,mobilenet_v3_small] [--resolutions 64,224]
-                                    [--images 256] [--precision bf16] [--device cuda] [--workers 0,4] [--batch 128]
+                                    [--images 256] [--copies 16] [--precision bf16] [--device cuda] [--workers 0,4]
+                                    [--batch 128] [--no-graphs]
 
 Photograph-like images (490 x 380, JPEG) are generated once; both arms run the same Trainer for the same number of
 updates, in turn, and the ratio is taken pair by pair. 1.0 means that feeding the images costs nothing.

@@ -20,8 +20,6 @@ from pathlib import Path
 
 from measure import in_turn, photographs, shown
 
-COUNTS = {"train": 256, "val": 64, "test": 64}
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -29,13 +27,14 @@ def main() -> None:
     parser.add_argument("--models", default="tiny_cnn,mobilenet_v3_small")
     parser.add_argument("--resolutions", default="64,96,128,160,192")
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--images", type=int, default=256, help="for training; a quarter as many for each other split")
     parser.add_argument("--set", action="append", default=[], help="More settings of ResoMap's.")
     given = parser.parse_args()
     sides = [int(side) for side in given.resolutions.split(",")]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for split, count in COUNTS.items():
-            photographs(folder / "images" / split, count)
+        for split, share in {"train": 1, "val": 4, "test": 4}.items():
+            photographs(folder / "images" / split, given.images // share)
         runs = (folder / f"round-{i}" for i in itertools.count())
 
         def ours() -> None:

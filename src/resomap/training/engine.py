@@ -21,12 +21,13 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
 from torch import Tensor, nn
 
-from resomap.errors import DeviceError, ResoMapError
+from resomap.errors import DeviceError, ResoMapError, printable
 from resomap.training.graphs import zero_gradients
 
 T = TypeVar("T")
 
 _SHARED_BY_PROCESS = (AcceleratorState, GradientState, PartialState)
+_MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 _NOT_SUPPORTED = ("DEEPSPEED", "FSDP", "MEGATRON_LM", "XLA")
 
 
@@ -219,10 +220,23 @@ class Engine:
 
 
 def process_ranks(device: torch.device) -> tuple[int, int]:
-    """(rank, number of processes), joining the group first where torchrun or accelerate launched several."""
-    with own_accelerate_state(device):
-        state = PartialState(cpu=device.type == "cpu")
-        return state.process_index, state.num_processes
+    """(rank, number of processes), joining the group first where torchrun or accelerate launched several.
+
+    Raises:
+        DeviceError: variables of MPI promise several processes, which cannot be joined.
+    """
+    by_mpi = [name for name in _MPI_SIZES if os.environ.get(name, "1") != "1" and "LOCAL_RANK" not in os.environ]
+    try:
+        with own_accelerate_state(device):
+            state = PartialState(cpu=device.type == "cpu")
+            return state.process_index, state.num_processes
+    except Exception as error:
+        if not by_mpi:
+            raise
+        raise DeviceError(
+            f"{by_mpi[0]} is {printable(os.environ[by_mpi[0]])}: MPI started several processes, which torch cannot join; "
+            f"start one run over several with torchrun or accelerate, give srun --mpi=none, or unset {by_mpi[0]}"
+        ) from error
 
 
 def make_accelerator(device: torch.device, precision: str) -> Accelerator:
