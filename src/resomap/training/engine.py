@@ -234,8 +234,8 @@ def process_ranks(device: torch.device) -> tuple[int, int]:
         if not by_mpi:
             raise
         raise DeviceError(
-            f"{by_mpi[0]} is {printable(os.environ[by_mpi[0]])}: MPI started several processes, which torch cannot join; "
-            f"start one run over several with torchrun or accelerate, give srun --mpi=none, or unset {by_mpi[0]}"
+            f"{by_mpi[0]} is {printable(os.environ[by_mpi[0]])}: MPI started several processes, which torch cannot "
+            f"join; start one run over several with torchrun or accelerate, give srun --mpi=none, or unset {by_mpi[0]}"
         ) from error
 
 

@@ -176,6 +176,17 @@ def test_process_ranks_without_a_launcher(monkeypatch):
     assert PartialState._shared_state == {}  # nothing chosen for others in this process
 
 
+@pytest.mark.parametrize("name", ["PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"])
+def test_process_ranks_names_mpi_variables_without_a_launch(monkeypatch, name):
+    monkeypatch.setattr(PartialState, "_shared_state", {})
+    monkeypatch.setenv(name, "4")
+    with pytest.raises(DeviceError, match=f"{name} is 4: .*torchrun.*unset {name}"):
+        process_ranks(CPU)
+    monkeypatch.setenv(name, "1")  # a single task of srun
+    monkeypatch.setattr(PartialState, "_shared_state", {})
+    assert process_ranks(CPU) == (0, 1)
+
+
 @pytest.fixture
 def fp16_engine(monkeypatch):
     """An Engine with the fp16 branch of accelerate on a device that is the CPU in truth.
