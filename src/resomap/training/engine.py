@@ -225,18 +225,16 @@ def process_ranks(device: torch.device) -> tuple[int, int]:
     Raises:
         DeviceError: variables of MPI promise several processes, which cannot be joined.
     """
-    by_mpi = [name for name in _MPI_SIZES if os.environ.get(name, "1") != "1" and "LOCAL_RANK" not in os.environ]
-    try:
-        with own_accelerate_state(device):
-            state = PartialState(cpu=device.type == "cpu")
-            return state.process_index, state.num_processes
-    except Exception as error:
-        if not by_mpi:
-            raise
-        raise DeviceError(
-            f"{by_mpi[0]} is {printable(os.environ[by_mpi[0]])}: MPI started several processes, which torch cannot "
-            f"join; start one run over several with torchrun or accelerate, give srun --mpi=none, or unset {by_mpi[0]}"
-        ) from error
+    if device.type == "cpu" and not {"LOCAL_RANK", "MASTER_ADDR"} & os.environ.keys():
+        for name in _MPI_SIZES:
+            if os.environ.get(name, "1") != "1":
+                raise DeviceError(
+                    f"{name} is {printable(os.environ[name])}: MPI started several processes, which torch cannot join; "
+                    f"start one run over several with torchrun or accelerate, give srun --mpi=none, or unset {name}"
+                )
+    with own_accelerate_state(device):
+        state = PartialState(cpu=device.type == "cpu")
+        return state.process_index, state.num_processes
 
 
 def make_accelerator(device: torch.device, precision: str) -> Accelerator:
