@@ -223,15 +223,8 @@ def process_ranks(device: torch.device) -> tuple[int, int]:
     """(rank, number of processes), joining the group first where torchrun or accelerate launched several.
 
     Raises:
-        DeviceError: variables of MPI promise several processes, which cannot be joined.
+        DeviceError: MPI started several processes, which cannot be joined.
     """
-    if device.type == "cpu" and not {"LOCAL_RANK", "MASTER_ADDR"} & os.environ.keys():
-        for name in _MPI_SIZES:
-            if os.environ.get(name, "1") != "1":
-                raise DeviceError(
-                    f"{name} is {printable(os.environ[name])}: MPI started several processes, which torch cannot join; "
-                    f"start one run over several with torchrun or accelerate, give srun --mpi=none, or unset {name}"
-                )
     with own_accelerate_state(device):
         state = PartialState(cpu=device.type == "cpu")
         return state.process_index, state.num_processes
@@ -263,6 +256,7 @@ def own_accelerate_state(device: torch.device) -> Iterator[None]:
 
     A process that belongs to a group of several stays in it.
     """
+    _refuse_mpi(device)
     before = [dict(kind._shared_state) for kind in _SHARED_BY_PROCESS]
     for kind in _SHARED_BY_PROCESS:
         kind._shared_state.clear()
@@ -275,6 +269,17 @@ def own_accelerate_state(device: torch.device) -> Iterator[None]:
             if not (joined and kind is PartialState):
                 kind._shared_state.clear()
                 kind._shared_state.update(values)
+
+
+def _refuse_mpi(device: torch.device) -> None:
+    """accelerate would act on MPI's variables on a CPU, and fail without an address to meet at."""
+    if device.type == "cpu" and not {"LOCAL_RANK", "MASTER_ADDR"} & os.environ.keys():
+        for name in _MPI_SIZES:
+            if os.environ.get(name, "1") != "1":
+                raise DeviceError(
+                    f"{name} is {printable(os.environ[name])}: MPI started several processes, which torch cannot join; "
+                    f"start one run over several with torchrun or accelerate, give srun --mpi=none, or unset {name}"
+                )
 
 
 @contextmanager
