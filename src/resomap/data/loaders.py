@@ -129,6 +129,14 @@ class _RingImages(Dataset[_Parcel]):
         return _Parcel(number, batch.labels.numpy(), batch.indices.numpy(), colour)
 
 
+def _read(ring: Ring, parcels: Iterator[_Parcel]) -> Iterator[Batch]:
+    for parcel in parcels:
+        try:
+            yield parcel.batch(ring)
+        finally:
+            ring.advance()
+
+
 def _identity(batch: Any) -> Any:
     return batch
 
@@ -247,9 +255,7 @@ class TrainLoader:
 
     def _from(self, ring: Ring) -> Iterator[Batch]:
         ring.restart()
-        for parcel in self._parcels:
-            yield parcel.batch(ring)
-            ring.advance()
+        return _read(ring, iter(self._parcels))
 
 
 @dataclass

@@ -10,7 +10,7 @@ import contextlib
 import mmap
 import os
 from collections import deque
-from multiprocessing import get_all_start_methods
+from multiprocessing import get_all_start_methods, get_start_method
 
 import numpy as np
 import psutil
@@ -72,11 +72,12 @@ class Ring:
 
 
 def ring_for(*, workers: int, prefetch_factor: int, images: int, side: int) -> Ring | None:
-    """A ring for that many loading processes; None where there can be none.
+    """A ring for that many loading processes, to be read by the current CUDA device; None where there can be none.
 
     Processes must be forked to share its memory, and without CUDA there is nobody to read it.
     """
-    if not workers or not torch.cuda.is_available() or "fork" not in get_all_start_methods():
+    may_fork = "fork" in get_all_start_methods() and get_start_method(allow_none=True) in (None, "fork")
+    if not workers or not may_fork or not torch.cuda.is_available():
         return None
     places = workers * prefetch_factor + SPARE
     if places * images * side**2 * 3 > _LARGEST_SHARE * psutil.virtual_memory().available:
@@ -88,4 +89,8 @@ def _lock_pages(flat: Tensor) -> bool:
     """Let CUDA copy from there without the help of the CPU."""
     if not torch.cuda.is_available():
         return False
-    return int(torch.cuda.cudart().cudaHostRegister(flat.data_ptr(), flat.numel(), 0)) == 0
+    if int(torch.cuda.cudart().cudaHostRegister(flat.data_ptr(), flat.numel(), 0)) == 0:
+        return True
+    with contextlib.suppress(RuntimeError):  # the error stays until somebody asks for it: better now than in training
+        torch.zeros(1, device="cuda")
+    return False

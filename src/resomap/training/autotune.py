@@ -370,10 +370,14 @@ class Bench:
             try:
                 self._graphs[key] = GraphedPass(run, self._networks[setting.channels_last], self._device)
             except RuntimeError as error:
+                had_others = bool(self._graphs)
                 self.close()  # their gradients are gone
-                if self._is_out_of_memory(error):
+                if not self._is_out_of_memory(error):
+                    self._launches_graphs = False
+                elif had_others:  # which kept memory of their own
+                    return self._graph(setting, side, run)
+                else:
                     raise
-                self._launches_graphs = False
         return self._graphs.get(key)
 
     def _inputs(self, images: int, side: int, *, channels_last: bool) -> tuple[Tensor, Tensor]:

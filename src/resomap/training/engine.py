@@ -91,6 +91,11 @@ class Engine:
         return self.accelerator.num_processes
 
     @property
+    def exchanges(self) -> bool:
+        """Whether gradients are exchanged in the backward pass, be it with this process alone (torchrun of one)."""
+        return self.world_size > 1 or isinstance(self.shell, nn.parallel.DistributedDataParallel)
+
+    @property
     def is_main(self) -> bool:
         return self.rank == 0
 

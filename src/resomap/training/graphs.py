@@ -28,6 +28,13 @@ def can_capture(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
+def has_room(device: torch.device) -> bool:
+    """Whether memory is left for a pass that was run before, a second time: a graph keeps its own, and shapes that come
+    seldom are still run without one."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free > torch.cuda.max_memory_allocated(device) - torch.cuda.memory_allocated(device)
+
+
 class GraphedPass(Generic[T]):
     """A pass that reads and writes the same tensors at each call.
 
@@ -54,6 +61,7 @@ class GraphedPass(Generic[T]):
                 with torch.cuda.stream(stream):
                     for _ in range(_WARM_UP):
                         run()
+                    _settle_gradients(model)
                 # Other threads go on: the loader's pins memory.
                 with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
                     self._result: T = run()
@@ -73,6 +81,17 @@ class GraphedPass(Generic[T]):
         """Run it once more; the result's tensors are those of every call, with new values."""
         self._graph.replay()
         return self._result
+
+
+def _settle_gradients(model: nn.Module) -> None:
+    """Gradients of 0 that lie in memory as their parameters do, whatever layout the first pass gave them.
+
+    Module.to(memory_format=...) moves a gradient that lies otherwise, while its parameter stays, and a graph would go
+    on adding to where it was.
+    """
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            parameter.grad = torch.zeros_like(parameter)
 
 
 def zero_gradients(model: nn.Module) -> None:

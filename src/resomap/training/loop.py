@@ -155,6 +155,7 @@ class TrainingLoop:
         totals = self.tally.totals(self.engine)
         if not math.isfinite(totals["loss"]):
             raise self.diverged(totals["loss"])
+        peak = peak_memory_mib(self.engine.device)
         return EpochRecord(
             epoch=self.progress.epoch + 1,
             train_loss=totals["loss"] / totals["samples"],
@@ -162,5 +163,5 @@ class TrainingLoop:
             learning_rate=self.engine.learning_rate,
             seconds=seconds,
             images_per_s=totals["samples"] / seconds,
-            peak_memory_mib=peak_memory_mib(self.engine.device),
+            peak_memory_mib=None if peak is None else max(peak, self.passes.peak_mib),
         )

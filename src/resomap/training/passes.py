@@ -10,14 +10,80 @@ import torch
 from torch import Tensor, nn
 
 from resomap.data.batches import Batch, to_model_input
+from resomap.training.device import peak_memory_mib
 from resomap.training.engine import Engine
-from resomap.training.graphs import GraphedPass, can_capture
+from resomap.training.graphs import GraphedPass, can_capture, has_room
 from resomap.training.losses import classification_loss
 
 log = logging.getLogger(__name__)
 
 _SEEN_BEFORE = 2
 """A shape is captured when it comes for the third time: the last batch of an epoch seldom does."""
+
+
+class _Launcher:
+    """A pass, operation by operation."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        class_weights: tuple[float, ...] | None,
+        label_smoothing: float,
+        input_options: Mapping[str, bool],
+    ) -> None:
+        self._engine = engine
+        self._class_weights = torch.tensor(class_weights, device=engine.device) if class_weights is not None else None
+        self._label_smoothing, self._input_options = label_smoothing, dict(input_options)
+
+    def __call__(self, batch: Batch, weight: float | Tensor) -> tuple[Tensor, Tensor]:
+        images_BCHW, labels_B = to_model_input(batch, self._engine.device, **self._input_options)
+        logits_BK = self._engine.forward(images_BCHW)
+        loss = classification_loss(
+            logits_BK, labels_B, class_weights_K=self._class_weights, label_smoothing=self._label_smoothing
+        )
+        self._engine.backward(loss * weight)
+        return loss.detach(), (logits_BK.detach().argmax(1) == labels_B).sum()
+
+
+class _Graph:
+    """A pass captured as a graph, with the places that it reads a batch from."""
+
+    def __init__(self, launch: _Launcher, model: nn.Module, batch: Batch, weight: float, device: torch.device) -> None:
+        place = torch.tensor(weight, dtype=torch.float32, device=device)
+        inputs = replace(
+            batch,
+            images=batch.images.to(device, copy=True),
+            labels=batch.labels.to(device, copy=True),
+            colour=None if batch.colour is None else batch.colour.to(device, copy=True),
+        )
+        self._pass = GraphedPass(lambda: launch(inputs, place), model, device)
+        self._inputs, self._weight, self._shape = inputs, place, _shape(batch)
+        self._parameters, self._buffers = list(model.parameters()), list(model.buffers())
+        self._made_for = self._what_it_knows()
+
+    def fits(self, batch: Batch) -> bool:
+        """Whether it is of that batch's shape."""
+        return _shape(batch) == self._shape
+
+    def is_current(self) -> bool:
+        """Whether weights, gradients and statistics still lie where they lay."""
+        return self._what_it_knows() == self._made_for
+
+    def __call__(self, batch: Batch, weight: float, *, non_blocking: bool) -> tuple[Tensor, Tensor]:
+        self._inputs.images.copy_(batch.images, non_blocking=non_blocking)
+        self._inputs.labels.copy_(batch.labels, non_blocking=non_blocking)
+        if self._inputs.colour is not None and batch.colour is not None:
+            self._inputs.colour.copy_(batch.colour, non_blocking=non_blocking)
+        self._weight.fill_(weight)
+        return self._pass()
+
+    def _what_it_knows(self) -> list[object]:
+        known: list[object] = [buffer.data_ptr() for buffer in self._buffers]
+        for parameter in self._parameters:
+            gradient = parameter.grad
+            known += (parameter.data_ptr(), parameter.requires_grad, gradient is not None and gradient.data_ptr())
+        return known
 
 
 class Passes:
@@ -40,13 +106,16 @@ class Passes:
         graphs: bool,
     ) -> None:
         self._model, self._engine = model, engine
-        self._parameters = list(model.parameters())
-        self._class_weights = torch.tensor(class_weights, device=engine.device) if class_weights is not None else None
-        self._label_smoothing, self._input_options = label_smoothing, dict(input_options)
+        self._launch = _Launcher(
+            engine, class_weights=class_weights, label_smoothing=label_smoothing, input_options=input_options
+        )
+        self._non_blocking = input_options.get("non_blocking", False)
         # Ranks exchange gradients during the pass, which would have to be captured with it.
-        self._may_capture = graphs and can_capture(engine.device) and engine.world_size == 1
+        self._may_capture = graphs and can_capture(engine.device) and not engine.exchanges
         self._seen: dict[object, int] = {}
-        self._graph: GraphedPass[tuple[Tensor, Tensor]] | None = None
+        self._graph: _Graph | None = None
+        self.peak_mib = 0.0
+        """Of the device's memory while a pass was captured: replays ask for none, and do not show in its own peak."""
 
     def __call__(self, batch: Batch, weight: float) -> tuple[Tensor, Tensor]:
         """(mean loss (), right answers ()) on the device; the results of a pass are overwritten by the next one.
@@ -54,14 +123,13 @@ class Passes:
         Args:
             weight: what the mean loss is multiplied by before the backward pass.
         """
-        if self._graph is not None and self._addresses() != self._captured_at:
+        if self._graph is not None and not self._graph.is_current():
             self.release()  # somebody has moved the weights: the graph would go on with the old ones
         if self._graph is None and self._may_capture and self._comes_again(batch):
             self._capture(batch, weight)
-        if self._graph is None or _shape(batch) != self._shape:
-            return self._run(batch, weight)
-        self._copy(batch, weight)
-        return self._graph()
+        if self._graph is None or not self._graph.fits(batch):
+            return self._launch(batch, weight)
+        return self._graph(batch, weight, non_blocking=self._non_blocking)
 
     def release(self) -> None:
         """Give the graph's memory back; what comes again is captured anew."""
@@ -70,51 +138,29 @@ class Passes:
             self._seen.clear()
             self._engine.keep_gradients(False)
 
-    def _run(self, batch: Batch, weight: float | Tensor) -> tuple[Tensor, Tensor]:
-        images_BCHW, labels_B = to_model_input(batch, self._engine.device, **self._input_options)
-        logits_BK = self._engine.forward(images_BCHW)
-        loss = classification_loss(
-            logits_BK, labels_B, class_weights_K=self._class_weights, label_smoothing=self._label_smoothing
-        )
-        self._engine.backward(loss * weight)
-        return loss.detach(), (logits_BK.detach().argmax(1) == labels_B).sum()
-
-    def _addresses(self) -> list[int]:
-        return [parameter.data_ptr() for parameter in self._parameters]
-
     def _comes_again(self, batch: Batch) -> bool:
         shape = _shape(batch)
         self._seen[shape] = self._seen.get(shape, 0) + 1
         # In the middle of a window there are gradients, which capturing would lose.
-        return self._seen[shape] > _SEEN_BEFORE and all(p.grad is None for p in self._parameters)
+        return self._seen[shape] > _SEEN_BEFORE and all(p.grad is None for p in self._model.parameters())
 
     def _capture(self, batch: Batch, weight: float) -> None:
         device = self._engine.device
+        if not has_room(device):
+            self._give_up("the device's memory is too full")
+            return
         try:
-            place = torch.tensor(weight, dtype=torch.float32, device=device)
-            inputs = replace(
-                batch,
-                images=batch.images.to(device),
-                labels=batch.labels.to(device),
-                colour=None if batch.colour is None else batch.colour.to(device),
-            )
-            self._graph = GraphedPass(lambda: self._run(inputs, place), self._model, device)
+            self._graph = _Graph(self._launch, self._model, batch, weight, device)
         except RuntimeError as wrong:
-            self._may_capture = False
-            reason = str(wrong).strip().splitlines()
-            log.info("training steps are not launched as a CUDA graph: %s", reason[0] if reason else type(wrong))
+            lines = str(wrong).strip().splitlines()
+            self._give_up(lines[0] if lines else type(wrong).__name__)
         else:
-            self._shape, self._inputs, self._weight = _shape(batch), inputs, place
-            self._captured_at = self._addresses()
+            self.peak_mib = peak_memory_mib(device) or 0.0
             self._engine.keep_gradients(True)
 
-    def _copy(self, batch: Batch, weight: float) -> None:
-        non_blocking = self._input_options.get("non_blocking", False)
-        self._inputs.images.copy_(batch.images, non_blocking=non_blocking)
-        self._inputs.labels.copy_(batch.labels, non_blocking=non_blocking)
-        if self._inputs.colour is not None and batch.colour is not None:
-            self._inputs.colour.copy_(batch.colour, non_blocking=non_blocking)
-        self._weight.fill_(weight)
+    def _give_up(self, reason: str) -> None:
+        self._may_capture = False
+        log.info("training steps are not launched as a CUDA graph: %s", reason)
 
 
 def _shape(batch: Batch) -> object:

@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from resomap.data.batches import Batch
+from resomap.training import loop as loop_module
+from resomap.training import passes as passes_module
 from resomap.training.engine import Engine
-from resomap.training.graphs import can_capture
+from resomap.training.graphs import can_capture, has_room
 from resomap.training.passes import Passes
 from resomap.training.trainer import Trainer
 
@@ -156,20 +159,109 @@ def test_what_cannot_be_captured_is_trained_without_a_graph(
     assert all(torch.equal(a, b) for a, b in zip(model.buffers(), plain.buffers(), strict=True))
 
 
-def test_weights_that_were_moved_are_captured_anew(graphs: Graphs) -> None:
+def _move_weights(model: nn.Module) -> None:
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+
+
+def _move_gradients(model: nn.Module) -> None:
+    for parameter in model.parameters():
+        assert parameter.grad is not None
+        parameter.grad = parameter.grad.clone()
+
+
+def _drop_gradients(model: nn.Module) -> None:
+    model.zero_grad(set_to_none=True)
+
+
+@pytest.mark.parametrize("move", [_move_weights, _move_gradients, _drop_gradients])
+def test_what_was_moved_is_captured_anew(graphs: Graphs, move: Callable[[nn.Module], None]) -> None:
     model, plain = _network(), _network()
     passes, reference = _passes(model), _passes(plain)
     reference._may_capture = False
     for seed in range(10):
         if seed == 5:
-            for parameter in model.parameters():
-                parameter.data = parameter.data.clone()
+            move(model)
         passes(_batch(seed), 1.0)
         reference(_batch(seed), 1.0)
         passes._engine.step(clip_grad_norm=None)
         reference._engine.step(clip_grad_norm=None)
     assert len(graphs) == 2
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), plain.parameters(), strict=True))
+
+
+def test_an_evaluation_in_between_moves_nothing(graphs: Graphs) -> None:
+    # The gradient of a 1 x 1 convolution may lie in memory in another order than its weights: .to() would move it.
+    class Crosswise(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, weight: torch.Tensor) -> torch.Tensor:
+            return weight.clone()
+
+        @staticmethod
+        def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+            return gradient.clone(memory_format=torch.contiguous_format)
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.weight = nn.Conv2d(3, 8, 3), nn.Parameter(torch.randn(3, 8, 1, 1))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return functional.conv2d(self.first(images).mean((2, 3), keepdim=True), Crosswise.apply(self.weight))[
+                :, :, 0, 0
+            ]
+
+    model, plain = Network(), Network()
+    passes, reference = _passes(model), _passes(plain)
+    reference._may_capture = False
+    for seed in range(8):
+        passes(_batch(seed), 1.0)
+        reference(_batch(seed), 1.0)
+        passes._engine.step(clip_grad_norm=None)
+        reference._engine.step(clip_grad_norm=None)
+        for each in (model, plain):
+            each.to(memory_format=torch.channels_last)  # as an evaluation does
+    assert len(graphs) == 1
+    assert graphs[0].replays == 6
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), plain.parameters(), strict=True))
+
+
+def test_the_users_batches_stay_as_they_are(graphs: Graphs) -> None:
+    passes, kept = _passes(_network()), [_batch(seed) for seed in range(6)]
+    for batch in kept:
+        passes(batch, 1.0)
+        passes._engine.drop_gradients()
+    assert len(graphs) == 1
+    for seed, batch in enumerate(kept):
+        assert torch.equal(batch.images, _batch(seed).images)
+        assert batch.colour is not None
+        assert torch.equal(batch.colour, _batch(seed).colour)
+
+
+def test_a_pass_is_captured_where_memory_takes_it_twice(graphs: Graphs, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = {"mem_get_info": (49, 100), "max_memory_allocated": 90, "memory_allocated": 40}
+    for name, value in counts.items():
+        monkeypatch.setattr(torch.cuda, name, lambda _device, value=value: value)
+    assert not has_room(torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (51, 100))
+    assert has_room(torch.device("cuda"))
+    monkeypatch.setattr(passes_module, "has_room", lambda _device: False)
+    passes = _passes(_network())
+    for seed in range(5):
+        passes(_batch(seed), 1.0)
+        passes._engine.drop_gradients()
+    assert graphs == []
+
+
+def test_the_peak_of_memory_is_that_of_the_captured_pass(graphs: Graphs, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Replays ask for no memory: later epochs would seem to need less.
+    monkeypatch.setattr(passes_module, "peak_memory_mib", lambda _device: 70.0)
+    monkeypatch.setattr(loop_module, "peak_memory_mib", lambda _device: 20.0)
+    data = TensorDataset(torch.randn(32, 3, 8, 8), torch.arange(32) % 3)
+    made = Trainer(_network(), DataLoader(data, batch_size=8), epochs=2, device="cpu", cuda_graphs=True)
+    made.fit()
+    assert [record.peak_memory_mib for record in made.history] == [70.0, 70.0]
 
 
 def test_a_graph_is_given_back_after_training(graphs: Graphs) -> None:

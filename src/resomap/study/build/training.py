@@ -123,7 +123,7 @@ def uses_graphs(config: ResoMapConfig, model: str) -> bool:
     asked = config.system.cuda_graphs
     if asked is not None:
         return asked
-    # cuDNN may choose otherwise for a captured pass than for one after a validation: a resumed run would notice.
+    # What must repeat to the bit shall not hang on when a pass was captured.
     return model_source(model).kind != "callable" and not config.system.deterministic
 
 
