@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from resomap.training import autotune, passes
+from resomap.training import bench, passes
 
 
 class ImitatedGraph:
@@ -74,7 +74,7 @@ def imitate(patch: pytest.MonkeyPatch) -> list[ImitatedGraph]:
     patch.setattr(torch.cuda, "stream", _on)
     patch.setattr(torch.cuda, "Stream", _Stream)
     patch.setattr(torch.cuda, "current_stream", _Stream)
-    for module in (passes, autotune):
+    for module in (passes, bench):
         patch.setattr(module, "can_capture", lambda _device: True)
     patch.setattr(passes, "has_room", lambda _device: True)
     return ImitatedGraph.made
