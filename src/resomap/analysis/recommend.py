@@ -321,10 +321,11 @@ def _sentence(
             f"Ship {one.model} at {one.resolution} px: {has}, {one.latency_ms:.2f} ms an image; nothing cheaper is "
             f"shown to stay within {delta:g} of it."
         )
-    faster = best.latency_ms / one.latency_ms
+    faster = f"{best.latency_ms / one.latency_ms:.1f}"
+    speed = "hardly faster than" if faster == "1.0" else f"{faster} times as fast as"
     return (
-        f"Ship {one.model} at {one.resolution} px: {has}, {one.latency_ms:.2f} ms an image, {faster:.1f} times as "
-        f"fast as the best ({best.model} at {best.resolution} px), and not worse than it by more than {delta:g}."
+        f"Ship {one.model} at {one.resolution} px: {has}, {one.latency_ms:.2f} ms an image, {speed} "
+        f"the best ({best.model} at {best.resolution} px), and not worse than it by more than {delta:g}."
     )
 
 

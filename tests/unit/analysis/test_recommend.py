@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -43,6 +44,21 @@ def test_the_cheapest_sufficient_option_is_found() -> None:
     assert [o.not_inferior for o in found.options] == [False, True, True, True]
     assert found.expected_regret < 0.01
     assert found.options[0].front_probability == 1  # the cheapest is always on the front
+
+
+@pytest.mark.parametrize(
+    ("third", "words"), [(4.0, "times as fast as the best (m at"), (2.04, "hardly faster than the best (m at")]
+)
+def test_the_sentence_says_how_much_faster(third: float, words: str) -> None:
+    # The largest is the best by a hair; the second is the cheapest that suffices.
+    costs = (1.0, 2.0, third, third)
+    options = [
+        replace(option, latency_ms=cost, latency_blocks_ms=tuple(cost / old * b for b in option.latency_blocks_ms))
+        for option, cost, old in zip(_options((0.7, 0.95, 0.951, 0.955)), costs, COSTS, strict=True)
+    ]
+    found = recommend(options, delta=0.02, draws=300)
+    assert (found.status, found.resolution) == (RECOMMEND, 96)
+    assert words in found.sentence
 
 
 def test_where_all_are_equal_the_cheapest_wins() -> None:
