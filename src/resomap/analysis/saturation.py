@@ -21,6 +21,9 @@ _RATES = np.geomspace(0.05, 12.0, 500)
 _FEWEST = 4
 """Three parameters pass through any three points: only a fourth can contradict them."""
 _DOUBT = 0.01
+_MISS = 3.0
+"""Standard errors. With two seeds the test of fit sees little: a point that the law misses by this many, and by more
+than the loss that is acceptable, contradicts it all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,7 @@ def fit_saturation(
     free = len(sides) - 3
     fit_p = float(stats.f.sf(((residuals / errors) ** 2).sum() / free, free, df))
     enough_D = sides[0] * _sufficient(drop_D, rate_D, largest=unit[-1], delta=delta)
-    holds = fit_p >= _DOUBT
+    holds = fit_p >= _DOUBT and not (np.abs(residuals) > np.maximum(delta, _MISS * errors)).any()
     rate_low, rate_high = np.quantile(rate_D[1:], [0.025, 0.975])
     low, high = np.quantile(enough_D[1:], [0.025, 0.975])
     return SaturationCurve(
