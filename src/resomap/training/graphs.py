@@ -41,7 +41,7 @@ class GraphedPass(Generic[T]):
     Args:
         run: forward and backward pass of `model` without waiting for the device; adds to the gradients. Called a few
             times for warming up, and once to be captured.
-        model: on CUDA, without gradients.
+        model: on CUDA; what its gradients hold is lost.
     Raises:
         RuntimeError: the pass cannot be captured (it waits for the device, say), or memory does not suffice; the model
             is as before.
@@ -65,6 +65,8 @@ class GraphedPass(Generic[T]):
                 # Other threads go on: the loader's pins memory.
                 with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
                     self._result: T = run()
+            # Held, so that what the graph adds to stays theirs, also where somebody gives the parameters others.
+            self._gradients = [parameter.grad for parameter in model.parameters()]
             captured = True
         finally:
             torch.cuda.current_stream(device).wait_stream(stream)
@@ -84,13 +86,15 @@ class GraphedPass(Generic[T]):
 
 
 def _settle_gradients(model: nn.Module) -> None:
-    """Gradients of 0 that lie in memory as their parameters do, whatever layout the first pass gave them.
+    """Give gradients that lie in memory otherwise than their parameters do, as the first pass made them, their layout.
+
+    Their values are lost. The others stay where they are: an earlier graph of the model may add to them.
 
     Module.to(memory_format=...) moves a gradient that lies otherwise, while its parameter stays, and a graph would go
     on adding to where it was.
     """
     for parameter in model.parameters():
-        if parameter.grad is not None:
+        if parameter.grad is not None and parameter.grad.stride() != parameter.stride():
             parameter.grad = torch.zeros_like(parameter)
 
 

@@ -34,6 +34,17 @@ def test_a_setting_is_captured_once_a_side_and_format(graphs: list[Any]) -> None
     assert all(torch.equal(value, before[name]) for name, value in network.named_parameters())
 
 
+def test_graphs_of_one_network_share_its_gradients(graphs: list[Any]) -> None:
+    # A later capture must not take away what an earlier graph adds to.
+    network = build_model("tiny_cnn", num_classes=3, seed=0)
+    bench = _bench(network)
+    bench.seconds_per_image(Setting("no", True, 4), 16, images=4)
+    first = [p.grad for p in network.parameters()]
+    bench.seconds_per_image(Setting("no", True, 4), 32, images=4)
+    assert len(graphs) == 2
+    assert all(p.grad is before for p, before in zip(network.parameters(), first, strict=True))
+
+
 def test_a_setting_that_fits_alone_is_not_lost_to_the_graphs_before_it(
     graphs: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

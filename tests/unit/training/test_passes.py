@@ -95,9 +95,7 @@ def _batch(seed: int, *, coloured: bool = True) -> Batch:
 
 
 @pytest.mark.parametrize("coloured", [True, False])
-def test_gradients_statistics_and_results_are_those_of_the_batch(
-    graphs: Graphs, coloured: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gradients_statistics_and_results_are_those_of_the_batch(graphs: Graphs, coloured: bool) -> None:
     model, plain = _network(), _network()
     passes, reference = _passes(model), _passes(plain)
     reference._may_capture = False
