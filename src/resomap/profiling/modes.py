@@ -36,6 +36,8 @@ def deploy(model: nn.Module, mode: str, *, device: torch.device) -> Deployed:
         return _onnxruntime(model, device)
     placed = copy.deepcopy(model).to(device).eval()
     if mode == "eager":
+        # The caller's weights may lie channels-last, e.g. since it was evaluated.
+        placed.to(memory_format=torch.contiguous_format)
         return _torch_call(placed, device, memory_format=torch.contiguous_format)
     placed.to(memory_format=torch.channels_last)
     if mode == "autocast":

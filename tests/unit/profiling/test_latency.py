@@ -254,6 +254,17 @@ def test_every_mode_gives_the_model_s_answer(mode: str) -> None:
     torch.testing.assert_close(logits, model(images).detach(), rtol=1e-4, atol=1e-5)
 
 
+def test_eager_is_timed_as_nchw_however_the_weights_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[nn.Module] = []
+    monkeypatch.setattr(modes, "_torch_call", lambda network, *_, **__: seen.append(network))
+    fresh = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1))
+    evaluated = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1)).to(memory_format=torch.channels_last)
+    before = [p.stride() for p in evaluated.parameters()]
+    deploy(evaluated, "eager", device=CPU)
+    assert [p.stride() for p in seen[0].parameters()] == [p.stride() for p in fresh.parameters()]
+    assert [p.stride() for p in evaluated.parameters()] == before  # the caller's stays as it is
+
+
 def test_autocast_answers_in_lower_precision() -> None:
     answer = deploy(build_model("tiny_cnn", num_classes=3), "autocast", device=CPU)(torch.randn(1, 3, 32, 32))()
     assert answer.dtype == torch.bfloat16
