@@ -198,6 +198,7 @@ class RunRecord:
     """condition name -> scalar metrics, per-class metrics and confusion matrix."""
     parameters: int | None = None
     seconds: float | None = None
+    """Wall time of training and evaluation; of earlier starts that it went on from, that of their epochs."""
     still_improving: bool | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     stopped: str | None = None

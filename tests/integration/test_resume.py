@@ -11,7 +11,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from safetensors.numpy import load_file
+
+from resomap import load_config, run_study
+from resomap.study.progress import StudyProgress
 
 Make = Callable[..., Path]
 Args = Callable[..., list[str]]
@@ -94,6 +98,33 @@ def test_ctrl_c_saves_and_says_how_to_go_on(
     assert cli(*small_run(data, *many)).status == 0
     assert cli(*small_run(data, *many, output="reference")).status == 0
     assert weights(study) == weights(tmp_path / "reference")
+
+
+class StopsInSecondEpoch(StudyProgress):
+    """The first epoch takes long, and the second is interrupted."""
+
+    def update_ended(self, cell, *, epoch, update, images):
+        if epoch == 2:
+            raise KeyboardInterrupt
+        time.sleep(2 if update == 1 else 0)
+
+
+def test_a_runs_seconds_are_those_of_all_its_starts(tmp_path: Path, make_images: Make) -> None:
+    config = load_config(
+        overrides=[
+            f"data.source={make_images(tmp_path / 'data')}", f"data.cache_dir={tmp_path}/cache", "data.workers=0",
+            f"study.output={tmp_path}/study", "mlflow.enabled=false", "system.device=cpu", "sweep.models=[tiny_cnn]",
+            "sweep.resolutions=[32]", "sweep.seeds=[0]", "training.epochs=2", "training.batch_size=8",
+            "training.save_every_s=0", f"system.threads={torch.get_num_threads()}",
+        ]
+    )  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        run_study(config, progress=StopsInSecondEpoch())
+    started = time.monotonic()
+    (record,) = run_study(config).records
+    took = time.monotonic() - started
+    assert record.epochs[0].seconds > 2
+    assert sum(epoch.seconds for epoch in record.epochs) < record.seconds < 3 + took + record.epochs[0].seconds
 
 
 def test_finished_runs_are_skipped_and_a_larger_grid_adds_to_them(

@@ -74,6 +74,7 @@ def run_cell(
     state_path = run_dir / LAST_STATE
     if state_path.exists():
         trainer.resume(state_path)
+    earlier_s = trainer.seconds
     observer.started(trainer)
     with stop.between_updates(), memory_of_training(context):
         fit = trainer.fit()
@@ -82,7 +83,8 @@ def run_cell(
     record = _proven(context, record)
     record = dataclasses.replace(record, stopped=next((each.reason for each in halving), None))
     record = _evaluated(context, cell, record, fit, guard=guard)
-    record = _finish(context, dataclasses.replace(record, seconds=time.monotonic() - started), guard=guard)
+    record = dataclasses.replace(record, seconds=earlier_s + time.monotonic() - started)
+    record = _finish(context, record, guard=guard)
     _track_results(context, record, tracker)
     tracker.end_run("FINISHED")
     return record

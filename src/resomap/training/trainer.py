@@ -187,6 +187,11 @@ class Trainer:
         return max(1, math.ceil(self.update / self._loop.feed.updates_per_epoch))
 
     @property
+    def seconds(self) -> float:
+        """Wall time of its epochs so far, before resume() too."""
+        return sum(record.seconds for record in self.history) + self._loop.progress.seconds
+
+    @property
     def images_in_update(self) -> int:
         """Training images of the latest update, over all ranks."""
         return self._loop.images_in_update
