@@ -19,7 +19,7 @@ from resomap.layout import MICRO_BATCHES_LEASE, StudyLayout
 from resomap.lease import Leases
 from resomap.records import Cell, RunRecord
 from resomap.serialize import DAMAGE, read_json, write_json
-from resomap.study.runs import stored_runs
+from resomap.study.runs import some_of, stored_runs
 
 log = logging.getLogger(__name__)
 
@@ -146,8 +146,7 @@ def outgrown_note(layout: StudyLayout) -> str | None:
     left_out = [str(r.cell) for r in stored_runs(layout) if r.status == "finished" and is_outgrown(layout, r)]
     if not left_out:
         return None
-    named = ", ".join(left_out[:6]) + (f" and {len(left_out) - 6} more" if len(left_out) > 6 else "")
     return (
-        f"left out, since made with more images at once than the runs of their model can share by now: {named}; "
+        f"left out, since made with more images at once than the runs of their model can share by now: {some_of(left_out)}; "
         "run these resolutions and seeds again to have them made anew"
     )

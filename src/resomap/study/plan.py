@@ -13,15 +13,15 @@ import numpy as np
 from resomap.config.schema import ResoMapConfig
 from resomap.errors import StorageError, StudyError, printable
 from resomap.layout import StudyLayout
-from resomap.records import RunRecord
+from resomap.records import Cell, RunRecord
 from resomap.serialize import make_dirs, storage_errors, write_text
 from resomap.study import build
 from resomap.study.budget import forget_reference, settle_reference, stored_reference
 from resomap.study.context import StudyContext
-from resomap.study.limits import is_outgrown, limit_of, mend_limits
+from resomap.study.limits import comparable_runs, is_outgrown, limit_of, mend_limits
 from resomap.study.progress import StudyProgress
 from resomap.study.ranks import Ranks
-from resomap.study.runs import stored_runs
+from resomap.study.runs import some_of, stored_runs
 from resomap.study.tuning import choices_in_force, forget_choices, settle_tuning
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def plan_study(
     _settle_changes(context, discard_changed=discard_changed)
     _check_disk(context, parameters)
     context = replace(context, budget_reference=settle_reference(context))
-    context = replace(context, notes=tuple(_notes(context)), tuned=settle_tuning(context))
+    context = replace(context, notes=tuple(study_notes(context, held_cells(context))), tuned=settle_tuning(context))
     for note in context.notes:
         progress.note(note)
     return context
@@ -169,15 +169,25 @@ def upsampled_share(stores: Mapping[str, ImageStore], resolutions: Iterable[int]
     return {str(r): float((short_sides < r).mean()) for r in resolutions}
 
 
-def _notes(context: StudyContext) -> Iterator[str]:
-    """What weakens the results and is known before the first step."""
+def held_cells(context: StudyContext) -> dict[Cell, int]:
+    """Cell -> epochs of all that is planned now or was finished before: what the study's tables hold."""
+    finished = (record for record in comparable_runs(context.layout) if record.status == "finished")
+    before = {record.cell: len(record.epochs) for record in finished}
+    return dict(sorted((before | {cell: context.epochs(cell) for cell in context.cells}).items()))
+
+
+def study_notes(context: StudyContext, cells: Mapping[Cell, int]) -> Iterator[str]:
+    """What weakens the results and is known without them.
+
+    Args:
+        cells: of held_cells().
+    """
     yield from context.images.notes
-    if len({cell.seed for cell in context.cells}) < 3:
-        yield "fewer than 3 seeds: differences between resolutions may be chance"
+    yield from _few_seeds(cells)
     for split, store in context.stores.items():
         if store.bad_files:
             yield f"{split}: {len(store.bad_files)} unreadable file(s) left out"
-    sides = sorted({cell.resolution for cell in context.cells})
+    sides = sorted({cell.resolution for cell in cells})
     for side, share in upsampled_share(context.stores, sides).items():
         if share >= 0.05:
             yield f"{share:.0%} of the images are smaller than {side} px and were enlarged"
@@ -190,16 +200,28 @@ def _notes(context: StudyContext) -> Iterator[str]:
     if build.kernel(context.config) == "box":
         yield "the box kernel lets detail finer than a pixel through as false patterns (aliases)"
     if context.budget_reference is not None:
-        yield f"the same computation at every resolution ({_epochs(context)}): training length differs too"
+        yield f"the same computation at every resolution ({_epochs(cells)}): training length differs too"
     if build.is_resolution_aware(context.config):
         yield "augmentation differs by resolution (resolution_aware): resolution is not all that changes"
 
 
-def _epochs(context: StudyContext) -> str:
+def _few_seeds(cells: Iterable[Cell]) -> Iterator[str]:
+    seeds: dict[str, int] = {}
+    for cell in cells:
+        option = f"{cell.model} @{cell.resolution}"
+        seeds[option] = seeds.get(option, 0) + 1
+    few = [option for option, count in seeds.items() if count < 3]
+    if few:
+        where = f" of {some_of(few)}" if len(few) < len(seeds) else ""
+        yield f"fewer than 3 seeds{where}: differences between resolutions may be chance"
+
+
+def _epochs(cells: Mapping[Cell, int]) -> str:
     """'resnet18 epochs @224: 20, @320: 10'"""
     models: dict[str, dict[int, int]] = {}
-    for cell in sorted(context.cells):
-        models.setdefault(cell.model, {}).setdefault(cell.resolution, context.epochs(cell))
+    for cell, epochs in cells.items():
+        of_model = models.setdefault(cell.model, {})
+        of_model[cell.resolution] = max(epochs, of_model.get(cell.resolution, 0))
     return "; ".join(
         f"{model} epochs " + ", ".join(f"@{side}: {epochs}" for side, epochs in of_model.items())
         for model, of_model in models.items()

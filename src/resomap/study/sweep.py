@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from resomap.config.load import dump_config
 from resomap.config.schema import ResoMapConfig
@@ -16,7 +16,7 @@ from resomap.study import build
 from resomap.study.context import StudyContext
 from resomap.study.interrupt import StopSignal, stop_on_signals
 from resomap.study.limits import comparable_runs, exceeds, micro_batch_of, outgrown_note, shared_limit
-from resomap.study.plan import plan_study, upsampled_share
+from resomap.study.plan import held_cells, plan_study, study_notes, upsampled_share
 from resomap.study.progress import StudyProgress
 from resomap.study.ranks import connect_ranks
 from resomap.study.results import write_results
@@ -200,20 +200,25 @@ class _Tables:
 
 def _collect(context: StudyContext) -> pd.DataFrame:
     """Write results.csv and results.json from all runs that the study holds."""
-    summary = {
-        "name": context.name,
-        "data": context.images.name,
-        "class_names": context.images.class_names,
-        "images": {split: len(store.images) for split, store in context.stores.items()},
-        "bad_files": {split: store.bad_files for split, store in context.stores.items()},
-        "upsampled_share": upsampled_share(context.stores, sorted({cell.resolution for cell in context.cells})),
-        "information_resolution": build.information_resolution(context.config),
-        "notes": (*context.notes, *filter(None, [outgrown_note(context.layout)])),
-        "metric": build.table_metric(context.config),
-    }
     if not context.ranks.is_main:
         import pandas as pd
 
         return pd.DataFrame()
     with context.leases.hold(TABLES_LEASE):
-        return write_results(context.layout, comparable_runs(context.layout), study=summary)
+        return write_results(context.layout, comparable_runs(context.layout), study=_summary(context))
+
+
+def _summary(context: StudyContext) -> dict[str, Any]:
+    """What results.json says about the study as a whole: all of it, not what the last command asked for."""
+    cells = held_cells(context)
+    return {
+        "name": context.name,
+        "data": context.images.name,
+        "class_names": context.images.class_names,
+        "images": {split: len(store.images) for split, store in context.stores.items()},
+        "bad_files": {split: store.bad_files for split, store in context.stores.items()},
+        "upsampled_share": upsampled_share(context.stores, sorted({cell.resolution for cell in cells})),
+        "information_resolution": build.information_resolution(context.config),
+        "notes": (*study_notes(context, cells), *filter(None, [outgrown_note(context.layout)])),
+        "metric": build.table_metric(context.config),
+    }
