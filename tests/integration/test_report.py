@@ -226,6 +226,40 @@ def test_recommend_answers_and_refuses(study: Path, cli: Callable, tmp_path: Pat
     assert "has no profile; run `resomap profile" in cli("recommend", study).error_lines[0]
 
 
+def test_latencies_of_different_hardware_are_not_ranked(study: Path, cli: Callable) -> None:
+    """As if 48 px had been profiled with other threads: no verdict, one line, and a whole profile mends it."""
+    path = study / "profiles/tiny_cnn/48.json"
+    profile = json.loads(path.read_text())
+    threads = profile["threads"]
+    path.write_text(json.dumps(profile | {"threads": threads + 6}))
+    again = f"`resomap profile --config {study}/study.yaml --models tiny_cnn --resolutions 32,48`"
+    outcome = cli("recommend", study)
+    assert outcome.status == 2
+    (line,) = outcome.error_lines
+    assert "tiny_cnn @32 from" in line
+    assert f"tiny_cnn @48 from {profile['device_name']} (cpu), {threads + 6} threads" in line
+    assert again in line
+    assert cli("recommend", study, "--device", "cpu").status == 2  # a device's name does not make them equal
+    path.write_text(json.dumps(profile | {"device": "cuda:0", "device_name": "a card"}))
+    for device in ("cpu", "cuda:0"):
+        outcome = cli("recommend", study, "--device", device)
+        assert outcome.status == 2
+        assert f"cost was measured on {profile['device_name']} (cpu)" in outcome.error_lines[0]
+        assert "a card (cuda:0)" in outcome.error_lines[0]
+        assert f", got {device}; run `resomap profile" in outcome.error_lines[0]
+
+    # A run that leaves the odd profile alone ends without a verdict; one of the whole grid measures both again.
+    quick = ["--set", "explainability.enabled=false", "--set", "analysis.matrix=false"]
+    outcome = cli("run", "--config", study / "study.yaml", "--output", study, "--resolutions", "32", *quick)
+    assert outcome.status == 1
+    assert "not done: report: expected latencies from one kind of hardware" in outcome.err
+    assert "Traceback" not in outcome.err
+    assert json.loads((study / "analysis/verdict.json").read_text())["recommendation"]["sentence"] not in outcome.out
+    outcome = cli("run", "--config", study / "study.yaml", "--output", study, "--resolutions", "32,48", *quick)
+    assert outcome.status == 0, outcome.err
+    assert cli("recommend", study, "--device", "cpu").status == 0
+
+
 def test_matrix_and_split_of_the_gain(study: Path, cli: Callable) -> None:
     outcome = cli("matrix", study, "--weights", "as_trained,bn_reestimated,head_finetuned")
     assert outcome.status == 0, outcome.err

@@ -50,18 +50,13 @@ def recommend(
     budget = Budget(max_latency_ms, max_memory_mib, min_accuracy)
     opened = load_study(study)
     config = study_config(study, None, None, data=None, device=None)
-    measured = {name for profile in opened.profiles for name in (profile["device"], profile["device_name"])}
-    if device is not None and device not in measured:
-        raise ConfigError(
-            f"--device: cost was measured on {printable(', '.join(sorted(measured)) or 'no device')}, got "
-            f"{printable(device)}; run `resomap profile --config {printable(study)}/study.yaml --device ...` there"
-        )
     found = judge(
         opened,
         metric=metric or build.table_metric(config),
         delta=build.accepted_loss(config) if delta is None else delta,
         budget=budget,
         mode=mode,
+        device=device,
     )
     print_recommendation(found)
     if json is not None:

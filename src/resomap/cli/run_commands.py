@@ -147,8 +147,9 @@ def run_and_print(config: ResoMapConfig, *, discard_changed: bool) -> None:
         raise typer.Exit(130) from None
     if not result.is_main:
         return
-    _print_closing(config, result)
-    for reason in unfinished or ():
+    undone = unfinished or ()
+    _print_closing(config, result, judged=not any(reason.startswith("report: ") for reason in undone))
+    for reason in undone:
         print(f"not done: {reason}", file=sys.stderr)
     if result.failed or unfinished:
         raise typer.Exit(1)
@@ -156,12 +157,16 @@ def run_and_print(config: ResoMapConfig, *, discard_changed: bool) -> None:
         return
     text = io.StringIO()
     with contextlib.redirect_stdout(text):
-        _print_closing(config, result)
+        _print_closing(config, result, judged=True)
     remember_finished(config, result, closing=text.getvalue())
 
 
-def _print_closing(config: ResoMapConfig, result: StudyResult) -> None:
-    """The tables, the verdict, and where everything lies."""
+def _print_closing(config: ResoMapConfig, result: StudyResult, *, judged: bool) -> None:
+    """The tables, the verdict, and where everything lies.
+
+    Args:
+        judged: whether the stored verdict is about these results.
+    """
     from resomap.study import build
     from resomap.study.runs import assessed_runs
     from resomap.study.stages import stored_sentence
@@ -170,6 +175,6 @@ def _print_closing(config: ResoMapConfig, result: StudyResult) -> None:
     answers = build.known_answers(config, result.layout, assessed_runs(result.records))
     if answers:
         print_known_answers(answers)
-    verdict = stored_sentence(result.layout) if build.report_wanted(config) else None
+    verdict = stored_sentence(result.layout) if judged and build.report_wanted(config) else None
     if verdict is not None:
         print(f"\n{printable(verdict)}\nreport: {printable(result.layout.report_path)}")

@@ -29,7 +29,7 @@ from resomap.report.figures import (
 from resomap.report.style import save_figure
 from resomap.serialize import read_json
 from resomap.study import build
-from resomap.study.cost import stored_profiles, timed_as
+from resomap.study.cost import check_same_hardware, stored_profiles, timed_as
 from resomap.study.explained import ExplainedImages
 from resomap.study.explanations import explained_of
 from resomap.study.limits import comparable_runs
@@ -92,7 +92,12 @@ def draw_study(
         keep("performance", performance_figure(results, metric=metric, split=split))
     profiles = [p for p in stored_profiles(layout) if p["latency"]]
     if profiles:
-        keep("cost", cost_figure([_cost(p) for p in profiles]))
+        try:
+            check_same_hardware(profiles, layout)
+        except StudyError as mixed:
+            log.warning("no figure of cost: %s", mixed)
+        else:
+            keep("cost", cost_figure([_cost(p) for p in profiles]))
     if layout.explanations_path.exists():
         for name, figure in _explanation_figures(read_json(layout.explanations_path, error=StudyError)):
             keep(name, figure)

@@ -147,6 +147,6 @@ def outgrown_note(layout: StudyLayout) -> str | None:
     if not left_out:
         return None
     return (
-        f"left out, since made with more images at once than the runs of their model can share by now: {some_of(left_out)}; "
-        "run these resolutions and seeds again to have them made anew"
+        "left out, since made with more images at once than the runs of their model can share by now: "
+        f"{some_of(left_out)}; run these resolutions and seeds again to have them made anew"
     )

@@ -7,8 +7,8 @@ from typing import Any
 
 from resomap.errors import printable
 from resomap.metrics.consistency import AS_RESEEDING, BETTER, MORE, NOT_REPEATABLE, ONE_SEED
-from resomap.profiling.report import FREED
 from resomap.report.html import Table, cell, interval_cell
+from resomap.study.cost import hardware
 from resomap.study.load import Study
 
 _SHORT = {
@@ -140,7 +140,9 @@ def faithfulness_table(study: Study) -> Table | None:
 
 
 def cost_table(study: Study) -> Table:
-    """Latency and throughput."""
+    """Latency and throughput; each row says where, unless all were measured in one place."""
+    kinds = list(dict.fromkeys(hardware(p) for p in study.profiles))
+    several = len(kinds) > 1
     rows = [
         [
             f"{p['model']} at {p['resolution']} px",
@@ -152,16 +154,11 @@ def cost_table(study: Study) -> Table:
             cell(f"{t['p99_ms']:.2f}", t["p99_ms"]),
             cell(f"{t['images_per_s']:.1f}", t["images_per_s"]),
             cell(f"{p['end_to_end']['total_ms']:.2f}", p["end_to_end"]["total_ms"]) if p["end_to_end"] else "–",
+            *([hardware(p)] if several else ()),
         ]
         for p in study.profiles
         for t in p["latency"]
     ]
-    if study.profiles:
-        first = study.profiles[0]
-        kept = FREED[bool(first.get("keeps_freed_memory"))]
-        where = f"{first['device_name']}, {first['threads']} threads{kept}"
-    else:
-        where = "no device: no profile"
     columns = [
         "option",
         "mode",
@@ -172,7 +169,9 @@ def cost_table(study: Study) -> Table:
         "p99 ms",
         "images/s",
         "file to answer ms",
+        *(["measured on"] if several else ()),
     ]
+    where = "several kinds of hardware: not to be compared" if several else (kinds or ["no device: no profile"])[0]
     return Table(f"Latency on {where}", columns, rows)
 
 

@@ -14,16 +14,18 @@ from resomap.errors import StudyError
 from resomap.profiling.latency import BATCH_1
 from resomap.serialize import plain, write_json, write_text
 from resomap.study import evidence
-from resomap.study.cost import timed_as
+from resomap.study.cost import check_same_hardware, profile_command, timed_as
 from resomap.study.gain import AS_TRAINED, WEIGHTS, class_detail_rows, detail_rows, matrix_tables
 from resomap.study.load import Study
 
 
-def study_options(study: Study, *, metric: str, mode: str | None = None) -> list[Option]:
+def study_options(study: Study, *, metric: str, mode: str | None = None, device: str | None = None) -> list[Option]:
     """Every model and resolution of the study with its metric, latency and memory.
 
+    Args:
+        mode, device: as judge's.
     Raises:
-        StudyError: it has no profiles, or its models share no seeds.
+        StudyError: profiles are missing or not of one kind of hardware, or the models share no seeds.
     """
     profiles = {(p["model"], p["resolution"]): p for p in study.profiles if p["latency"]}
     if not study.grid:
@@ -32,14 +34,15 @@ def study_options(study: Study, *, metric: str, mode: str | None = None) -> list
     if not seeds:
         raise StudyError("the models share no seed, so they cannot be compared; run them with the same seeds")
     decide, report = study.splits
+    chosen = [(model, side) for model, (resolutions, _) in study.grid.items() for side in resolutions]
+    for model, side in chosen:
+        if (model, side) not in profiles:
+            raise StudyError(f"{model} @{side} has no profile; run `{profile_command(study.layout, chosen)}`")
+    check_same_hardware([profiles[option] for option in chosen], study.layout, device=device)
     options = []
     for model, (resolutions, _) in study.grid.items():
         values = {split: study.values(model, split, metric, seeds=sorted(seeds)) for split in {decide, report}}
         for position, side in enumerate(resolutions):
-            if (model, side) not in profiles:
-                raise StudyError(
-                    f"{model} @{side} has no profile; run `resomap profile --config {study.layout.config_path}`"
-                )
             profile = profiles[model, side]
             timed = timed_as(profile, BATCH_1, mode)
             options.append(
@@ -63,15 +66,17 @@ def judge(
     delta: float = 0.01,
     budget: Budget | None = None,
     mode: str | None = None,
+    device: str | None = None,
     options: Sequence[Option] | None = None,
 ) -> Recommendation:
     """The recommendation for a study.
 
     Args:
         mode: way to deploy whose latency counts; None: the first that was measured.
-        options: of study_options, where they are at hand; then `mode` does not matter.
+        device: that the cost must be of; None: whichever was profiled.
+        options: of study_options, where they are at hand; then `mode` and `device` do not matter.
     """
-    options = study_options(study, metric=metric, mode=mode) if options is None else options
+    options = study_options(study, metric=metric, mode=mode, device=device) if options is None else options
     decide, report = study.splits
     labels, _ = study.stack(options[0].model, report, seeds=[study.grid[options[0].model][1][0]])
     return recommend(

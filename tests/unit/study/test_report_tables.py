@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from resomap.records import Cell
-from resomap.study.report_tables import agreement_table, consistency_table, masks_table, memory_table
+from resomap.study.report_tables import agreement_table, consistency_table, cost_table, masks_table, memory_table
 
 
 def _figure(value: float | None) -> dict[str, Any]:
@@ -74,3 +74,20 @@ def test_energies_stand_beside_chance_and_random_weights() -> None:
         table = masks_table(_study(explanations=found))
         assert table is not None
         assert [value["value"] for value in table.rows[0][1:]] == expected
+
+
+def test_latency_says_where_it_was_measured_row_by_row_unless_in_one_place() -> None:
+    numbers = ("median_ms", "median_low_ms", "median_high_ms", "p95_ms", "p99_ms", "images_per_s")
+    timed = dict.fromkeys(numbers, 1.0) | {"mode": "eager", "protocol": "batch1", "batch_size": 1}
+    here = {"model": "tiny_cnn", "resolution": 64, "device": "cpu", "device_name": "a processor", "threads": 2,
+            "keeps_freed_memory": True, "latency": [timed], "end_to_end": None}  # fmt: skip
+    there = here | {"resolution": 32, "device": "cuda:0", "device_name": "a card"}
+    table = cost_table(_study(profiles=[here, here]))
+    assert table.caption == "Latency on a processor (cpu), 2 threads, freed memory kept"
+    assert "measured on" not in table.columns
+    for other in (there, here | {"threads": 1}, here | {"keeps_freed_memory": False}):
+        table = cost_table(_study(profiles=[here, other]))
+        assert table.caption == "Latency on several kinds of hardware: not to be compared"
+        where = [dict(zip(table.columns, row, strict=True))["measured on"] for row in table.rows]
+        assert where[0] == "a processor (cpu), 2 threads, freed memory kept"
+        assert where[1] != where[0]
