@@ -47,22 +47,22 @@ def profile(
     ratios = ratios_to_smallest(records)
     if ratios:
         rows = [
-            [r["model"], f"{r['resolution']} / {r['over']}", f"{r['value']:.3f}", f"{r['low']:.3f}-{r['high']:.3f}",
-             f"{r['rounds']} of {r['of_rounds']}"]
+            [r["model"], r["mode"], f"{r['resolution']} / {r['over']}", f"{r['value']:.3f}",
+             f"{r['low']:.3f}-{r['high']:.3f}", f"{r['rounds']} of {r['of_rounds']}"]
             for r in ratios
         ]  # fmt: skip
-        columns = ["model", "sides", "ratio", "95 % interval", "undisturbed rounds"]
+        columns = ["model", "mode", "sides", "ratio", "95 % interval", "undisturbed rounds"]
         print_table("Latency ratio at batch 1 (median of paired rounds)", columns, rows)
         for line in unreached(records, ratios):
             print(line)
     curves = cost_curves(records)
     if curves:
         rows = [
-            [c["model"], c["protocol"], f"{c['fixed']:.3f} + {c['scale']:.3g} r^{c['exponent']:.2f}",
+            [c["model"], c["mode"], c["protocol"], f"{c['fixed']:.3f} + {c['scale']:.3g} r^{c['exponent']:.2f}",
              f"{c['exponent_low']:.2f}-{c['exponent_high']:.2f}", f"{c['worst_relative_error']:.1%}"]
             for c in curves
         ]  # fmt: skip
-        columns = ["model", "protocol", "ms an image", "exponent, 95 %", "worst error"]
+        columns = ["model", "mode", "protocol", "ms an image", "exponent, 95 %", "worst error"]
         print_table("Cost curves t = t0 + k r^p", columns, rows)
     if json is not None:
         write_json(json, records)

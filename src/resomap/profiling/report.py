@@ -67,8 +67,12 @@ def profiling_report(records: Sequence[ProfileRecord]) -> str:
     counted = first.training_memory
     precision = PRECISIONS.get(counted.precision, counted.precision)
     lines.append(f"memory: {counted.method}, training with {counted.batch} image(s) in {precision}")
-    reasons = dict.fromkeys(reason for r in records for reason in r.unavailable.values())
-    return "\n".join([*lines, *reasons])
+    where: dict[str, list[str]] = {}
+    for r in records:
+        for reason in r.unavailable.values():
+            where.setdefault(reason, []).append(f"{r.model} @{r.resolution}")
+    lines += [why if len(at) == len(records) else f"{why} ({', '.join(at)})" for why, at in where.items()]
+    return "\n".join(lines)
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

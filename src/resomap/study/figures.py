@@ -29,7 +29,7 @@ from resomap.report.figures import (
 from resomap.report.style import save_figure
 from resomap.serialize import read_json
 from resomap.study import build
-from resomap.study.cost import check_same_hardware, stored_profiles, timed_as
+from resomap.study.cost import check_same_hardware, common_mode, stored_profiles, timed_as
 from resomap.study.explained import ExplainedImages
 from resomap.study.explanations import explained_of
 from resomap.study.limits import comparable_runs
@@ -93,11 +93,9 @@ def draw_study(
     profiles = [p for p in stored_profiles(layout) if p["latency"]]
     if profiles:
         try:
-            check_same_hardware(profiles, layout)
+            keep("cost", cost_figure(_costs(profiles, layout)))
         except StudyError as mixed:
             log.warning("no figure of cost: %s", mixed)
-        else:
-            keep("cost", cost_figure([_cost(p) for p in profiles]))
     if layout.explanations_path.exists():
         for name, figure in _explanation_figures(read_json(layout.explanations_path, error=StudyError)):
             keep(name, figure)
@@ -107,14 +105,18 @@ def draw_study(
     return written
 
 
-def _cost(profile: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "model": profile["model"],
-        "resolution": profile["resolution"],
-        BATCH_1: timed_as(profile, BATCH_1),
-        SATURATED: timed_as(profile, SATURATED),
-        "memory_mib": profile["inference_memory"]["peak_mib"],
-    }
+def _costs(profiles: Sequence[Mapping[str, Any]], layout: StudyLayout) -> list[dict[str, Any]]:
+    check_same_hardware(profiles, layout)
+    modes = {protocol: common_mode(profiles, layout, protocol) for protocol in (BATCH_1, SATURATED)}
+    return [
+        {
+            "model": profile["model"],
+            "resolution": profile["resolution"],
+            "memory_mib": profile["inference_memory"]["peak_mib"],
+        }
+        | {protocol: timed_as(profile, protocol, mode) for protocol, mode in modes.items()}
+        for profile in profiles
+    ]
 
 
 def _results(layout: StudyLayout) -> pd.DataFrame | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,18 @@ from torch import nn
 from resomap.analysis.recommend import Budget, Option, Recommendation, recommend
 from resomap.analysis.statistics.pseudo import pseudo_values
 from resomap.config.schema import ResoMapConfig
-from resomap.errors import CheckpointError, ConfigError, ResolutionError, printable
+from resomap.errors import CheckpointError, ConfigError, DeviceError, ResolutionError, printable
 from resomap.evaluation.many import View, predict_many
 from resomap.models.checkpoints import load_checkpoint
 from resomap.models.folding import for_inference
 from resomap.models.registry import build_model, normalisation_of
 from resomap.models.resolutions import SIZE_ERRORS, dry_forward
 from resomap.models.weights import load_weights
-from resomap.profiling.latency import BATCH_1
+from resomap.profiling.latency import BATCH_1, LatencyRecord
 from resomap.profiling.profiler import ProfileRecord, ProfilingPlan, Subject, profile_subjects
 from resomap.records import Condition, ImageDataset, Predictions, Preprocessing, information_at
 from resomap.study import build
+from resomap.study.cost import mode_gaps, shared_mode
 
 Progress = Callable[[str], None]
 
@@ -77,9 +79,10 @@ def probe(
     options: dict[str, Any] = build.profiling_options(config)
     plan = ProfilingPlan(device=device, protocols=(BATCH_1,), **options)
     profiles = profile_subjects([Subject(name, network, side) for side in resolutions], plan, progress=progress)
+    timed = _compared(profiles)
     verdict = recommend(
         [
-            _option(name, side, answers, splits, metric, profile)
+            _option(name, side, answers, splits, metric, timed[side], profile.inference_memory.peak_mib)
             for side, profile in zip(resolutions, profiles, strict=True)
         ],
         budget=budget,
@@ -87,7 +90,10 @@ def probe(
         metric=metric,
         splits=splits,
         labels_N=answers[splits[1], resolutions[0]].labels,
-        warnings=("one network trained at one size: a network trained at each size may do better there (resomap run)",),
+        warnings=(
+            "one network trained at one size: a network trained at each size may do better there (resomap run)",
+            *_modes_left_out(profiles),
+        ),
     )
     reported = {Condition(splits[1], side, shown[side]): answers[splits[1], side] for side in resolutions}
     return verdict, reported, profiles
@@ -132,20 +138,38 @@ def _network(
     return network, Preprocessing(side, build.kernel(config), mean, std, limit), model
 
 
+def _compared(profiles: Sequence[ProfileRecord]) -> dict[int, LatencyRecord]:
+    """Side -> latency, all in one mode: the first in which every side was timed."""
+    mode = shared_mode(profiles, BATCH_1)
+    if mode is None:
+        raise DeviceError(
+            "expected a way to deploy that can be timed at every size, got none: "
+            f"{'; '.join(_modes_left_out(profiles))}. Choose others with --set system.profiling.modes=[...]"
+        )
+    return {profile.resolution: profile.at(BATCH_1, mode) for profile in profiles}
+
+
+def _modes_left_out(profiles: Sequence[ProfileRecord]) -> list[str]:
+    gaps = mode_gaps([asdict(profile) for profile in profiles], BATCH_1)
+    return [
+        f"latency in mode {mode} is not compared, since it was not timed at {where}" for mode, where in gaps.items()
+    ]
+
+
 def _option(
     name: str,
     side: int,
     answers: dict[tuple[str, int], Predictions],
     splits: tuple[str, str],
     metric: str,
-    profile: ProfileRecord,
+    timed: LatencyRecord,
+    memory_mib: float,
 ) -> Option:
     def values(split: str) -> np.ndarray:
         stored = answers[split, side]
         classes = stored.probabilities.shape[1]
         return pseudo_values(stored.labels, stored.predicted, metric=metric, num_classes=classes)[None]
 
-    timed = profile.at(BATCH_1)
     return Option(
         model=name,
         resolution=side,
@@ -153,5 +177,5 @@ def _option(
         report_SN=values(splits[1]),
         latency_ms=timed.median_ms,
         latency_blocks_ms=timed.block_medians_ms,
-        memory_mib=profile.inference_memory.peak_mib,
+        memory_mib=memory_mib,
     )

@@ -25,6 +25,7 @@ from resomap.profiling.profiler import EndToEnd, ProfileRecord, ProfilingPlan, S
 from resomap.records import Cell, ImageDataset, Preprocessing
 from resomap.serialize import plain, provenance, read_json, write_json
 from resomap.study import build
+from resomap.study.cost import shared_mode
 from resomap.study.ranks import Ranks
 
 _MACS_OF_A_STEP = 2e10
@@ -170,13 +171,17 @@ def _summary(seconds_T3: np.ndarray, *, files: int) -> EndToEnd:
 
 
 def ratios_to_smallest(records: Sequence[ProfileRecord], *, protocol: str = BATCH_1) -> list[dict[str, Any]]:
-    """Latency of each resolution over that of the model's smallest, from paired rounds."""
+    """Latency of each resolution over that of the model's smallest, from paired rounds.
+
+    In the first mode in which all of the model's resolutions were timed; without such a mode there is none.
+    """
     rows = []
     for model in dict.fromkeys(r.model for r in records):
         of_model = sorted((r for r in records if r.model == model and r.latency), key=lambda r: r.resolution)
-        for record in of_model[1:]:
-            ratio = latency_ratio(record.at(protocol), of_model[0].at(protocol))
-            rows.append({"model": model, "resolution": record.resolution, "over": of_model[0].resolution}
+        mode = shared_mode(of_model, protocol)
+        for record in of_model[1:] if mode is not None else ():
+            ratio = latency_ratio(record.at(protocol, mode), of_model[0].at(protocol, mode))
+            rows.append({"model": model, "mode": mode, "resolution": record.resolution, "over": of_model[0].resolution}
                         | asdict(ratio))  # fmt: skip
     return rows
 

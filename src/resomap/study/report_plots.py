@@ -7,7 +7,7 @@ from typing import Any
 
 from resomap.profiling.latency import BATCH_1
 from resomap.report.html import curve_trace, heat_map, level_line, line_trace, sides_axis
-from resomap.study.cost import timed_as
+from resomap.study.cost import common_mode, timed_as
 from resomap.study.load import Study
 
 Plot = dict[str, Any]
@@ -21,7 +21,7 @@ def report_plots(study: Study, verdict: Mapping[str, Any], name: str) -> Iterato
         name: the metric, for people.
     """
     means: Sequence[Mapping[str, Any]] = verdict["metrics"]
-    latency = {(p["model"], p["resolution"]): timed_as(p, BATCH_1) for p in study.profiles if p["latency"]}
+    latency = _compared(study, verdict["recommendation"]["options"])
     yield "plot-metric", _metric(means, verdict, name)
     yield "plot-latency", _latency(means, latency)
     yield "plot-front", _front(means, latency, verdict, name)
@@ -33,6 +33,14 @@ def report_plots(study: Study, verdict: Mapping[str, Any], name: str) -> Iterato
                 f"matrix-{model}{kind and f'-{kind}'}",
                 heat_map(sides["trained"], sides["tested"], table["values"], **axes),
             )
+
+
+def _compared(study: Study, options: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], dict[str, Any]]:
+    """(model, resolution) -> latency of the options that the verdict ranks, all in one mode."""
+    ranked = {(o["model"], o["resolution"]) for o in options}
+    profiles = [p for p in study.profiles if (p["model"], p["resolution"]) in ranked]
+    mode = common_mode(profiles, study.layout, BATCH_1)
+    return {(p["model"], p["resolution"]): timed_as(p, BATCH_1, mode) for p in profiles}
 
 
 REPAIRED = {

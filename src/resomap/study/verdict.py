@@ -14,7 +14,7 @@ from resomap.errors import StudyError
 from resomap.profiling.latency import BATCH_1
 from resomap.serialize import plain, write_json, write_text
 from resomap.study import evidence
-from resomap.study.cost import check_same_hardware, profile_command, timed_as
+from resomap.study.cost import check_same_hardware, common_mode, mode_gaps, profile_command, timed_as
 from resomap.study.gain import AS_TRAINED, WEIGHTS, class_detail_rows, detail_rows, matrix_tables
 from resomap.study.load import Study
 
@@ -27,7 +27,7 @@ def study_options(study: Study, *, metric: str, mode: str | None = None, device:
     Raises:
         StudyError: profiles are missing or not of one kind of hardware, or the models share no seeds.
     """
-    profiles = {(p["model"], p["resolution"]): p for p in study.profiles if p["latency"]}
+    profiles = {(p["model"], p["resolution"]): p for p in study.profiles}
     if not study.grid:
         raise StudyError("no model has a seed that is finished at all of its resolutions; run the study to its end")
     seeds = set.intersection(*(set(shared) for _, shared in study.grid.values()))
@@ -38,7 +38,9 @@ def study_options(study: Study, *, metric: str, mode: str | None = None, device:
     for model, side in chosen:
         if (model, side) not in profiles:
             raise StudyError(f"{model} @{side} has no profile; run `{profile_command(study.layout, chosen)}`")
-    check_same_hardware([profiles[option] for option in chosen], study.layout, device=device)
+    used = [profiles[option] for option in chosen]
+    check_same_hardware(used, study.layout, device=device)
+    mode = common_mode(used, study.layout, BATCH_1, mode)
     options = []
     for model, (resolutions, _) in study.grid.items():
         values = {split: study.values(model, split, metric, seeds=sorted(seeds)) for split in {decide, report}}
@@ -72,7 +74,7 @@ def judge(
     """The recommendation for a study.
 
     Args:
-        mode: way to deploy whose latency counts; None: the first that was measured.
+        mode: way to deploy whose latency counts; None: the first in which every option was timed.
         device: that the cost must be of; None: whichever was profiled.
         options: of study_options, where they are at hand; then `mode` and `device` do not matter.
     """
@@ -101,6 +103,10 @@ def _warnings(study: Study, options: Sequence[Option], delta: float) -> Iterator
     if study.stopped:
         named = ", ".join(f"{model} @{side} ({count})" for (model, side), count in study.stopped.items())
         yield f"stopped early, shown to be dominated, and not assessed: {named}"
+    ranked = {(o.model, o.resolution) for o in options}
+    used = [p for p in study.profiles if (p["model"], p["resolution"]) in ranked]
+    for mode, where in mode_gaps(used, BATCH_1).items():
+        yield f"latency in mode {mode} is not compared, since it was not timed at {where}"
     seeds, images = options[0].select_SN.shape
     least = detectable(images, discordant=_discordant(study))
     if seeds == 1:
