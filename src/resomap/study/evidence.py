@@ -212,10 +212,12 @@ def _usual(predicted_S: np.ndarray, share: float, class_names: Sequence[str]) ->
 
 
 def cascades(study: Study, options: Sequence[Option]) -> Iterator[dict[str, Any]]:
-    """Each model's smaller resolutions before its largest, first seed."""
+    """Each model's smaller resolutions before its largest, first seed; of the models that the verdict compares."""
     decide, report = study.splits
     latency = {(o.model, o.resolution): o.latency_ms for o in options}
     for model, (resolutions, seeds) in study.grid.items():
+        if (model, resolutions[-1]) not in latency:
+            continue
         large = resolutions[-1]
         of_large = [study.read(Cell(model, large, seeds[0]), split) for split in (decide, report)]
         for small in resolutions[:-1]:

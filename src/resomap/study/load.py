@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from resomap.serialize import read_json
 from resomap.study.cost import stored_profiles
 from resomap.study.limits import comparable_runs
 from resomap.study.runs import assessed_runs, stopped_options
+from resomap.study.shared_seeds import shared_seeds
+from resomap.study.status import run_states
 
 
 @dataclass(frozen=True)
@@ -128,22 +131,46 @@ class Study:
         return self._answers[cell, condition]
 
     @cached_property
-    def grid(self) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
-        """model -> (resolutions, seeds) of the largest complete grid: seeds that every resolution has.
+    def unfinished(self) -> dict[Cell, str]:
+        """Runs that were planned or begun and have no result -> their state, as `resomap status` names it."""
+        return {cell: state for cell, state in run_states(self.layout) if state != "finished"}
 
-        Resolutions of which a run was stopped are not in it: everything that is assessed is.
+    @cached_property
+    def seeds(self) -> dict[str, dict[int, frozenset[int]]]:
+        """model -> resolution -> seeds whose runs are assessed."""
+        seeds: dict[str, dict[int, frozenset[int]]] = {}
+        for record in assessed_runs(self.runs):
+            cell = record.cell
+            sides = seeds.setdefault(cell.model, {})
+            sides[cell.resolution] = sides.get(cell.resolution, frozenset()) | {cell.seed}
+        return {model: dict(sorted(sides.items())) for model, sides in seeds.items()}
+
+    @cached_property
+    def grid(self) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+        """model -> (resolutions, seeds) of the complete grid with the most runs, as shared_seeds counts them.
+
+        At least two resolutions, unless the model has one; a model without a seed at two of its resolutions is not in
+        it. Nor are resolutions of which a run was stopped: everything that is assessed is. What else is left out for
+        want of runs, left_out.py names.
         """
-        grid: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
-        runs = assessed_runs(self.runs)
-        for model in dict.fromkeys(record.cell.model for record in runs):
-            sides: dict[int, set[int]] = {}
-            for record in runs:
-                if record.cell.model == model:
-                    sides.setdefault(record.cell.resolution, set()).add(record.cell.seed)
-            shared = set.intersection(*sides.values())
-            if shared:
-                grid[model] = tuple(sorted(sides)), tuple(sorted(shared))
-        return grid
+        chosen = {model: shared_seeds(sides, least=2) for model, sides in self.seeds.items()}
+        return {model: grid for model, grid in chosen.items() if grid[1]}
+
+    @cached_property
+    def compared(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """(models, seeds) that are compared with each other: again those with the most runs.
+
+        Raises:
+            StudyError: there is no model to compare, or no two share a seed.
+        """
+        if not self.grid:
+            raise StudyError("no model has a seed that is finished at two of its resolutions; run the study to its end")
+        own = {model: frozenset(seeds) for model, (_, seeds) in self.grid.items()}
+        sizes = {model: len(resolutions) for model, (resolutions, _) in self.grid.items()}
+        models, seeds = shared_seeds(own, sizes=sizes)
+        if len(own) > 1 and all(own[a].isdisjoint(own[b]) for a, b in combinations(own, 2)):
+            raise StudyError("the models share no seed, so they cannot be compared; run them with the same seeds")
+        return models, seeds
 
     def stack(self, model: str, split: str, *, seeds: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """(labels (N,), predictions (R, S, N)) of a model, the same images throughout.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,13 +43,25 @@ def study_status(path: str | Path) -> StudyStatus:
             "give the directory that `resomap run` printed"
         )
     records = {record.cell: record for record in stored_runs(layout)}
-    planned = _planned_cells(layout)
-    cells = [*planned, *(cell for cell in records if cell not in planned)]
     return StudyStatus(
         layout=layout,
-        cells=tuple((cell, _state(layout, cell, records.get(cell))) for cell in cells),
+        cells=tuple(_states(layout, {c: r.status for c, r in records.items()}, _planned_cells(layout))),
         records=tuple(records.values()),
     )
+
+
+def run_states(layout: StudyLayout) -> list[tuple[Cell, str]]:
+    """Each run with its state; planned ones too, where the study's file says which."""
+    try:
+        planned = _planned_cells(layout)
+    except StudyError:
+        planned = []
+    return list(_states(layout, {record.cell: record.status for record in stored_runs(layout)}, planned))
+
+
+def _states(layout: StudyLayout, stored: Mapping[Cell, str], planned: Sequence[Cell]) -> Iterator[tuple[Cell, str]]:
+    for cell in dict.fromkeys([*planned, *stored]):
+        yield cell, _state(layout, cell, stored.get(cell))
 
 
 def _planned_cells(layout: StudyLayout) -> list[Cell]:
@@ -63,9 +76,9 @@ def _planned_cells(layout: StudyLayout) -> list[Cell]:
         ) from bad
 
 
-def _state(layout: StudyLayout, cell: Cell, record: RunRecord | None) -> str:
-    if record is None:
+def _state(layout: StudyLayout, cell: Cell, stored: str | None) -> str:
+    if stored is None:
         return "waiting"
-    if record.status != "running":
-        return record.status
+    if stored != "running":
+        return stored
     return "running" if Leases(layout.locks_dir).is_held(layout.lease_name(cell)) else "interrupted"

@@ -16,11 +16,12 @@ from resomap.serialize import plain, write_json, write_text
 from resomap.study import evidence
 from resomap.study.cost import check_same_hardware, common_mode, mode_gaps, profile_command, timed_as
 from resomap.study.gain import AS_TRAINED, WEIGHTS, class_detail_rows, detail_rows, matrix_tables
+from resomap.study.left_out import left_out
 from resomap.study.load import Study
 
 
 def study_options(study: Study, *, metric: str, mode: str | None = None, device: str | None = None) -> list[Option]:
-    """Every model and resolution of the study with its metric, latency and memory.
+    """Every model and resolution that is compared (study.load) with its metric, latency and memory.
 
     Args:
         mode, device: as judge's.
@@ -28,13 +29,9 @@ def study_options(study: Study, *, metric: str, mode: str | None = None, device:
         StudyError: profiles are missing or not of one kind of hardware, or the models share no seeds.
     """
     profiles = {(p["model"], p["resolution"]): p for p in study.profiles}
-    if not study.grid:
-        raise StudyError("no model has a seed that is finished at all of its resolutions; run the study to its end")
-    seeds = set.intersection(*(set(shared) for _, shared in study.grid.values()))
-    if not seeds:
-        raise StudyError("the models share no seed, so they cannot be compared; run them with the same seeds")
+    models, seeds = study.compared
     decide, report = study.splits
-    chosen = [(model, side) for model, (resolutions, _) in study.grid.items() for side in resolutions]
+    chosen = [(model, side) for model in models for side in study.grid[model][0]]
     for model, side in chosen:
         if (model, side) not in profiles:
             raise StudyError(f"{model} @{side} has no profile; run `{profile_command(study.layout, chosen)}`")
@@ -42,9 +39,9 @@ def study_options(study: Study, *, metric: str, mode: str | None = None, device:
     check_same_hardware(used, study.layout, device=device)
     mode = common_mode(used, study.layout, BATCH_1, mode)
     options = []
-    for model, (resolutions, _) in study.grid.items():
-        values = {split: study.values(model, split, metric, seeds=sorted(seeds)) for split in {decide, report}}
-        for position, side in enumerate(resolutions):
+    for model in models:
+        values = {split: study.values(model, split, metric, seeds=seeds) for split in {decide, report}}
+        for position, side in enumerate(study.grid[model][0]):
             profile = profiles[model, side]
             timed = timed_as(profile, BATCH_1, mode)
             options.append(
@@ -94,6 +91,7 @@ def judge(
 
 def _warnings(study: Study, options: Sequence[Option], delta: float) -> Iterator[str]:
     yield from study.about["notes"]
+    yield from left_out(study)
     improving = [str(record.cell) for record in study.runs if record.still_improving]
     if improving:
         yield (
