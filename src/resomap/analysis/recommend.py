@@ -4,7 +4,9 @@ An option is a model at a resolution. The choice is made on one split (val), evi
 was not looked at before. Non-inferiority is tested down each model's resolutions from its most expensive one, and stops
 at the first that fails: a fixed sequence, which errs at most as often as one test (Maurer, Hothorn and Lehmacher 1995;
 margin and one-sided bound as in Piaggio et al. 2012, doi:10.1001/jama.2012.87802); several models share the level
-(Bonferroni).
+(Bonferroni). The best is the highest mean on val, which may be luck: every other option that is dearer must be shown
+not to gain more than the margin over what is to be shipped (all of them, so each at the full level: Berger 1982,
+doi:10.1080/00401706.1982.10487790).
 
 Legend: S seeds, N images, C options.
 """
@@ -12,7 +14,7 @@ Legend: S seeds, N images, C options.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -190,16 +192,20 @@ def recommend(
     ]  # fmt: skip
     lost = regret(quality_DC, chosen, candidates)
     promising = [i for i in open_ones if compared[i].value >= -delta]
-    status = CANNOT_TELL if promising and chosen == reference else RECOMMEND
+    better = _may_gain(options, candidates, chosen, reference, priors["select_SN"], delta, level)
+    status = CANNOT_TELL if better or (promising and chosen == reference) else RECOMMEND
     return Recommendation(
         status=status,
-        sentence=_sentence(status, assessed, chosen, reference, promising, delta, metric, splits, level),
+        sentence=_sentence(status, assessed, chosen, reference, (promising, better), delta, metric, splits, level),
         model=options[chosen].model,
         resolution=options[chosen].resolution,
         reference=options[reference].name,
         expected_regret=lost[0],
         regret_95=lost[1],
-        would_change=tuple(_would_change(options[i], compared[i], delta, level) for i in open_ones),
+        would_change=(
+            *(_would_change(options[i], compared[i], delta, level) for i in open_ones),
+            *(_would_settle(options[i], gain, delta, level) for i, gain in better.items()),
+        ),
         **common,
     )
 
@@ -245,6 +251,24 @@ def _fixed_sequence(options: Sequence[Option], bounds: Sequence[float], referenc
                 break
             passed[i] = True
     return passed
+
+
+def _may_gain(
+    options: Sequence[Option],
+    candidates: np.ndarray,
+    chosen: int,
+    reference: int,
+    priors: Mapping[str, SeedPrior | None],
+    delta: float,
+    level: float,
+) -> dict[int, Estimate]:
+    """Dearer candidates, but the reference, that are not shown to gain at most delta over the chosen one: their gains.
+
+    All have means of at most the reference's, to which the chosen one loses less than delta: no gain reaches it.
+    """
+    dearer = [i for i in np.flatnonzero(candidates).tolist() if options[i].latency_ms > options[chosen].latency_ms]
+    gains = {i: _difference(options[i], options[chosen], "select_SN", priors) for i in dearer if i != reference}
+    return {i: gain for i, gain in gains.items() if gain.one_sided_high(level) > delta}
 
 
 def _latency_draws(options: Sequence[Option], *, draws: int, seed: int) -> np.ndarray:
@@ -297,7 +321,7 @@ def _sentence(
     assessed: Sequence[Assessed],
     chosen: int,
     reference: int,
-    promising: Sequence[int],
+    doubts: tuple[Sequence[int], Mapping[int, Estimate]],
     delta: float,
     metric: str,
     splits: tuple[str, str],
@@ -307,14 +331,11 @@ def _sentence(
     name = metric.replace("_", " ")
     has = f"{name} {one.metric.value:.3f} ({one.metric.low:.3f} to {one.metric.high:.3f}) on {splits[1]}"
     if status == CANNOT_TELL:
-        others = ", ".join(f"{assessed[i].model} at {assessed[i].resolution} px" for i in promising)
-        first = assessed[promising[0]].difference
-        # At a mean right at the margin no number of images would do: there the sentence names none.
-        needed = _needed(first, first.value + delta, level) if first.value > -delta else "more images and seeds"
+        until_then = "The best choice so far is" if doubts[1] else "The safe choice until then is"
+        cheaper, dearer = doubts
+        doubted = _doubts(assessed, cheaper if chosen == reference else (), dearer, delta, level)
         return (
-            f"Cannot tell whether {others} would do: a loss of more than {delta:g} is not ruled out "
-            f"({needed} would tell). The safe choice until then is {one.model} at {one.resolution} px: {has}, "
-            f"{one.latency_ms:.2f} ms."
+            f"Cannot tell {doubted}. {until_then} {one.model} at {one.resolution} px: {has}, {one.latency_ms:.2f} ms."
         )
     if chosen == reference:
         return (
@@ -326,6 +347,39 @@ def _sentence(
     return (
         f"Ship {one.model} at {one.resolution} px: {has}, {one.latency_ms:.2f} ms an image, {speed} "
         f"the best ({best.model} at {best.resolution} px), and not worse than it by more than {delta:g}."
+    )
+
+
+def _doubts(
+    assessed: Sequence[Assessed], promising: Sequence[int], better: Mapping[int, Estimate], delta: float, level: float
+) -> str:
+    """What cannot be told: whether cheaper options would do, whether dearer ones are better."""
+
+    def named(positions: Iterable[int]) -> str:
+        return ", ".join(f"{assessed[i].model} at {assessed[i].resolution} px" for i in positions)
+
+    parts = []
+    if promising:
+        first = assessed[promising[0]].difference
+        # At a mean right at the margin no number of images would do: there the sentence names none.
+        needed = _needed(first, first.value + delta, level) if first.value > -delta else "more images and seeds"
+        parts.append(
+            f"whether {named(promising)} would do: a loss of more than {delta:g} is not ruled out ({needed} would tell)"
+        )
+    if better:
+        widest = max(better.values(), key=lambda gain: gain.one_sided_high(level))
+        parts.append(
+            f"whether {named(better)} would be better: a gain of more than {delta:g} is not ruled out "
+            f"({_needed(widest, delta - widest.value, level)} would tell)"
+        )
+    return ", nor ".join(parts)
+
+
+def _would_settle(option: Option, difference: Estimate, delta: float, level: float) -> str:
+    """How many images or seeds would show that a dearer option gains nothing that matters."""
+    return (
+        f"{option.name} is dearer, and may be better by more than {delta:g}: "
+        f"{_needed(difference, delta - difference.value, level)} would show whether it is."
     )
 
 

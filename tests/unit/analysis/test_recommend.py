@@ -71,6 +71,51 @@ def test_where_more_is_better_the_largest_wins() -> None:
     assert "nothing cheaper" in found.sentence
 
 
+def _by_hand(*right: slice) -> list[Option]:
+    """100 images, one seed, each option right on a stretch of them; each twice as dear as the one before."""
+    values = np.zeros((len(right), 1, 100))
+    for row, stretch in zip(values, right, strict=True):
+        row[0, stretch] = 1
+    costs = zip(values, SIDES, COSTS, strict=False)
+    return [Option("m", side, v, v, cost, (cost, 1.01 * cost), cost) for v, side, cost in costs]
+
+
+def test_a_cheap_option_that_is_best_by_luck_is_not_shipped_before_the_dearer_ones_are_ruled_out() -> None:
+    # 90 of 100 against 89: a gain of -0.01 with a standard error of 0.034 may well be one of 0.02.
+    found = recommend(_by_hand(slice(0, 90), slice(6, 95)), delta=0.02, draws=50)
+    assert (found.status, found.resolution, found.reference) == (CANNOT_TELL, 64, "m at 64 px")
+    assert re.fullmatch(
+        r"Cannot tell whether m at 96 px would be better: a gain of more than 0\.02 is not ruled out \(about \d+ more "
+        r"images would tell\)\. The best choice so far is m at 64 px: accuracy 0\.900 .* on test, 1\.00 ms\.",
+        found.sentence,
+    )
+    assert [line for line in found.would_change if line.startswith("m at 96 px is dearer, and may be better")]
+    # 90 against 70, which are all among the 90: no gain.
+    found = recommend(_by_hand(slice(0, 90), slice(0, 70)), delta=0.02, draws=50)
+    assert (found.status, found.resolution) == (RECOMMEND, 64)
+
+
+def test_what_is_shipped_is_held_against_dearer_options_that_look_worse_than_the_best() -> None:
+    # 64 px is within 0.05 of the best, 96 px; 128 px is right on other images, and may be better by more than 0.05.
+    found = recommend(_by_hand(slice(0, 90), slice(0, 90), slice(12, 100)), delta=0.05, draws=50)
+    assert found.status == CANNOT_TELL
+    assert "whether m at 128 px would be better" in found.sentence
+    assert "m at 96 px" not in found.sentence
+
+
+def test_what_is_worse_by_more_than_the_margin_is_rarely_shipped() -> None:
+    rng = np.random.default_rng(3)
+    wrong = 0
+    for _ in range(200):
+        options = [
+            Option("m", side, *(rng.random((2, 1, 300)) < share).astype(float), cost, (cost, 1.01 * cost), 1.0)
+            for side, share, cost in zip(SIDES, (0.90, 0.92), COSTS, strict=False)
+        ]
+        found = recommend(options, delta=0.01, draws=10)
+        wrong += found.status == RECOMMEND and found.resolution == 64
+    assert wrong <= 0.05 * 200
+
+
 def test_a_budget_below_everything_fits_nothing() -> None:
     found = recommend(_options((0.7, 0.9, 0.9, 0.9)), budget=Budget(max_latency_ms=0.5), draws=200)
     assert (found.status, found.model) == (NONE_FITS, None)
