@@ -1,8 +1,7 @@
 """How many runs of a study go on at once on this machine, where nobody says.
 
-A helper takes some seconds to start, and each run needs its own memory. What is decided here depends on the study's
-grid, its images and the machine, not on what is left to do: a run keeps its number of threads, and so its last bits,
-when it is started again.
+A helper takes some seconds to start, and each run needs its own memory. A study that was stopped goes on with as many
+as before: a run keeps its number of threads, and so its last bits.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from resomap.records import Cell
 from resomap.study import build
 from resomap.study.context import StudyContext
 from resomap.study.forecast import free_memory_mib
+from resomap.study.runs import stored_runs
 
 MOST = 4
 SHORTEST_S = 20.0
@@ -29,7 +29,13 @@ def settle_runs_at_once(context: StudyContext) -> int:
         return min(asked, cells)
     most = min(MOST, build.usable_cores(), cells)
     alone = context.ranks.world_size == 1 and build.may_run_side_by_side(context.config)
-    if most < 2 or not alone or _least_seconds(context) < SHORTEST_S:
+    if most < 2 or not alone:
+        return 1
+    if begun := [
+        run.provenance.get("runs_at_once", 1) for run in stored_runs(context.layout) if run.status == "running"
+    ]:
+        return min(max(begun), most)
+    if _least_seconds(context) < SHORTEST_S:
         return 1
     fits = _SHARE_OF_FREE * free_memory_mib("cpu") / max(_peak_mib(context), 1.0)
     return max(1, min(most, int(fits)))

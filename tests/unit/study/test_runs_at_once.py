@@ -1,6 +1,7 @@
 """How many runs go on at once where nobody says, and what each of them is given."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -67,6 +68,16 @@ def test_what_is_asked_for_is_done_up_to_the_grid(settled):
     assert settled("system.runs_at_once=3") == 3
     assert settled("system.runs_at_once=12") == CELLS
     assert settled("system.runs_at_once=1", "training.epochs=5000") == 1
+
+
+def test_a_stopped_study_goes_on_with_as_many_as_before(settled, monkeypatch):
+    stopped = SimpleNamespace(status="running", provenance={"runs_at_once": 3})
+    done = SimpleNamespace(status="finished", provenance={"runs_at_once": 4})
+    monkeypatch.setattr(runs_at_once, "stored_runs", lambda layout: [done, stopped])
+    assert settled("training.epochs=5000", free_mib=1.0) == 3
+    assert settled("training.epochs=5000", cores=2) == 2
+    monkeypatch.setattr(runs_at_once, "stored_runs", lambda layout: [done])
+    assert settled("training.epochs=5000", free_mib=1.0) == 1
 
 
 def test_threads_are_shared_unless_they_are_given(monkeypatch):

@@ -61,11 +61,12 @@ def runs_at_once(config: ResoMapConfig) -> int | None:
 def may_run_side_by_side(config: ResoMapConfig) -> bool:
     """Whether more than one run at once may be chosen where none was asked for: on CPU, where one process runs cells.
 
+    Helpers are told what to do through pipes that Windows has not.
     successive_halving compares runs with those before them, so their order counts.
     """
     system = config.system
     alone = system.executor == "local" and system.processes_per_run == 1 and not config.training.successive_halving
-    return alone and device_type(config) == "cpu"
+    return alone and os.name == "posix" and device_type(config) == "cpu"
 
 
 def threads_of_a_run(config: ResoMapConfig, runs: int) -> int:

@@ -169,7 +169,19 @@ class SideBySide:
                 self._is_shared |= done is None
                 self._ended.append(((cell, done), []))
                 continue
-            (idle or self._start()).begin(cell, lease)
+            try:
+                helper = idle or self._start()
+            except OSError as error:
+                lease.release()
+                self._go_on_alone(cell, f"could not be started ({error.strerror})")
+                return
+            helper.begin(cell, lease)
+
+    def _go_on_alone(self, cell: Cell, why: str) -> None:
+        """No more helpers; the cell is this process's next one."""
+        self._count = 1
+        self._queue.insert(0, cell)
+        self._context.progress.note(f"a helper {why}; runs go on one at a time, {cell} among them")
 
     def _start(self) -> _Helper:
         number = next(n for n in range(1, self._count) if all(h.child.number != n for h in self._helpers))
@@ -240,10 +252,8 @@ class SideBySide:
         elif flight.has_begun and code != STOPPED and code != -signal.SIGKILL:
             self._land(helper, flight, failed_record(self._context, flight.cell, error=f"its process {why}"))
         else:
-            self._count = 1
-            self._context.progress.note(f"a helper {why}; runs go on one at a time, {flight.cell} among them")
-            self._queue.insert(0, flight.cell)
             flight.lease.release()
+            self._go_on_alone(flight.cell, why)
 
     def _taken(self) -> Iterator[Outcome]:
         while self._ended:
