@@ -121,6 +121,7 @@ def recommend(
     metric: str = "accuracy",
     splits: tuple[str, str] = ("val", "test"),
     labels_N: np.ndarray | None = None,
+    chance: tuple[float, str] | None = None,
     warnings: Sequence[str] = (),
     draws: int = 2000,
     seed: int = 0,
@@ -131,6 +132,7 @@ def recommend(
         delta: largest loss of the metric that is accepted.
         splits: names of the deciding and the reporting split.
         labels_N: of the reporting split, to draw by class.
+        chance: what answers without a look at the image reach on the deciding split, and how; None: not known.
     """
     budget = budget or Budget()
     fits = np.array([_fits(option, budget) for option in options])
@@ -184,6 +186,11 @@ def recommend(
     if not candidates.any():
         prior = priors["select_SN"][options[reference].model]
         return _nothing(options, fits, reached, reference, budget, prior, common)
+    best = mean_estimate(
+        options[reference].select_SN, level=1 - 2 * ALPHA, prior=priors["select_SN"][options[reference].model]
+    )
+    if chance is not None and best.low <= chance[0]:
+        return _no_better_than_chance(options[reference], best, chance, common)
     usable = np.flatnonzero(candidates & passed).tolist()
     chosen = min(usable, key=lambda i: options[i].latency_ms)
     open_ones = [
@@ -316,6 +323,18 @@ def _nothing(
     return Recommendation(NONE_FITS, sentence, None, None, best.name, **common)
 
 
+def _no_better_than_chance(
+    option: Option, found: Estimate, chance: tuple[float, str], common: Mapping[str, Any]
+) -> Recommendation:
+    name, split = common["metric"].replace("_", " "), common["select_split"]
+    sentence = (
+        f"Cannot tell: no option is shown to be better than chance ({name} {chance[0]:.3f}, {chance[1]}). The best so "
+        f"far, {option.name}, has {found.value:.3f} on {split} (at least {found.low:.3f}): train longer, or "
+        "on more images."
+    )
+    return Recommendation(CANNOT_TELL, sentence, None, None, option.name, **common)
+
+
 def _sentence(
     status: str,
     assessed: Sequence[Assessed],
@@ -338,9 +357,9 @@ def _sentence(
             f"Cannot tell {doubted}. {until_then} {one.model} at {one.resolution} px: {has}, {one.latency_ms:.2f} ms."
         )
     if chosen == reference:
-        return (
-            f"Ship {one.model} at {one.resolution} px: {has}, {one.latency_ms:.2f} ms an image; nothing cheaper is "
-            f"shown to stay within {delta:g} of it."
+        has_cheaper = any(other.latency_ms < one.latency_ms for other in assessed)
+        return f"Ship {one.model} at {one.resolution} px: {has}, {one.latency_ms:.2f} ms an image; " + (
+            f"nothing cheaper is shown to stay within {delta:g} of it." if has_cheaper else "nothing is cheaper."
         )
     faster = f"{best.latency_ms / one.latency_ms:.1f}"
     speed = "hardly faster than" if faster == "1.0" else f"{faster} times as fast as"

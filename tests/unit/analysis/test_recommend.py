@@ -103,6 +103,20 @@ def test_what_is_shipped_is_held_against_dearer_options_that_look_worse_than_the
     assert "m at 96 px" not in found.sentence
 
 
+def test_nothing_is_shipped_that_is_not_shown_to_beat_chance() -> None:
+    # 55 of 100: one-sided from 46.7 (46.8 by Wilson, and Student for 100 images); 60 of 100: from 51.7.
+    chance = (0.5, "always answering bees")
+    found = recommend(_by_hand(slice(0, 55), slice(0, 50)), delta=0.1, chance=chance, draws=50)
+    assert (found.status, found.model, found.resolution) == (CANNOT_TELL, None, None)
+    assert found.sentence == (
+        "Cannot tell: no option is shown to be better than chance (accuracy 0.500, always answering bees). The best so "
+        "far, m at 64 px, has 0.550 on val (at least 0.467): train longer, or on more images."
+    )
+    found = recommend(_by_hand(slice(0, 60), slice(0, 50)), delta=0.1, chance=chance, draws=50)
+    assert (found.status, found.resolution) == (RECOMMEND, 64)
+    assert found.sentence.endswith("nothing is cheaper.")
+
+
 def test_what_is_worse_by_more_than_the_margin_is_rarely_shipped() -> None:
     rng = np.random.default_rng(3)
     wrong = 0
