@@ -128,7 +128,7 @@ def recommend(
     Args:
         delta: largest loss of the metric that is accepted.
         splits: names of the deciding and the reporting split.
-        labels_N: of the reporting split, to draw by class.
+        labels_N: of the reporting split, to draw by class where every class has ten images.
     """
     budget = budget or Budget()
     fits = np.array([_fits(option, budget) for option in options])

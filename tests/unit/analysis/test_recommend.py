@@ -163,6 +163,20 @@ def test_the_crossed_bootstrap_draws_the_same_for_all_options_and_keeps_strata()
     np.testing.assert_allclose(crossed_bootstrap(constant, draws=50, strata_N=labels), 2)
 
 
+@pytest.mark.parametrize("counts", [(1,) * 40, (2,) * 40, (5,) * 20, (1,) + (20,) * 5, (20,) * 10])
+def test_the_crossed_bootstrap_by_class_has_the_variance_of_images(counts: tuple[int, ...]) -> None:
+    """Right answers of two options in 80 and 75 % of images, independent: the variance of their difference is known."""
+    rng = np.random.default_rng(len(counts))
+    labels = rng.permutation(np.repeat(np.arange(len(counts)), counts))
+    images = len(labels)
+    shown = []
+    for study in range(80):
+        right = rng.random((2, 1, images)) < np.array([0.8, 0.75])[:, None, None]
+        drawn = crossed_bootstrap(right.astype(float), draws=250, seed=study, strata_N=labels)
+        shown.append((drawn[:, 0] - drawn[:, 1]).var())
+    assert np.mean(shown) == pytest.approx((0.8 * 0.2 + 0.75 * 0.25) / images, rel=0.12)
+
+
 def test_front_knee_hypervolume_and_regret_by_hand() -> None:
     quality, cost = np.array([0.5, 0.8, 0.7, 0.9]), np.array([1.0, 2.0, 3.0, 10.0])
     assert pareto_front(quality, cost).tolist() == [True, True, False, True]
