@@ -216,6 +216,16 @@ def test_cascade_by_hand() -> None:
     assert 0.1 < found.threshold < 0.6
 
 
+def test_a_cascade_escalates_on_test_what_it_escalates_on_val() -> None:
+    # Sure answers of float32 have margins of just 1; half of these are wrong, and the large one is always right.
+    labels = np.zeros(8, dtype=int)
+    small = np.array([[1, 0]] * 3 + [[0, 1]] * 3 + [[0.7, 0.3]] * 2, dtype=np.float32)
+    large = np.tile(np.float32([0.99, 0.01]), (8, 1))
+    found = best_cascade((labels, small, large), (labels, small, large), latency_ms=(1, 10), names=("s", "l"))
+    assert found.threshold > 1
+    assert (found.accuracy, found.escalated, found.mean_latency_ms) == (1, 1, 11)
+
+
 def test_power_is_what_simulation_finds() -> None:
     """McNemar's test at the number of images that the plan names finds the difference in 80 % of studies."""
     from resomap.analysis.statistics.paired import mcnemar
