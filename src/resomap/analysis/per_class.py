@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+_ROUNDING = 1e-9
+"""Of recalls: 0.15 is within 0.05 of 0.2, whatever their binary fractions are."""
+
 
 @dataclass(frozen=True, slots=True)
 class ClassNeed:
@@ -70,7 +73,7 @@ def critical_resolutions(
 
 def _first_sufficient(recall_DR: np.ndarray, margin: float) -> np.ndarray:
     """(D,) position from which on all recalls are within the margin of the best."""
-    enough_DR = recall_DR >= recall_DR.max(axis=1, keepdims=True) - margin
+    enough_DR = recall_DR >= recall_DR.max(axis=1, keepdims=True) - margin - _ROUNDING
     # The best itself may lie below the largest resolution: what follows it need not stay up.
     after_DR = np.logical_and.accumulate(enough_DR[:, ::-1], axis=1)[:, ::-1]
     return np.where(after_DR.any(axis=1), after_DR.argmax(axis=1), enough_DR.argmax(axis=1))

@@ -206,6 +206,17 @@ def test_critical_resolution_by_hand() -> None:
     assert image_needs(right)[[0, 150, 191, 195]].tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("images", [20, 40, 60, 100])
+def test_a_recall_just_at_the_margin_suffices_and_one_image_less_does_not(images: int) -> None:
+    labels = np.zeros(images, dtype=int)
+    lost = images // 20  # 0.05 of them
+    for best in range(lost + 1, images + 1):
+        for fewer, expected in ((lost, 64), (lost + 1, 96)):
+            right = np.arange(images) < np.array([best - fewer, best])[:, None, None]
+            found = critical_resolutions(right, labels, SIDES[:2], ("a",), draws=2)
+            assert found[0].critical_resolution == expected
+
+
 def test_cascade_by_hand() -> None:
     labels = np.array([0, 0, 1, 1])
     small = np.array([[0.9, 0.1], [0.45, 0.55], [0.2, 0.8], [0.55, 0.45]])  # two unsure ones are wrong
