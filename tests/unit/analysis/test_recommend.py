@@ -217,6 +217,25 @@ def test_a_recall_just_at_the_margin_suffices_and_one_image_less_does_not(images
             assert found[0].critical_resolution == expected
 
 
+@pytest.mark.parametrize("images", [1, 4, 10, 20, 50])
+def test_a_critical_resolution_has_an_interval_that_covers_or_none(images: int) -> None:
+    recalls = np.array([0.3, 0.6, 0.85, 0.93])[:, None, None]  # 128 px is the first within 0.1 of the best
+    rng = np.random.default_rng(images)
+    covered = []
+    for study in range(200):
+        right = rng.random(images) + rng.normal(0, 0.1, (4, 1, images)) < recalls
+        found = critical_resolutions(
+            right, np.zeros(images, int), SIDES, ("a",), margin=0.1, draws=300, seed=study
+        )[0]  # fmt: skip
+        assert found.images == images
+        if found.low is None or found.high is None:
+            assert (found.low, found.high) == (None, None)
+        else:
+            covered.append(found.low <= 128 <= found.high)
+    assert len(covered) == (200 if images >= 20 else 0)
+    assert not covered or np.mean(covered) >= 0.9
+
+
 def test_cascade_by_hand() -> None:
     labels = np.array([0, 0, 1, 1])
     small = np.array([[0.9, 0.1], [0.45, 0.55], [0.2, 0.8], [0.55, 0.45]])  # two unsure ones are wrong
