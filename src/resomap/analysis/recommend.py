@@ -131,7 +131,7 @@ def recommend(
     Args:
         delta: largest loss of the metric that is accepted.
         splits: names of the deciding and the reporting split.
-        labels_N: of the reporting split, to draw by class.
+        labels_N: of the reporting split, to draw by class where every class has ten images.
         chance: what answers without a look at the image reach on the deciding split, and how; None: not known.
     """
     budget = budget or Budget()
