@@ -213,10 +213,12 @@ def _pooled(inside_SN: np.ndarray, total_SN: np.ndarray, images_DN: np.ndarray, 
 def energy_of(
     maps_Nhw: np.ndarray, boxes_N4: np.ndarray, masks: Sequence[np.ndarray], *, others: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """metrics.maps.energy_parts in the common frame; `others`: mean over masks of other images."""
+    """metrics.maps.energy_parts in the common frame; `others`: mean over other images' masks, 0 without any."""
     framed, framed_masks = framed_with_masks(maps_Nhw, boxes_N4, masks)
     if not others:
         return measures.energy_parts(framed, framed_masks)
+    if len(framed) < 2:
+        return np.zeros(len(framed)), np.zeros(len(framed))
     shifts = np.unique(np.linspace(1, len(framed) - 1, min(_PARTNERS, len(framed) - 1)).round().astype(int))
     parts = [measures.energy_parts(framed, np.roll(framed_masks, shift, axis=0)) for shift in shifts]
     inside, total = np.mean(parts, axis=0)
