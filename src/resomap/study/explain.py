@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +17,6 @@ from resomap.models.checkpoints import Checkpoint, load_checkpoint
 from resomap.records import Cell
 from resomap.serialize import digest
 from resomap.study.explained import ExplainedImages
-
-log = logging.getLogger(__name__)
 
 Progress = Callable[[str], None]
 
