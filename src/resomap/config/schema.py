@@ -322,7 +322,7 @@ class ExplainabilityConfig(Section):
     target: Literal["label", "predicted"] = "label"
     """Class that is explained; the image's label is the same at every resolution."""
     target_layer: str | None = None
-    """Layer of Grad-CAM by its dotted name; null: each model's last spatial layer."""
+    """Layer of Grad-CAM by its dotted name; null: a model's last feature map at its smallest resolution."""
     batch_size: Count = 16
     """Images explained at once."""
     ig_steps: Count = 24

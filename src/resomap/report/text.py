@@ -28,7 +28,8 @@ METHODS = (
     "bytes of live tensors, predicted on shapes alone and measured.",
     "Heat maps (Grad-CAM [10] and others) are compared unscaled, in normalised image coordinates on the coarsest "
     "map's grid, for the same class at every resolution. Similarity stands beside that of other images' maps (floor) "
-    "and of another seed at the same resolution (ceiling).",
+    "and of another seed at the same resolution (ceiling). Grad-CAM explains one layer of a model at all its "
+    "resolutions: its last feature map at the smallest, unless one was asked for.",
 )
 REFERENCES = (
     "Obuchowski, Rockette. Hypothesis testing of diagnostic accuracy for multiple readers and multiple tests. "

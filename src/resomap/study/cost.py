@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,8 +12,10 @@ from resomap.analysis.scaling import fit_cost_curve
 from resomap.errors import StudyError
 from resomap.layout import StudyLayout
 from resomap.profiling.latency import BATCH_1, SATURATED, undisturbed
-from resomap.profiling.profiler import ProfileRecord
 from resomap.serialize import read_json
+
+if TYPE_CHECKING:
+    from resomap.profiling.profiler import ProfileRecord  # imports torch, which a stored study does not need
 
 
 def stored_profiles(layout: StudyLayout) -> list[dict[str, Any]]:
