@@ -23,7 +23,7 @@ COMMANDS = (
     "start_up.py --models tiny_cnn,mobilenet_v3_small",
     "autotune.py choice --rounds 3",
     "autotune.py accuracy",
-    "overlap.py",
+    "runs_at_once.py",
     "scaling.py --study",
     "data_share.py --rounds 5",
     "data_share.py --rounds 3 --images 96 --precision bf16 --models tiny_cnn,resnet18,mobilenet_v2 "

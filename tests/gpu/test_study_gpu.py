@@ -97,6 +97,20 @@ def test_predictions_are_the_cpu_s(tmp_path: Path, data: Path, small_run: Args, 
     np.testing.assert_allclose(probabilities[0], probabilities[1], atol=5e-3)
 
 
+def test_runs_at_once_are_the_runs_one_after_the_other(tmp_path: Path, data: Path, small_run: Args, cli: Cli) -> None:
+    repeatable = ("--epochs", "4", "--seeds", "0,1,2", "--set", "system.deterministic=true", "--set", "data.workers=0")
+    for runs in (1, 2):
+        wanted = ("--set", f"system.runs_at_once={runs}", "--set", "system.threads=2")
+        done = cli(*small_run(data, *ON_DEVICE, *repeatable, *wanted, output=f"study{runs}"))
+        assert done.status == 0, done.err
+    weights = [
+        {str(path.relative_to(study)): path.read_bytes() for path in study.rglob("best_model.safetensors")}
+        for study in (tmp_path / "study1", tmp_path / "study2")
+    ]
+    assert len(weights[0]) == 3
+    assert weights[0] == weights[1]
+
+
 def test_a_killed_run_goes_on(tmp_path: Path, data: Path, small_run: Args, cli: Cli, start: Start) -> None:
     command = small_run(data, *ON_DEVICE, "--epochs", "60", "--set", "training.save_every_s=0")
     killed = start(*command)

@@ -54,6 +54,9 @@ def best_cascade(
 
 
 def margins(probabilities_NK: np.ndarray) -> np.ndarray:
-    """(N,) highest probability less the second highest."""
-    top = np.partition(probabilities_NK, -2, axis=1)[:, -2:]
+    """(N,) float64, highest probability less the second highest.
+
+    float32 would round a threshold just above 1 down to 1, which is no longer above the margin of a sure answer.
+    """
+    top = np.partition(probabilities_NK, -2, axis=1)[:, -2:].astype(np.float64)
     return top[:, 1] - top[:, 0]

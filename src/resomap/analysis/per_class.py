@@ -10,6 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+LEAST_IMAGES = 20
+"""Of a class whose critical resolution gets an interval. Of fewer the bootstrap's covers less than it says: simulated
+with recalls of 0.3, 0.6, 0.85, 0.93 and 0.95, that of one image 9 %, of five 55 %, of ten 76 %, of twenty 94 %."""
+_ROUNDING = 1e-9
+"""Of recalls: 0.15 is within 0.05 of 0.2, whatever their binary fractions are."""
+
 
 @dataclass(frozen=True, slots=True)
 class ClassNeed:
@@ -20,9 +26,9 @@ class ClassNeed:
     recall: tuple[float, ...]
     """By resolution, mean over seeds."""
     critical_resolution: int
-    low: int
-    high: int
-    """95 % bootstrap interval."""
+    low: int | None
+    high: int | None
+    """95 % bootstrap interval; None with fewer than LEAST_IMAGES images."""
     gain: float
     """Recall at the critical resolution less recall at the smallest."""
 
@@ -48,29 +54,38 @@ def critical_resolutions(
         of_class_RSn = np.asarray(right_RSN, dtype=np.float64)[:, :, labels_N == k]
         recall_R = of_class_RSn.mean(axis=(1, 2))
         count = of_class_RSn.shape[2]
-        # One long bincount: ten times as fast as drawing from a multinomial distribution.
-        drawn = rng.integers(count, size=(draws, count)) + count * np.arange(draws)[:, None]
-        weights_Dn = np.bincount(drawn.ravel(), minlength=draws * count).reshape(draws, count) / count
-        drawn_DR = weights_Dn @ of_class_RSn.mean(axis=1).T
         at = _first_sufficient(recall_R[None], margin)[0]
-        low, high = np.quantile(_first_sufficient(drawn_DR, margin), [0.025, 0.975], method="inverted_cdf")
+        low, high = None, None
+        if count >= LEAST_IMAGES:
+            drawn_DR = _draw(of_class_RSn.mean(axis=1), draws, rng)
+            ends = np.quantile(_first_sufficient(drawn_DR, margin), [0.025, 0.975], method="inverted_cdf")
+            low, high = (int(resolutions[int(end)]) for end in ends)
         result.append(
             ClassNeed(
                 name=str(class_names[k]),
                 images=count,
                 recall=tuple(float(v) for v in recall_R),
                 critical_resolution=int(resolutions[at]),
-                low=int(resolutions[int(low)]),
-                high=int(resolutions[int(high)]),
+                low=low,
+                high=high,
                 gain=float(recall_R[at] - recall_R[0]),
             )
         )
     return result
 
 
+def _draw(recall_Rn: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """(D, R) means over images drawn with replacement."""
+    count = recall_Rn.shape[1]
+    # One long bincount: ten times as fast as drawing from a multinomial distribution.
+    drawn = rng.integers(count, size=(draws, count)) + count * np.arange(draws)[:, None]
+    weights_Dn = np.bincount(drawn.ravel(), minlength=draws * count).reshape(draws, count) / count
+    return weights_Dn @ recall_Rn.T
+
+
 def _first_sufficient(recall_DR: np.ndarray, margin: float) -> np.ndarray:
     """(D,) position from which on all recalls are within the margin of the best."""
-    enough_DR = recall_DR >= recall_DR.max(axis=1, keepdims=True) - margin
+    enough_DR = recall_DR >= recall_DR.max(axis=1, keepdims=True) - margin - _ROUNDING
     # The best itself may lie below the largest resolution: what follows it need not stay up.
     after_DR = np.logical_and.accumulate(enough_DR[:, ::-1], axis=1)[:, ::-1]
     return np.where(after_DR.any(axis=1), after_DR.argmax(axis=1), enough_DR.argmax(axis=1))

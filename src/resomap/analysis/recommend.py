@@ -4,7 +4,9 @@ An option is a model at a resolution. The choice is made on one split (val), evi
 was not looked at before. Non-inferiority is tested down each model's resolutions from its most expensive one, and stops
 at the first that fails: a fixed sequence, which errs at most as often as one test (Maurer, Hothorn and Lehmacher 1995;
 margin and one-sided bound as in Piaggio et al. 2012, doi:10.1001/jama.2012.87802); several models share the level
-(Bonferroni).
+(Bonferroni). The best is the highest mean on val, which may be luck: every other option that is dearer must be shown
+not to gain more than the margin over what is to be shipped (all of them, so each at the full level: Berger 1982,
+doi:10.1080/00401706.1982.10487790).
 
 Legend: S seeds, N images, C options.
 """
@@ -12,7 +14,7 @@ Legend: S seeds, N images, C options.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -119,6 +121,7 @@ def recommend(
     metric: str = "accuracy",
     splits: tuple[str, str] = ("val", "test"),
     labels_N: np.ndarray | None = None,
+    chance: tuple[float, str] | None = None,
     warnings: Sequence[str] = (),
     draws: int = 2000,
     seed: int = 0,
@@ -128,7 +131,8 @@ def recommend(
     Args:
         delta: largest loss of the metric that is accepted.
         splits: names of the deciding and the reporting split.
-        labels_N: of the reporting split, to draw by class.
+        labels_N: of the reporting split, to draw by class where every class has ten images.
+        chance: what answers without a look at the image reach on the deciding split, and how; None: not known.
     """
     budget = budget or Budget()
     fits = np.array([_fits(option, budget) for option in options])
@@ -182,6 +186,11 @@ def recommend(
     if not candidates.any():
         prior = priors["select_SN"][options[reference].model]
         return _nothing(options, fits, reached, reference, budget, prior, common)
+    best = mean_estimate(
+        options[reference].select_SN, level=1 - 2 * ALPHA, prior=priors["select_SN"][options[reference].model]
+    )
+    if chance is not None and best.low <= chance[0]:
+        return _no_better_than_chance(options[reference], best, chance, common)
     usable = np.flatnonzero(candidates & passed).tolist()
     chosen = min(usable, key=lambda i: options[i].latency_ms)
     open_ones = [
@@ -190,16 +199,20 @@ def recommend(
     ]  # fmt: skip
     lost = regret(quality_DC, chosen, candidates)
     promising = [i for i in open_ones if compared[i].value >= -delta]
-    status = CANNOT_TELL if promising and chosen == reference else RECOMMEND
+    better = _may_gain(options, candidates, chosen, reference, priors["select_SN"], delta, level)
+    status = CANNOT_TELL if better or (promising and chosen == reference) else RECOMMEND
     return Recommendation(
         status=status,
-        sentence=_sentence(status, assessed, chosen, reference, promising, delta, metric, splits, level),
+        sentence=_sentence(status, assessed, chosen, reference, (promising, better), delta, metric, splits, level),
         model=options[chosen].model,
         resolution=options[chosen].resolution,
         reference=options[reference].name,
         expected_regret=lost[0],
         regret_95=lost[1],
-        would_change=tuple(_would_change(options[i], compared[i], delta, level) for i in open_ones),
+        would_change=(
+            *(_would_change(options[i], compared[i], delta, level) for i in open_ones),
+            *(_would_settle(options[i], gain, delta, level) for i, gain in better.items()),
+        ),
         **common,
     )
 
@@ -247,6 +260,24 @@ def _fixed_sequence(options: Sequence[Option], bounds: Sequence[float], referenc
     return passed
 
 
+def _may_gain(
+    options: Sequence[Option],
+    candidates: np.ndarray,
+    chosen: int,
+    reference: int,
+    priors: Mapping[str, SeedPrior | None],
+    delta: float,
+    level: float,
+) -> dict[int, Estimate]:
+    """Dearer candidates, but the reference, that are not shown to gain at most delta over the chosen one: their gains.
+
+    All have means of at most the reference's, to which the chosen one loses less than delta: no gain reaches it.
+    """
+    dearer = [i for i in np.flatnonzero(candidates).tolist() if options[i].latency_ms > options[chosen].latency_ms]
+    gains = {i: _difference(options[i], options[chosen], "select_SN", priors) for i in dearer if i != reference}
+    return {i: gain for i, gain in gains.items() if gain.one_sided_high(level) > delta}
+
+
 def _latency_draws(options: Sequence[Option], *, draws: int, seed: int) -> np.ndarray:
     """(D, C) median latencies, the same rounds drawn for all."""
     rounds = min(len(option.latency_blocks_ms) for option in options)
@@ -292,12 +323,24 @@ def _nothing(
     return Recommendation(NONE_FITS, sentence, None, None, best.name, **common)
 
 
+def _no_better_than_chance(
+    option: Option, found: Estimate, chance: tuple[float, str], common: Mapping[str, Any]
+) -> Recommendation:
+    name, split = common["metric"].replace("_", " "), common["select_split"]
+    sentence = (
+        f"Cannot tell: no option is shown to be better than chance ({name} {chance[0]:.3f}, {chance[1]}). The best so "
+        f"far, {option.name}, has {found.value:.3f} on {split} (at least {found.low:.3f}): train longer, or "
+        "on more images."
+    )
+    return Recommendation(CANNOT_TELL, sentence, None, None, option.name, **common)
+
+
 def _sentence(
     status: str,
     assessed: Sequence[Assessed],
     chosen: int,
     reference: int,
-    promising: Sequence[int],
+    doubts: tuple[Sequence[int], Mapping[int, Estimate]],
     delta: float,
     metric: str,
     splits: tuple[str, str],
@@ -307,25 +350,55 @@ def _sentence(
     name = metric.replace("_", " ")
     has = f"{name} {one.metric.value:.3f} ({one.metric.low:.3f} to {one.metric.high:.3f}) on {splits[1]}"
     if status == CANNOT_TELL:
-        others = ", ".join(f"{assessed[i].model} at {assessed[i].resolution} px" for i in promising)
-        first = assessed[promising[0]].difference
-        # At a mean right at the margin no number of images would do: there the sentence names none.
-        needed = _needed(first, first.value + delta, level) if first.value > -delta else "more images and seeds"
+        until_then = "The best choice so far is" if doubts[1] else "The safe choice until then is"
+        cheaper, dearer = doubts
+        doubted = _doubts(assessed, cheaper if chosen == reference else (), dearer, delta, level)
         return (
-            f"Cannot tell whether {others} would do: a loss of more than {delta:g} is not ruled out "
-            f"({needed} would tell). The safe choice until then is {one.model} at {one.resolution} px: {has}, "
-            f"{one.latency_ms:.2f} ms."
+            f"Cannot tell {doubted}. {until_then} {one.model} at {one.resolution} px: {has}, {one.latency_ms:.2f} ms."
         )
     if chosen == reference:
-        return (
-            f"Ship {one.model} at {one.resolution} px: {has}, {one.latency_ms:.2f} ms an image; nothing cheaper is "
-            f"shown to stay within {delta:g} of it."
+        has_cheaper = any(other.latency_ms < one.latency_ms for other in assessed)
+        return f"Ship {one.model} at {one.resolution} px: {has}, {one.latency_ms:.2f} ms an image; " + (
+            f"nothing cheaper is shown to stay within {delta:g} of it." if has_cheaper else "nothing is cheaper."
         )
     faster = f"{best.latency_ms / one.latency_ms:.1f}"
     speed = "hardly faster than" if faster == "1.0" else f"{faster} times as fast as"
     return (
         f"Ship {one.model} at {one.resolution} px: {has}, {one.latency_ms:.2f} ms an image, {speed} "
         f"the best ({best.model} at {best.resolution} px), and not worse than it by more than {delta:g}."
+    )
+
+
+def _doubts(
+    assessed: Sequence[Assessed], promising: Sequence[int], better: Mapping[int, Estimate], delta: float, level: float
+) -> str:
+    """What cannot be told: whether cheaper options would do, whether dearer ones are better."""
+
+    def named(positions: Iterable[int]) -> str:
+        return ", ".join(f"{assessed[i].model} at {assessed[i].resolution} px" for i in positions)
+
+    parts = []
+    if promising:
+        first = assessed[promising[0]].difference
+        # At a mean right at the margin no number of images would do: there the sentence names none.
+        needed = _needed(first, first.value + delta, level) if first.value > -delta else "more images and seeds"
+        parts.append(
+            f"whether {named(promising)} would do: a loss of more than {delta:g} is not ruled out ({needed} would tell)"
+        )
+    if better:
+        widest = max(better.values(), key=lambda gain: gain.one_sided_high(level))
+        parts.append(
+            f"whether {named(better)} would be better: a gain of more than {delta:g} is not ruled out "
+            f"({_needed(widest, delta - widest.value, level)} would tell)"
+        )
+    return ", nor ".join(parts)
+
+
+def _would_settle(option: Option, difference: Estimate, delta: float, level: float) -> str:
+    """How many images or seeds would show that a dearer option gains nothing that matters."""
+    return (
+        f"{option.name} is dearer, and may be better by more than {delta:g}: "
+        f"{_needed(difference, delta - difference.value, level)} would show whether it is."
     )
 
 

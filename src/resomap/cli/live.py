@@ -77,7 +77,7 @@ class _Remaining:
     def run_started(self, cell: Cell, updates: int, *, resumed_update: int) -> None:
         self._started = cell, updates
         if self._time_left is None:
-            self._time_left = TimeLeft(updates)
+            self._time_left = TimeLeft()
         if not self.running:
             self._time_left.start()
         self.running[cell] = resumed_update

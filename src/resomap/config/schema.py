@@ -178,6 +178,10 @@ class SystemConfig(Section):
     """Only deterministic algorithms (slower on GPUs; the CPU is deterministic anyway)."""
     threads: Count | None = None
     """CPU threads for tensor work; null: torch's choice."""
+    runs_at_once: Count | None = None
+    """Runs side by side on this machine, each with its share of the threads, or an accelerator of its own; null: on CPU
+    up to 4 where the study is long enough and memory suffices (a small network does not keep many threads busy), else
+    1."""
     executor: Literal["local", "ray"] = "local"
     """Who runs the cells: 'local' (this process, beside others on the same study) or 'ray' (tasks of a Ray cluster)."""
     ray_address: str | None = None
@@ -318,7 +322,7 @@ class ExplainabilityConfig(Section):
     target: Literal["label", "predicted"] = "label"
     """Class that is explained; the image's label is the same at every resolution."""
     target_layer: str | None = None
-    """Layer of Grad-CAM by its dotted name; null: each model's last spatial layer."""
+    """Layer of Grad-CAM by its dotted name; null: a model's last feature map at its smallest resolution."""
     batch_size: Count = 16
     """Images explained at once."""
     ig_steps: Count = 24

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -21,8 +20,6 @@ from resomap.errors import BadImageError
 from resomap.records import BadFile, ImageDataset, ImageRecord
 
 __all__ = ["AuditReport", "CopyGroup", "audit_dataset", "format_audit"]
-
-_logger = logging.getLogger(__name__)
 
 QUANTILES = {"min": 0.0, "p5": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "max": 1.0}
 

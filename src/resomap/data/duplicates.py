@@ -1,4 +1,4 @@
-"""Which images show the same thing: byte-identical files, and near-identical pictures.
+"""Which images are near-identical pictures.
 
 Near-identical means re-encoded, resized or slightly edited copies. A pair must pass three tests on
 thumbnails: the 64-bit difference hash (signs of horizontal differences on 9 x 8 grey pixels) differs in
@@ -18,7 +18,6 @@ from itertools import combinations, pairwise
 import numpy as np
 
 from resomap.data.signatures import Signature
-from resomap.records import ImageRecord
 
 MAX_DIFFERENT_BITS = 7
 MIN_CORRELATION = 0.98
@@ -27,14 +26,6 @@ MAX_COLOUR_DISTANCE = 16.0
 _PARTS = 9  # hashes that differ in 7 bits agree in 2 of 9 parts: only those pairs are compared
 _BLOCK = 256  # rows compared at once: bounds memory where thousands of images share a hash
 _EDGES = 1_000_000  # pairs kept before they are merged into groups
-
-
-def exact_groups(records: Sequence[ImageRecord], hashes: Mapping[str, str]) -> list[list[ImageRecord]]:
-    """Groups of two or more byte-identical files."""
-    by_content = defaultdict(list)
-    for record in records:
-        by_content[hashes[record.image_id]].append(record)
-    return [group for group in by_content.values() if len(group) > 1]
 
 
 def near_groups(signatures: Mapping[str, Signature]) -> list[list[str]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from resomap.errors import TargetLayerError, printable
 from resomap.explainability.frame import coarsest_grid, support, to_common_frame
 from resomap.explainability.store import StoredMaps
 from resomap.metrics import maps as measures
@@ -39,6 +40,8 @@ def compare_maps(
         'consistency': each model, method, pair of resolutions and similarity; 'spread': entropy, Gini, energy in mask
         and pointing game by model, method and resolution; 'between_methods': likeness of the
         methods' maps; 'completeness'.
+    Raises:
+        TargetLayerError: maps of one model and method are of different layers.
     """
     tables: dict[str, list[dict[str, Any]]] = {
         "consistency": [],
@@ -47,6 +50,7 @@ def compare_maps(
         "completeness": [],
     }
     for (model, method), group in _grouped(stored, lambda s: (s.cell.model, s.method)):
+        _check_layer(group)
         frames, grid = _framed(group)
         named = {"model": model, "method": method, "grid": grid}
         for low, high in combinations(sorted(frames), 2):
@@ -70,6 +74,16 @@ def _grouped(
     for one in stored:
         groups.setdefault(key(one), []).append(one)
     return list(groups.items())
+
+
+def _check_layer(group: Sequence[StoredMaps]) -> None:
+    layers = sorted({str(name) for one in group for name in one.notes.get("layer", ())})
+    if len(layers) > 1:
+        first = group[0]
+        raise TargetLayerError(
+            f"{first.cell.model}, {first.method}: maps of different layers ({printable(', '.join(layers))}) cannot be "
+            "compared; make them all with one target_layer"
+        )
 
 
 def _framed(group: Sequence[StoredMaps]) -> tuple[Framed, int]:
@@ -213,10 +227,12 @@ def _pooled(inside_SN: np.ndarray, total_SN: np.ndarray, images_DN: np.ndarray, 
 def energy_of(
     maps_Nhw: np.ndarray, boxes_N4: np.ndarray, masks: Sequence[np.ndarray], *, others: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """metrics.maps.energy_parts in the common frame; `others`: mean over masks of other images."""
+    """metrics.maps.energy_parts in the common frame; `others`: mean over other images' masks, 0 without any."""
     framed, framed_masks = framed_with_masks(maps_Nhw, boxes_N4, masks)
     if not others:
         return measures.energy_parts(framed, framed_masks)
+    if len(framed) < 2:
+        return np.zeros(len(framed)), np.zeros(len(framed))
     shifts = np.unique(np.linspace(1, len(framed) - 1, min(_PARTNERS, len(framed) - 1)).round().astype(int))
     parts = [measures.energy_parts(framed, np.roll(framed_masks, shift, axis=0)) for shift in shifts]
     inside, total = np.mean(parts, axis=0)

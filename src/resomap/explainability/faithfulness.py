@@ -17,6 +17,7 @@ from torch.nn.functional import interpolate
 
 from resomap.explainability.attribution import Attribution, borrowed
 
+_USUAL_STD = 0.02
 FRACTIONS = tuple(np.linspace(0, 1, 11).round(2).tolist())
 Explain = Callable[[Tensor, Tensor], Attribution]
 """(images, targets) -> maps."""
@@ -99,17 +100,24 @@ def max_sensitivity(
 
 
 def with_random_weights(model: nn.Module, *, seed: int = 0) -> nn.Module:
-    """A copy of the model whose parameters are drawn anew; a map that stays the same does not explain the model.
+    """A copy of the model whose parameters are all drawn anew; a map that stays the same does not explain the model.
 
-    Layers draw as they were written to (reset_parameters); statistics of normalisation start over.
+    Layers draw as they were written to (reset_parameters); statistics of normalisation start over. What no layer draws
+    (tokens, positions, scales of branches) comes from a normal distribution as wide as its own values are large, or of
+    0.02 where they are all 0: of what was learned, only the size of such a parameter is left.
     Reference: Adebayo et al. 2018, arXiv:1810.03292, section 3 (independent of the trained weights, all layers).
     """
     fresh = copy.deepcopy(model)
-    with torch.random.fork_rng(devices=[]):
+    before = [(parameter, parameter._version, parameter.detach().clone()) for parameter in fresh.parameters()]
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         for module in fresh.modules():
-            for name in ("reset_parameters", "reset_running_stats"):
+            for name in ("reset_parameters", "_reset_parameters", "reset_running_stats"):
                 reset = getattr(module, name, None)
                 if callable(reset):
                     reset()
+        for parameter, version, trained in before:
+            if parameter._version == version and torch.equal(parameter, trained):
+                size = float(trained.float().square().mean().sqrt()) if trained.numel() else 0.0
+                parameter.normal_(std=size or _USUAL_STD)
     return fresh

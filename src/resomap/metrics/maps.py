@@ -75,19 +75,38 @@ def ssim(a_Nhw: np.ndarray, b_Nhw: np.ndarray, *, window: int = 3) -> np.ndarray
 def top_k_iou(a_Nhw: np.ndarray, b_Nhw: np.ndarray, *, share: float = 0.2) -> np.ndarray:
     """(N,) overlap of the highest `share` of the cells: intersection over union; see chance_iou.
 
-    Among equal values the earlier cell counts as higher, so a constant map has a result that means nothing: NaN.
+    Where equal cells lie at the edge of the highest ones, it is what to expect if each map puts its equal cells in an
+    order of its own, drawn at random: cells that say nothing agree as far as chance has them agree. So unrelated maps
+    lie at chance_iou however few of their cells are above 0, and of two equal maps only what they show agrees: 1
+    without equal cells at the edge, 0.16 with one cell of 49 above 0. NaN where a map is constant.
     """
     a, b = _common(a_Nhw, b_Nhw)
-    result = np.full(len(a), np.nan)
-    for i, (row_a, row_b) in enumerate(zip(a, b, strict=True)):
-        known = ~np.isnan(row_a)
-        va, vb = row_a[known], row_b[known]
-        if len(va) == 0 or np.ptp(va) == 0 or np.ptp(vb) == 0:
-            continue
-        k = top_cells(len(va), share)
-        both = len(np.intersect1d(np.argsort(-va, kind="stable")[:k], np.argsort(-vb, kind="stable")[:k]))
-        result[i] = both / (2 * k - both)
-    return result
+    known = ~np.isnan(a)
+    k_N = np.array([top_cells(cells, share) for cells in known.sum(axis=1).tolist()], dtype=np.int64)
+    (above_a, tied_a, drawn_a), (above_b, tied_b, drawn_b) = (_top(np.where(known, v, -np.inf), k_N) for v in (a, b))
+    size_a, size_b = np.maximum(tied_a.sum(axis=1), 1), np.maximum(tied_b.sum(axis=1), 1)
+    chance_a, chance_b = drawn_a / size_a, drawn_b / size_b
+    sure = (above_a & above_b).sum(axis=1)
+    by_a, by_b, by_both = ((x & y).sum(axis=1) for x, y in ((tied_a, above_b), (above_a, tied_b), (tied_a, tied_b)))
+    mean = sure + chance_a * by_a + chance_b * (by_b + chance_a * by_both)
+    # Draws without replacement: first b's, of which by_b and by_both cells matter, then a's among what that leaves.
+    spread_a = chance_a * (1 - chance_a) / np.maximum(size_a - 1, 1)
+    spread_b = chance_b * (1 - chance_b) / np.maximum(size_b - 1, 1)
+    of_both = spread_b * by_both * (size_b - by_both)
+    of_b = spread_b * by_b * (size_b - by_b) - 2 * chance_a * spread_b * by_b * by_both + chance_a**2 * of_both
+    wanted = by_a + chance_b * by_both
+    variance = of_b + spread_a * (wanted * (size_a - wanted) - of_both)
+    # The mean of x / (2 k - x), to the second order in how far x, the cells that both have, lies from its own mean.
+    expected = mean / (2 * k_N - mean) + 2 * k_N * variance / (2 * k_N - mean) ** 3
+    varies = (known & ~tied_a).any(axis=1) & (known & ~tied_b).any(axis=1)
+    return np.where(varies, expected, np.nan)
+
+
+def _top(values_NG: np.ndarray, k_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(cells above the k-th highest value, cells equal to it, how many of those are among the k highest)."""
+    edge_N1 = np.take_along_axis(np.sort(values_NG, axis=1), values_NG.shape[1] - k_N[:, None], axis=1)
+    above = values_NG > edge_N1
+    return above, values_NG == edge_N1, k_N - above.sum(axis=1)
 
 
 def top_cells(cells: int, share: float) -> int:

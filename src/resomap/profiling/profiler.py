@@ -5,7 +5,6 @@ All resolutions, models and modes of one call are timed in turn: see timing.py.
 
 from __future__ import annotations
 
-import logging
 import math
 import platform
 from collections.abc import Callable, Iterable, Sequence
@@ -30,8 +29,6 @@ from resomap.profiling.latency import (
 from resomap.profiling.memory import MemoryRecord, OptimizerFactory, predict_memory, profile_gpu_memory
 from resomap.profiling.modes import COMPILES, Deployed, deploy
 from resomap.profiling.timing import Call, Clock, Enough, clock_of, fastest, time_in_turn
-
-log = logging.getLogger(__name__)
 
 _DRAWS_TO_GO_ON = 400
 """Of the bootstrap that is asked every few rounds for each model and resolution; what it finds narrow enough is looked

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from resomap.profiling.profiler import ProfileRecord
+if TYPE_CHECKING:
+    from resomap.profiling.profiler import ProfileRecord
 
 PRECISIONS = {"no": "float32"}
 FREED = {True: ", freed memory kept", False: ""}
@@ -12,7 +14,7 @@ FREED = {True: ", freed memory kept", False: ""}
 
 def print_profiling_report(record: ProfileRecord | Sequence[ProfileRecord]) -> None:
     """Print what a profile found, units in every column's name."""
-    records = [record] if isinstance(record, ProfileRecord) else list(record)
+    records = list(record) if isinstance(record, Sequence) else [record]
     print(profiling_report(records))
 
 

@@ -12,21 +12,24 @@ METHODS = (
     "[3]: they vary alike up to a factor that is itself estimated. Where one resolution's seeds vary several times as "
     "much as the others', two or three seeds cannot show it, and its intervals are too narrow. Single figures get "
     "Wilson's interval [4] with the number of images that gives this variance; differences are paired by image, "
-    "seeds taken to be independent. Macro averages enter by their influence functions [5].",
+    "seeds taken to be independent. Macro averages enter by Tukey's pseudo-values, each image left out in turn [5]; "
+    "with one class of two to five images among large ones balanced accuracy's intervals are too narrow.",
     "An option is recommended if it is the cheapest that is shown not to be worse than the best by more than "
     "delta (one-sided 95 % bound), tested down each model's resolutions in a fixed sequence [6, 7] and at a level "
-    "shared by the models. Differences between resolutions carry p values adjusted by Holm [8] over a model's pairs; "
+    "shared by the models, if no dearer one may still gain more than delta over it, and if the best is shown to beat "
+    "chance. Differences between resolutions carry p values adjusted by Holm [8] over a model's pairs; "
     "beside them stands McNemar's mid-p [11] and, for all resolutions at once, Cochran's Q [12], each joined over "
     "seeds by n / k times the k-th smallest p [13]. Probabilities of "
-    "lying on the Pareto front and the expected regret come from a crossed bootstrap of images and seeds [9], "
-    "latencies drawn by round.",
+    "lying on the Pareto front and the expected regret come from a crossed bootstrap of images and seeds [9], images "
+    "drawn by class where every class has ten or more, latencies by round.",
     "The smooth curves are saturating power laws [14], weighted by the errors of the points, drawn between the "
     "measured resolutions only and only where the points do not contradict them (p of an F test at least 0.01).",
     "Latency is the median over blocks that were timed in turn over all models and resolutions. Memory counts the "
     "bytes of live tensors, predicted on shapes alone and measured.",
-    "Heat maps are compared unscaled, in normalised image coordinates on the coarsest map's grid, for the same "
-    "class at every resolution. Similarity stands beside that of other images' maps (floor) and of another seed "
-    "at the same resolution (ceiling).",
+    "Heat maps (Grad-CAM [10] and others) are compared unscaled, in normalised image coordinates on the coarsest "
+    "map's grid, for the same class at every resolution. Similarity stands beside that of other images' maps (floor) "
+    "and of another seed at the same resolution (ceiling). Grad-CAM explains one layer of a model at all its "
+    "resolutions: its last feature map at the smallest, unless one was asked for.",
 )
 REFERENCES = (
     "Obuchowski, Rockette. Hypothesis testing of diagnostic accuracy for multiple readers and multiple tests. "

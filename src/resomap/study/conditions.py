@@ -13,14 +13,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from resomap.config.schema import ResoMapConfig
-from resomap.data.loaders import EvalLoader, to_model_input
 from resomap.errors import StudyError
 from resomap.evaluation.many import View, predict_many
+from resomap.evaluation.repair import finetune_head, reestimate_batch_norm
 from resomap.evaluation.store import write_predictions
 from resomap.models.checkpoints import Checkpoint, load_checkpoint
 from resomap.models.folding import for_inference
@@ -29,10 +27,6 @@ from resomap.records import Condition, ImageDataset, Predictions
 from resomap.study import build
 from resomap.study.gain import AS_TRAINED, HEAD, WEIGHTS
 from resomap.study.load import Study
-
-_BN_IMAGES = 1024
-_HEAD_EPOCHS = 1
-_HEAD_RATE = 1e-3
 
 Progress = Callable[[str], None]
 
@@ -151,48 +145,3 @@ def repaired(
     if weights == HEAD:
         finetune_head(network, loader, device=device)
     return network.eval()
-
-
-def reestimate_batch_norm(network: nn.Module, loader: EvalLoader, *, device: str, images: int = _BN_IMAGES) -> None:
-    """Mean and variance of every BatchNorm as plain averages over training batches; nothing for other networks."""
-    layers = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    if not layers:
-        return
-    momenta = [layer.momentum for layer in layers]
-    network.eval()
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # a cumulative average
-        layer.train()
-    seen = 0
-    with torch.no_grad():
-        for batch in loader:
-            inputs, labels = to_model_input(batch, torch.device(device), non_blocking=True, channels_last=True)
-            if len(labels) > 1 or seen == 0:
-                network(inputs)
-            seen += len(labels)
-            if seen >= images:
-                break
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
-    network.eval()
-
-
-def finetune_head(network: nn.Module, loader: EvalLoader, *, device: str) -> None:
-    """One epoch of the last linear layer, and of BatchNorm's scales and shifts, on training images of the test
-    resolution; all else stays, BatchNorm's statistics too (FixRes, arXiv:1906.06423, section 4)."""
-    linear = [m for m in network.modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1]
-    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    network.requires_grad_(False)
-    trained = list(dict.fromkeys(p for module in (linear, *norms) for p in module.parameters()))
-    for parameter in trained:
-        parameter.requires_grad_(True)
-    optimizer = torch.optim.AdamW(trained, lr=_HEAD_RATE, weight_decay=0.0)
-    network.eval()
-    for _ in range(_HEAD_EPOCHS):
-        for batch in loader:
-            inputs, labels = to_model_input(batch, torch.device(device), non_blocking=True, channels_last=True)
-            loss = cross_entropy(network(inputs).float(), labels)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()

@@ -46,6 +46,8 @@ class StudyContext:
     """Of the one run that this context is for; None: what the study says at the time."""
     tuned: Mapping[str, TunedSettings] = field(default_factory=dict)
     """model -> how it is trained, where that was searched for."""
+    runs_at_once: int = 1
+    """Runs that this process and its helpers do side by side."""
     budget_reference: int | None = None
     """The resolution that trains training.epochs; others are given its computation. None: all train the same."""
 

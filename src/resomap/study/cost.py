@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,10 +13,12 @@ from resomap.analysis.scaling import fit_cost_curve
 from resomap.errors import StudyError, printable
 from resomap.layout import StudyLayout
 from resomap.profiling.latency import BATCH_1, SATURATED, undisturbed
-from resomap.profiling.profiler import ProfileRecord
 from resomap.profiling.report import FREED
 from resomap.serialize import read_json
 from resomap.study.runs import some_of
+
+if TYPE_CHECKING:
+    from resomap.profiling.profiler import ProfileRecord  # imports torch, which a stored study does not need
 
 
 def stored_profiles(layout: StudyLayout) -> list[dict[str, Any]]:

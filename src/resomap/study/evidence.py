@@ -26,13 +26,13 @@ _EXAMPLES = 24
 """Images named of each kind: more than any gallery shows."""
 
 
-def chance(study: Study, metric: str) -> dict[str, Any]:
-    """The best that answers without a look at the image can expect.
+def chance(study: Study, metric: str, split: str | None = None) -> dict[str, Any]:
+    """The best that answers without a look at the image can expect on a split; None: the one that is reported.
 
     For macro F1: answering class k with probability q gives 2 p q / (p + q), whose mean over K classes is largest where
     q is the class's share p, and then 1 / K.
     """
-    labels, _ = study.stack(next(iter(study.grid)), study.splits[1])
+    labels, _ = study.stack(next(iter(study.grid)), split or study.splits[1])
     counts = np.bincount(labels, minlength=len(study.class_names))
     if metric == "accuracy":
         most = int(counts.argmax())

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from resomap.errors import TargetLayerError
 from resomap.explainability.methods import make_explainer
 from resomap.explainability.store import StoredMaps, read_maps, write_maps
 from resomap.models.checkpoints import Checkpoint, load_checkpoint
+from resomap.models.target_layers import get_target_layer
 from resomap.records import Cell
 from resomap.serialize import digest
 from resomap.study.explained import ExplainedImages
-
-log = logging.getLogger(__name__)
 
 Progress = Callable[[str], None]
 
@@ -42,11 +41,42 @@ class MapRecipe:
     methods: tuple[str, ...]
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """method -> its arguments."""
+    layers: Mapping[str, str | None] = field(default_factory=dict)
+    """model -> the layer that Grad-CAM explains at all of its resolutions; None: it has none (with_layers)."""
     target: str = "label"
     """'label' or 'predicted': the class that is explained."""
     batch_size: int = 16
     device: str = "cpu"
     allow_callables: bool = False
+
+    def options_of(self, model: str, method: str) -> dict[str, Any]:
+        """Arguments of the method for a model."""
+        options = dict(self.options.get(method, {}))
+        if method == "gradcam" and self.layers.get(model) is not None:
+            options["target_layer"] = self.layers[model]
+        return options
+
+
+def with_layers(recipe: MapRecipe, sources: Sequence[Source]) -> MapRecipe:
+    """The recipe with one layer for each model: the one asked for, or the last feature map at its smallest resolution.
+
+    Each size's own last feature map would be another layer where a small input leaves a single cell to the last ones
+    (resnet18: layer3 at 32 px, layer4 from 64 on), and maps of two layers differ whatever the resolution does.
+    """
+    asked = recipe.options.get("gradcam", {}).get("target_layer")
+    layers: dict[str, str | None] = {}
+    for source in sorted(sources, key=lambda s: s.cell):
+        if source.cell.model not in layers:
+            layers[source.cell.model] = asked or _last_feature_map(source, recipe)
+    return replace(recipe, layers=layers)
+
+
+def _last_feature_map(source: Source, recipe: MapRecipe) -> str | None:
+    network = load_checkpoint(source.checkpoint, allow_callables=recipe.allow_callables).model
+    try:
+        return get_target_layer(network, resolution=source.cell.resolution)
+    except TargetLayerError:
+        return None
 
 
 def make_maps(
@@ -57,8 +87,10 @@ def make_maps(
     path_of: Callable[[Cell, str], Path],
     progress: Progress = lambda _: None,
 ) -> list[StoredMaps]:
-    """Maps of every run and method; those that are stored already are read.
+    """Maps of every run and method; those that are stored already are read, those of another layer made anew.
 
+    Args:
+        recipe: with_layers, so that Grad-CAM explains one layer of a model.
     Raises:
         CheckpointError: a run's weights are gone or damaged.
         TargetLayerError: a model has no layer to explain.
@@ -83,7 +115,7 @@ def _key(source: Source, method: str, images: ExplainedImages, recipe: MapRecipe
         {
             "weights": source.key,
             "method": method,
-            "options": recipe.options.get(method, {}),
+            "options": recipe.options_of(source.cell.model, method),
             "target": recipe.target,
             "images": [record.image_id for record in images.records],
         }
@@ -99,7 +131,7 @@ def _explain(
     targets = images.labels if recipe.target == "label" else predicted
     maps: list[np.ndarray] = []
     notes: dict[str, list[Any]] = {}
-    explain = make_explainer(network, method=method, **recipe.options.get(method, {}))
+    explain = make_explainer(network, method=method, **recipe.options_of(cell.model, method))
     for part, images_BCHW in images.batches(checkpoint.preprocessing, batch_size=recipe.batch_size):
         targets_B = torch.from_numpy(targets[part])
         of_batch = explain(images_BCHW.to(recipe.device), targets_B.to(recipe.device))

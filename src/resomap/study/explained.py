@@ -17,6 +17,11 @@ from resomap.explainability.store import choose_images, seen_boxes
 from resomap.records import ImageDataset, ImageRecord, Preprocessing
 
 
+def evenly_spread(images: int, count: int) -> np.ndarray:
+    """Sorted positions of at most `count` of the images, the first and the last among them where there are two."""
+    return np.linspace(0, images - 1, min(images, count)).round().astype(np.int64)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ExplainedImages:
     """N images of one split, upright and in full size."""
@@ -38,7 +43,7 @@ class ExplainedImages:
 
     def spread_over(self, count: int) -> tuple[np.ndarray, ExplainedImages]:
         """(positions, those images): at most `count`, evenly spaced, since images of a class may lie together."""
-        positions = np.unique(np.linspace(0, len(self.records) - 1, min(count, len(self.records))).round().astype(int))
+        positions = evenly_spread(len(self.records), count)
         chosen = ExplainedImages(
             self.split,
             self.class_names,

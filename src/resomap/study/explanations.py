@@ -15,7 +15,7 @@ from resomap.models.checkpoints import Checkpoint, load_checkpoint
 from resomap.records import ImageDataset
 from resomap.serialize import digest, plain, provenance, read_json, write_json
 from resomap.study import build
-from resomap.study.explain import MapRecipe, Source, make_maps
+from resomap.study.explain import MapRecipe, Source, make_maps, with_layers
 from resomap.study.explained import ExplainedImages, masks_of, open_explained
 from resomap.study.limits import comparable_runs
 from resomap.study.probes import occlude_bands, probe_run
@@ -104,6 +104,7 @@ def _key(
                 "runs": {str(source.cell): source.key for source in sources},
                 "images": [record.image_id for record in explained.records],
                 "recipe": recipe,
+                "layers": "one a model, of its smallest resolution",
                 "agreement": agreement,
                 "extras": extras,
             }
@@ -123,6 +124,8 @@ def analyse_sources(
     progress: Progress = lambda _: None,
 ) -> dict[str, Any]:
     """Make the maps, compare them, and probe the first seed of each model and resolution."""
+    if "gradcam" in recipe.methods or extras["faithfulness"]:
+        recipe = with_layers(recipe, sources)
     stored = make_maps(sources, explained, recipe=recipe, path_of=layout.maps_path, progress=progress)
     progress("comparing maps")
     tables = compare_maps(stored, masks=masks, class_names=explained.class_names, **agreement)
@@ -134,9 +137,9 @@ def analyse_sources(
             progress(f"faithfulness of {one.method}: {one.cell}")
             probes.append(
                 probe_run(
-                    checkpoints[one.cell], one, explained, options=recipe.options.get(one.method, {}),
-                    device=recipe.device, random_weights=extras["random_weights"], masks=masks,
-                    draws=agreement["draws"],
+                    checkpoints[one.cell], one, explained, options=recipe.options_of(one.cell.model, one.method),
+                    layer=recipe.layers[one.cell.model], device=recipe.device,
+                    random_weights=extras["random_weights"], masks=masks, draws=agreement["draws"],
                 )
             )  # fmt: skip
     spectral = _spectral(checkpoints.values(), explained, recipe, progress) if extras["spectral"] else []
@@ -146,6 +149,7 @@ def analyse_sources(
         "class_names": explained.class_names,
         "target": recipe.target,
         "methods": recipe.methods,
+        "layers": recipe.layers,
         "similarity": agreement["similarity"],
         "has_masks": masks is not None,
         "runs": [asdict(source.cell) for source in sources],

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from resomap.config.schema import ResoMapConfig
@@ -30,7 +29,7 @@ from resomap.report.style import save_figure
 from resomap.serialize import read_json
 from resomap.study import build
 from resomap.study.cost import check_same_hardware, common_mode, stored_profiles, timed_as
-from resomap.study.explained import ExplainedImages
+from resomap.study.explained import ExplainedImages, evenly_spread
 from resomap.study.explanations import explained_of
 from resomap.study.limits import comparable_runs
 from resomap.study.results import assessed_rows
@@ -161,7 +160,7 @@ def galleries(
 
 def across_resolutions(explained: ExplainedImages, stored: Sequence[StoredMaps], *, count: int) -> Any:
     """One row an image: the original, then heat map and overlay at each resolution with prediction and confidence."""
-    chosen = _spread_over(len(explained.records), count)
+    chosen = evenly_spread(len(explained.records), count)
     pictures = explained.squares(_PICTURE, kernel="bilinear")
     rows = []
     for i in chosen:
@@ -182,7 +181,7 @@ def across_resolutions(explained: ExplainedImages, stored: Sequence[StoredMaps],
 
 def across_methods(explained: ExplainedImages, stored: Sequence[StoredMaps], *, count: int) -> Any:
     """One row an image: the original, then the overlay of each method."""
-    chosen = _spread_over(len(explained.records), count)
+    chosen = evenly_spread(len(explained.records), count)
     pictures = explained.squares(_PICTURE, kernel="bilinear")
     rows = [
         [Panel(pictures[i], _name(explained, int(stored[0].labels[i])))]
@@ -192,10 +191,6 @@ def across_methods(explained: ExplainedImages, stored: Sequence[StoredMaps], *, 
     cell = stored[0].cell
     note = f"{cell.model} at {cell.resolution} px, seed {cell.seed}; each map from 0 to its own 99th percentile"
     return gallery_figure(rows, titles=["image", *[m.method.replace("_", " ") for m in stored]], note=note)
-
-
-def _spread_over(images: int, count: int) -> list[int]:
-    return sorted(set(np.linspace(0, images - 1, min(images, count)).round().astype(int).tolist()))
 
 
 def _name(explained: ExplainedImages, label: int) -> str:

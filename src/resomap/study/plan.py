@@ -22,6 +22,7 @@ from resomap.study.limits import comparable_runs, is_outgrown, limit_of, mend_li
 from resomap.study.progress import StudyProgress
 from resomap.study.ranks import Ranks
 from resomap.study.runs import some_of, stored_runs
+from resomap.study.runs_at_once import settle_runs_at_once
 from resomap.study.tuning import choices_in_force, forget_choices, settle_tuning
 
 if TYPE_CHECKING:
@@ -65,7 +66,13 @@ def plan_study(
     _settle_changes(context, discard_changed=discard_changed)
     _check_disk(context, parameters)
     context = replace(context, budget_reference=settle_reference(context))
-    context = replace(context, notes=tuple(study_notes(context, held_cells(context))), tuned=settle_tuning(context))
+    notes = tuple(study_notes(context, held_cells(context)))
+    context = replace(context, notes=notes, runs_at_once=settle_runs_at_once(context))
+    if (runs := context.runs_at_once) > 1:
+        threads = build.threads_of_a_run(config, runs)
+        progress.tuned(f"{runs} runs at once, threads of each: {threads} (system.runs_at_once)")
+    with build.threads_of_runs(config, runs):
+        context = replace(context, tuned=settle_tuning(context))
     for note in context.notes:
         progress.note(note)
     return context

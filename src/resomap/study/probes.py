@@ -33,6 +33,7 @@ def probe_run(
     images: ExplainedImages,
     *,
     options: Mapping[str, Any],
+    layer: str | None,
     device: str,
     random_weights: int,
     masks: Sequence[np.ndarray] | None = None,
@@ -41,6 +42,7 @@ def probe_run(
     """One run's maps of one method against its own network; on a few images, since each costs many passes.
 
     Args:
+        layer: whose receptive field is measured, the same at all resolutions; None: the model has no feature map.
         random_weights: initialisations that the maps are held against; 0: none.
     Returns:
         Plain values: insertion and deletion area, max-sensitivity, likeness to maps of random weights, receptive field.
@@ -69,7 +71,7 @@ def probe_run(
         row |= _beside_random(stored.maps[chosen], random, images.boxes[chosen],
                               [masks[i] for i in chosen] if masks is not None else None, draws=draws)  # fmt: skip
     try:
-        field = effective_receptive_field(network, stored.cell.resolution)
+        field = effective_receptive_field(network, stored.cell.resolution, target_layer=layer)
         row |= {"receptive_field_px": field.side_px, "receptive_field_share": field.share_of_input}
     except TargetLayerError:
         row |= {"receptive_field_px": None, "receptive_field_share": None}

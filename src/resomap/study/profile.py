@@ -26,6 +26,7 @@ from resomap.records import Cell, ImageDataset, Preprocessing
 from resomap.serialize import plain, provenance, read_json, write_json
 from resomap.study import build
 from resomap.study.cost import shared_mode
+from resomap.study.explained import evenly_spread
 from resomap.study.ranks import Ranks
 
 _MACS_OF_A_STEP = 2e10
@@ -126,8 +127,7 @@ def _training_batch(config: ResoMapConfig, subjects: Sequence[Subject]) -> int:
 def _files(images: ImageDataset, *, count: int) -> list[Path]:
     split = "test" if "test" in images.splits else "val"
     records = images.splits[split]
-    chosen: list[int] = np.linspace(0, len(records) - 1, min(count, len(records))).round().astype(int).tolist()
-    return [records[i].path for i in chosen]
+    return [records[i].path for i in evenly_spread(len(records), count)]
 
 
 def _end_to_end(

@@ -71,7 +71,6 @@ class TimeLeft:
     on at once, each update is charged the time since the last one of any run, so that the sum is what the clock shows.
     """
 
-    updates_per_run: int
     _cells: dict[str, Cell] = field(default_factory=dict)
     _seconds: dict[str, float] = field(default_factory=dict)
     _updates: dict[str, int] = field(default_factory=dict)

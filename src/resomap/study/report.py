@@ -41,7 +41,7 @@ def write_report(study: Study, verdict: Mapping[str, Any], *, metric: str, shown
     context["matrix_plots"] = [(id_, matrix_label(id_)) for id_ in plots if id_.startswith("matrix-")]
     context["sections"] = list(_sections(context))
     write_text(study.layout.report_path, render(context, plots))
-    write_text(study.layout.summary_text_path, summary(study, verdict, verdict["metrics"], name))
+    write_text(study.layout.summary_text_path, summary(verdict, verdict["metrics"], name))
     write_text(study.layout.report_path.with_name("table.tex"), latex(verdict["metrics"], study, name))
 
 

@@ -15,7 +15,7 @@ from resomap.explainability.overlay import overlay
 from resomap.explainability.store import read_maps
 from resomap.records import ImageDataset
 from resomap.report.html import data_uri
-from resomap.study.explained import ExplainedImages
+from resomap.study.explained import ExplainedImages, evenly_spread
 from resomap.study.load import Study
 
 log = logging.getLogger(__name__)
@@ -54,9 +54,7 @@ def explanation_galleries(study: Study, explained: ExplainedImages, count: int) 
     if study.explanations is None:
         return
     method = study.explanations["methods"][0]
-    chosen = sorted(
-        set(np.linspace(0, len(explained.records) - 1, min(count, len(explained.records))).astype(int).tolist())
-    )
+    chosen = evenly_spread(len(explained.records), count)
     squares = explained.squares(_PICTURE, kernel="bilinear")
     names = explained.class_names
     for model, (resolutions, seeds) in study.grid.items():

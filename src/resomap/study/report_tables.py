@@ -133,7 +133,7 @@ def faithfulness_table(study: Study) -> Table | None:
     ]
     caption = (
         "Do the maps show what the network uses? Insertion high and deletion low speak for them; likeness to maps of "
-        "random weights against them. Effective receptive field of the last feature map beside the input"
+        "random weights against them. Effective receptive field of the layer that Grad-CAM explains beside the input"
     )
     columns = ["maps", "insertion", "deletion", "max-sensitivity", "likeness to random weights", "field px"]
     return Table(caption, columns, rows)

@@ -8,7 +8,7 @@ from typing import Any
 from resomap.study.load import Study
 
 
-def summary(study: Study, verdict: Mapping[str, Any], means: Sequence[Mapping[str, Any]], name: str) -> str:
+def summary(verdict: Mapping[str, Any], means: Sequence[Mapping[str, Any]], name: str) -> str:
     """summary.txt: the verdict and its table for a terminal."""
     answer = verdict["recommendation"]
     latency = {(o["model"], o["resolution"]): o["latency_ms"] for o in answer["options"]}

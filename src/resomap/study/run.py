@@ -113,6 +113,7 @@ def _begin(context: StudyContext, cell: Cell) -> RunRecord:
             device=context.device_type,
             precision=context.training_precision(cell),
             processes=context.ranks.world_size,
+            runs_at_once=context.runs_at_once,
             **context.limit_of(cell).named(),
             tuned=context.tuned.get(cell.model),
         ),

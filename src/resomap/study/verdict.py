@@ -78,6 +78,7 @@ def judge(
     options = study_options(study, metric=metric, mode=mode, device=device) if options is None else options
     decide, report = study.splits
     labels, _ = study.stack(options[0].model, report, seeds=[study.grid[options[0].model][1][0]])
+    chance = evidence.chance(study, metric, decide)
     return recommend(
         options,
         budget=budget,
@@ -85,6 +86,7 @@ def judge(
         metric=metric,
         splits=(decide, report),
         labels_N=labels,
+        chance=(chance["value"], chance["how"]),
         warnings=tuple(_warnings(study, options, delta)),
     )
 

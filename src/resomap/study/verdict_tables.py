@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from resomap.analysis.per_class import LEAST_IMAGES
 from resomap.errors import printable
 from resomap.report.html import Table, cell, interval_cell
 
@@ -79,7 +80,7 @@ def classes_table(verdict: Mapping[str, Any]) -> Table:
             c["name"],
             c["model"],
             c["images"],
-            cell(f"{c['critical_resolution']} ({c['low']} to {c['high']})", c["critical_resolution"]),
+            cell(_critical(c), c["critical_resolution"]),
             cell(f"{c['recall'][0]:.3f}", c["recall"][0]),
             cell(f"{max(c['recall']):.3f}", max(c["recall"])),
             cell(f"{c['gain']:+.3f}", c["gain"]),
@@ -88,10 +89,17 @@ def classes_table(verdict: Mapping[str, Any]) -> Table:
     ]
     shown = sorted(rows, key=lambda row: -row[6]["value"])[:_LARGEST_TABLE]
     return Table(
-        f"Critical resolution of each class: from there on recall stays within 0.05 of its best{_of(rows, 'gain')}",
+        "Critical resolution of each class: from there on recall stays within 0.05 of its best (an interval needs "
+        f"{LEAST_IMAGES} images){_of(rows, 'gain')}",
         ["class", "model", "images", "critical px (95 %)", "recall at smallest", "best recall", "gain"],
         shown,
     )
+
+
+def _critical(need: Mapping[str, Any]) -> str:
+    """'96 (64 to 128)', or '96' where there is no interval."""
+    side = f"{need['critical_resolution']}"
+    return side if need["low"] is None else f"{side} ({need['low']} to {need['high']})"
 
 
 def images_table(verdict: Mapping[str, Any]) -> Table:

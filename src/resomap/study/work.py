@@ -87,6 +87,21 @@ def settled(context: StudyContext, cell: Cell, before: RunRecord | None) -> RunR
     return record
 
 
+def claim_and_run(work: Work, cell: Cell) -> RunRecord | None:
+    """Run the cell unless another process has it (then None, or its record if it is done by now)."""
+    context = work.context
+    lease = context.leases.acquire(context.layout.lease_name(cell)) if context.ranks.is_main else None
+    try:
+        mine = context.ranks.broadcast(lease is not None)
+        done = settled(context, cell, work.before.get(cell))
+        if done is not None or not mine:
+            return done
+        return attempt(context, cell, tracker=work.tracker, stop=work.stop, lease=lease)
+    finally:
+        if lease is not None:
+            lease.release()
+
+
 def attempt(
     context: StudyContext, cell: Cell, *, tracker: Tracker, stop: StopSignal, lease: Lease | None
 ) -> RunRecord | None:

@@ -71,6 +71,65 @@ def test_where_more_is_better_the_largest_wins() -> None:
     assert "nothing cheaper" in found.sentence
 
 
+def _by_hand(*right: slice) -> list[Option]:
+    """100 images, one seed, each option right on a stretch of them; each twice as dear as the one before."""
+    values = np.zeros((len(right), 1, 100))
+    for row, stretch in zip(values, right, strict=True):
+        row[0, stretch] = 1
+    costs = zip(values, SIDES, COSTS, strict=False)
+    return [Option("m", side, v, v, cost, (cost, 1.01 * cost), cost) for v, side, cost in costs]
+
+
+def test_a_cheap_option_that_is_best_by_luck_is_not_shipped_before_the_dearer_ones_are_ruled_out() -> None:
+    # 90 of 100 against 89: a gain of -0.01 with a standard error of 0.034 may well be one of 0.02.
+    found = recommend(_by_hand(slice(0, 90), slice(6, 95)), delta=0.02, draws=50)
+    assert (found.status, found.resolution, found.reference) == (CANNOT_TELL, 64, "m at 64 px")
+    assert re.fullmatch(
+        r"Cannot tell whether m at 96 px would be better: a gain of more than 0\.02 is not ruled out \(about \d+ more "
+        r"images would tell\)\. The best choice so far is m at 64 px: accuracy 0\.900 .* on test, 1\.00 ms\.",
+        found.sentence,
+    )
+    assert [line for line in found.would_change if line.startswith("m at 96 px is dearer, and may be better")]
+    # 90 against 70, which are all among the 90: no gain.
+    found = recommend(_by_hand(slice(0, 90), slice(0, 70)), delta=0.02, draws=50)
+    assert (found.status, found.resolution) == (RECOMMEND, 64)
+
+
+def test_what_is_shipped_is_held_against_dearer_options_that_look_worse_than_the_best() -> None:
+    # 64 px is within 0.05 of the best, 96 px; 128 px is right on other images, and may be better by more than 0.05.
+    found = recommend(_by_hand(slice(0, 90), slice(0, 90), slice(12, 100)), delta=0.05, draws=50)
+    assert found.status == CANNOT_TELL
+    assert "whether m at 128 px would be better" in found.sentence
+    assert "m at 96 px" not in found.sentence
+
+
+def test_nothing_is_shipped_that_is_not_shown_to_beat_chance() -> None:
+    # 55 of 100: one-sided from 46.7 (46.8 by Wilson, and Student for 100 images); 60 of 100: from 51.7.
+    chance = (0.5, "always answering bees")
+    found = recommend(_by_hand(slice(0, 55), slice(0, 50)), delta=0.1, chance=chance, draws=50)
+    assert (found.status, found.model, found.resolution) == (CANNOT_TELL, None, None)
+    assert found.sentence == (
+        "Cannot tell: no option is shown to be better than chance (accuracy 0.500, always answering bees). The best so "
+        "far, m at 64 px, has 0.550 on val (at least 0.467): train longer, or on more images."
+    )
+    found = recommend(_by_hand(slice(0, 60), slice(0, 50)), delta=0.1, chance=chance, draws=50)
+    assert (found.status, found.resolution) == (RECOMMEND, 64)
+    assert found.sentence.endswith("nothing is cheaper.")
+
+
+def test_what_is_worse_by_more_than_the_margin_is_rarely_shipped() -> None:
+    rng = np.random.default_rng(3)
+    wrong = 0
+    for _ in range(200):
+        options = [
+            Option("m", side, *(rng.random((2, 1, 300)) < share).astype(float), cost, (cost, 1.01 * cost), 1.0)
+            for side, share, cost in zip(SIDES, (0.90, 0.92), COSTS, strict=False)
+        ]
+        found = recommend(options, delta=0.01, draws=10)
+        wrong += found.status == RECOMMEND and found.resolution == 64
+    assert wrong <= 0.05 * 200
+
+
 def test_a_budget_below_everything_fits_nothing() -> None:
     found = recommend(_options((0.7, 0.9, 0.9, 0.9)), budget=Budget(max_latency_ms=0.5), draws=200)
     assert (found.status, found.model) == (NONE_FITS, None)
@@ -163,6 +222,20 @@ def test_the_crossed_bootstrap_draws_the_same_for_all_options_and_keeps_strata()
     np.testing.assert_allclose(crossed_bootstrap(constant, draws=50, strata_N=labels), 2)
 
 
+@pytest.mark.parametrize("counts", [(1,) * 40, (2,) * 40, (5,) * 20, (1,) + (20,) * 5, (20,) * 10])
+def test_the_crossed_bootstrap_by_class_has_the_variance_of_images(counts: tuple[int, ...]) -> None:
+    """Right answers of two options in 80 and 75 % of images, independent: the variance of their difference is known."""
+    rng = np.random.default_rng(len(counts))
+    labels = rng.permutation(np.repeat(np.arange(len(counts)), counts))
+    images = len(labels)
+    shown = []
+    for study in range(80):
+        right = rng.random((2, 1, images)) < np.array([0.8, 0.75])[:, None, None]
+        drawn = crossed_bootstrap(right.astype(float), draws=250, seed=study, strata_N=labels)
+        shown.append((drawn[:, 0] - drawn[:, 1]).var())
+    assert np.mean(shown) == pytest.approx((0.8 * 0.2 + 0.75 * 0.25) / images, rel=0.12)
+
+
 def test_front_knee_hypervolume_and_regret_by_hand() -> None:
     quality, cost = np.array([0.5, 0.8, 0.7, 0.9]), np.array([1.0, 2.0, 3.0, 10.0])
     assert pareto_front(quality, cost).tolist() == [True, True, False, True]
@@ -192,6 +265,36 @@ def test_critical_resolution_by_hand() -> None:
     assert image_needs(right)[[0, 150, 191, 195]].tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("images", [20, 40, 60, 100])
+def test_a_recall_just_at_the_margin_suffices_and_one_image_less_does_not(images: int) -> None:
+    labels = np.zeros(images, dtype=int)
+    lost = images // 20  # 0.05 of them
+    for best in range(lost + 1, images + 1):
+        for fewer, expected in ((lost, 64), (lost + 1, 96)):
+            right = np.arange(images) < np.array([best - fewer, best])[:, None, None]
+            found = critical_resolutions(right, labels, SIDES[:2], ("a",), draws=2)
+            assert found[0].critical_resolution == expected
+
+
+@pytest.mark.parametrize("images", [1, 4, 10, 20, 50])
+def test_a_critical_resolution_has_an_interval_that_covers_or_none(images: int) -> None:
+    recalls = np.array([0.3, 0.6, 0.85, 0.93])[:, None, None]  # 128 px is the first within 0.1 of the best
+    rng = np.random.default_rng(images)
+    covered = []
+    for study in range(200):
+        right = rng.random(images) + rng.normal(0, 0.1, (4, 1, images)) < recalls
+        found = critical_resolutions(
+            right, np.zeros(images, int), SIDES, ("a",), margin=0.1, draws=300, seed=study
+        )[0]  # fmt: skip
+        assert found.images == images
+        if found.low is None or found.high is None:
+            assert (found.low, found.high) == (None, None)
+        else:
+            covered.append(found.low <= 128 <= found.high)
+    assert len(covered) == (200 if images >= 20 else 0)
+    assert not covered or np.mean(covered) >= 0.9
+
+
 def test_cascade_by_hand() -> None:
     labels = np.array([0, 0, 1, 1])
     small = np.array([[0.9, 0.1], [0.45, 0.55], [0.2, 0.8], [0.55, 0.45]])  # two unsure ones are wrong
@@ -200,6 +303,16 @@ def test_cascade_by_hand() -> None:
     found = best_cascade((labels, small, large), (labels, small, large), latency_ms=(1, 10), names=("s", "l"))
     assert (found.accuracy, found.escalated, found.mean_latency_ms) == (1, 0.5, 6)
     assert 0.1 < found.threshold < 0.6
+
+
+def test_a_cascade_escalates_on_test_what_it_escalates_on_val() -> None:
+    # Sure answers of float32 have margins of just 1; half of these are wrong, and the large one is always right.
+    labels = np.zeros(8, dtype=int)
+    small = np.array([[1, 0]] * 3 + [[0, 1]] * 3 + [[0.7, 0.3]] * 2, dtype=np.float32)
+    large = np.tile(np.float32([0.99, 0.01]), (8, 1))
+    found = best_cascade((labels, small, large), (labels, small, large), latency_ms=(1, 10), names=("s", "l"))
+    assert found.threshold > 1
+    assert (found.accuracy, found.escalated, found.mean_latency_ms) == (1, 1, 11)
 
 
 def test_power_is_what_simulation_finds() -> None:

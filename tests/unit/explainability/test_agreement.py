@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from resomap.explainability.agreement import energy_of, pooled_energy
+from resomap.explainability.agreement import compare_maps, energy_of, pooled_energy
+from resomap.explainability.store import StoredMaps
+from resomap.records import Cell
 
 IMAGES, GRID = 48, 8
 WHOLE = np.tile([0.0, 0.0, 1.0, 1.0], (IMAGES, 1))
@@ -93,3 +95,24 @@ def test_pooled_by_hand() -> None:
     assert (found.value, found.low, found.high) == (2, 0, 4)
     assert pooled_energy(inside, total, over=(inside, total), draws=200).value == 1
     assert pooled_energy(0 * inside, 0 * total, draws=200).value is None
+
+
+def _stored(resolution: int, seed: int, maps_Nhw: np.ndarray) -> StoredMaps:
+    images = len(maps_Nhw)
+    zeros = np.zeros(images, dtype=np.int64)
+    return StoredMaps(
+        Cell("tiny_cnn", resolution, seed), "gradcam", "k", tuple(map(str, range(images))), maps_Nhw, WHOLE[:images],
+        zeros, zeros, zeros, np.ones(images, dtype=np.float32), {},
+    )  # fmt: skip
+
+
+def test_one_image_has_an_energy_but_no_other_image_to_be_held_against() -> None:
+    lone = np.zeros((1, 4, 4), dtype=np.float32)
+    lone[0, 1, 1] = 1
+    mask = np.zeros((4, 4), dtype=np.float32)
+    mask[:2, :2] = 1
+    tables = compare_maps([_stored(side, s, lone) for side in (32, 64) for s in (0, 1)], masks=[mask], draws=50)
+    for row in tables["spread"]:
+        assert row["energy_in_mask"]["value"] == pytest.approx(4)  # all of it in a quarter of the area
+        assert row["energy_in_other_masks"] == {"value": None, "low": None, "high": None}
+    assert {row["verdict"] for row in tables["consistency"]} == {"fewer than two images to compare"}

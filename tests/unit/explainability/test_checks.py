@@ -12,6 +12,7 @@ from resomap.explainability.faithfulness import insertion_deletion, max_sensitiv
 from resomap.explainability.overlay import overlay
 from resomap.explainability.receptive_field import effective_receptive_field
 from resomap.explainability.spectral import octave_bands, without_band
+from resomap.models.registry import build_model
 
 
 class UpperLeft(nn.Module):
@@ -58,6 +59,43 @@ def test_random_weights_are_drawn_anew_and_the_model_keeps_its_own() -> None:
     assert fresh[1].running_mean.tolist() == [0, 0, 0, 0]
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in kept.items())
     assert torch.equal(with_random_weights(model, seed=1)[0].weight, fresh[0].weight)
+
+
+class Scaled(nn.Module):
+    """A token, a scale and an offset of zeros that no layer draws; attention, whose name for drawing is its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.full((1, 1, 500), 3.0))
+        self.scale = nn.Parameter(torch.tensor(4.0))
+        self.offset = nn.Parameter(torch.zeros(500))
+        self.attention = nn.MultiheadAttention(8, 2)
+        self.norm = nn.LayerNorm(8)
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "vit_tiny_patch16_224"])
+def test_random_weights_keep_no_parameter_of_networks_with_scales_and_tokens(name: str) -> None:
+    model = build_model(name, num_classes=3, pretrained=False, seed=0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)  # trained
+    fresh = dict(with_random_weights(model, seed=0).named_parameters())
+    assert [name for name, trained in model.named_parameters() if torch.equal(trained, fresh[name])] == []
+
+
+def test_random_weights_of_what_no_layer_draws_are_as_large_as_they_were() -> None:
+    model = Scaled()
+    with torch.no_grad():
+        model.norm.weight.fill_(7.0)
+        model.attention.in_proj_weight.fill_(7.0)
+    fresh = with_random_weights(model, seed=0)
+    assert abs(fresh.token.mean().item()) < 0.6
+    assert fresh.token.square().mean().sqrt().item() == pytest.approx(3, rel=0.15)
+    assert fresh.scale.item() != 4
+    assert fresh.offset.std().item() == pytest.approx(0.02, rel=0.15)
+    assert fresh.norm.weight.tolist() == [1] * 8  # drawn as the layer was written to
+    assert 0 < fresh.attention.in_proj_weight.abs().max().item() < 1
+    assert all(parameter.requires_grad for parameter in fresh.parameters())
 
 
 def test_octave_bands_reach_the_nyquist_limit() -> None:

@@ -71,6 +71,50 @@ def test_top_k_by_hand_and_its_chance_level() -> None:
     assert abs(drawn.mean() - measures.chance_iou(25)) < 4 * drawn.std() / np.sqrt(4000)
 
 
+def _sparse(rng: np.random.Generator, lit: int, *, images: int = 600, side: int = 7) -> np.ndarray:
+    """(N, side, side) maps of which `lit` cells, anywhere, are above 0."""
+    maps = np.zeros((images, side * side))
+    for row in maps:
+        row[rng.choice(side * side, lit, replace=False)] = rng.random(lit) + 0.1
+    return maps.reshape(images, side, side)
+
+
+@pytest.mark.parametrize("lit", [1, 3, 5, 9, 49])
+def test_unrelated_maps_overlap_by_chance_however_few_cells_they_show(lit: int) -> None:
+    rng = np.random.default_rng(lit)
+    found = measures.top_k_iou(_sparse(rng, lit), _sparse(rng, lit))
+    assert abs(found.mean() - measures.chance_iou(49)) < 4 * found.std() / np.sqrt(len(found)) + 1e-4
+
+
+def test_equal_cells_overlap_as_if_their_order_were_drawn_for_each_map() -> None:
+    rng = np.random.default_rng(0)
+    a = np.concatenate([_sparse(rng, 1, images=1), _sparse(rng, 4, images=1), rng.integers(0, 4, (2, 7, 7))])
+    b = np.concatenate([a[:1], _sparse(rng, 6, images=1), np.where(rng.random((2, 7, 7)) < 0.5, a[2:], 1)])
+    a[3, :, 0] = np.nan  # 42 cells are left
+    expected = []
+    for x, y in zip(a, b, strict=True):
+        known = ~np.isnan(x)
+        cells, k = known.sum(), round(0.2 * known.sum())
+        draws = []
+        for _ in range(4000):
+            first, second = (set(np.lexsort((rng.random(cells), -m[known]))[:k]) for m in (x, y))
+            draws.append(len(first & second) / len(first | second))
+        expected.append(np.mean(draws))
+    found = measures.top_k_iou(a, b)
+    np.testing.assert_allclose(found, expected, atol=0.006)
+    np.testing.assert_allclose(measures.top_k_iou(b, a), found)
+    assert found[0] == pytest.approx(0.16, abs=0.002)  # the same map twice, of which one cell says something
+
+
+def test_equal_maps_overlap_fully_where_no_equal_cells_lie_at_the_edge() -> None:
+    rng = np.random.default_rng(0)
+    shown = rng.random((3, 7, 7))
+    ties_elsewhere = np.concatenate([_sparse(rng, 10, images=2), np.where(shown > 0.95, 1, shown)])
+    np.testing.assert_allclose(measures.top_k_iou(ties_elsewhere, ties_elsewhere), 1)
+    nothing = np.full((1, 7, 7), np.nan)
+    assert np.isnan(measures.top_k_iou(nothing, shown[:1])).all()
+
+
 def test_centre_of_mass_by_hand() -> None:
     a = np.array([[[1.0, 0], [0, 0]]])
     b = np.array([[[0.0, 0], [0, 3]]])

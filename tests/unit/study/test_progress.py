@@ -10,7 +10,7 @@ from resomap.study.progress import TimeLeft
 def test_time_left_scales_with_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
-    left = TimeLeft(updates_per_run=10)
+    left = TimeLeft()
     assert left.seconds([(Cell("a", 64, 0), 10)]) is None
     left.start()
     for _ in range(5):
@@ -24,7 +24,7 @@ def test_time_left_scales_with_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_time_left_of_an_unseen_model_uses_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
-    left = TimeLeft(updates_per_run=1)
+    left = TimeLeft()
     for model, seconds in (("fast", 1.0), ("slow", 3.0)):
         left.start()
         clock[0] += seconds
@@ -36,7 +36,7 @@ def test_time_left_of_an_unseen_model_uses_the_mean(monkeypatch: pytest.MonkeyPa
 def test_time_left_follows_the_latest_run_of_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
-    left = TimeLeft(updates_per_run=1)
+    left = TimeLeft()
     for side, seconds in ((32, 1.0), (64, 2.0)):  # the small one is all overhead
         left.start()
         clock[0] += seconds
@@ -47,7 +47,7 @@ def test_time_left_follows_the_latest_run_of_a_model(monkeypatch: pytest.MonkeyP
 def test_time_left_ignores_time_between_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
-    left = TimeLeft(updates_per_run=2)
+    left = TimeLeft()
     left.start()
     clock[0] += 1.0
     left.add(Cell("a", 32, 0))

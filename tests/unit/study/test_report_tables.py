@@ -5,10 +5,14 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
+from resomap.analysis.per_class import critical_resolutions
 from resomap.records import Cell
+from resomap.serialize import plain
 from resomap.study.report_tables import agreement_table, consistency_table, cost_table, masks_table, memory_table
+from resomap.study.verdict_tables import classes_table
 
 
 def _figure(value: float | None) -> dict[str, Any]:
@@ -91,3 +95,13 @@ def test_latency_says_where_it_was_measured_row_by_row_unless_in_one_place() -> 
         where = [dict(zip(table.columns, row, strict=True))["measured on"] for row in table.rows]
         assert where[0] == "a processor (cpu), 2 threads, freed memory kept"
         assert where[1] != where[0]
+
+
+def test_a_class_of_few_images_has_a_critical_resolution_and_no_interval() -> None:
+    right = np.zeros((3, 1, 41), bool)
+    right[1:, :, :20], right[2, :, 20:] = True, True
+    needs = critical_resolutions(right, np.repeat([0, 1, 2], [20, 20, 1]), (64, 96, 128), ("many", "late", "rare"))
+    table = classes_table({"classes": [{"model": "tiny_cnn"} | plain(need) for need in needs]})
+    assert "an interval needs 20 images" in table.caption
+    shown = {row[0]: (row[2], row[3]["text"], row[3]["value"]) for row in table.rows}
+    assert shown == {"many": (20, "96 (96 to 96)", 96), "late": (20, "128 (128 to 128)", 128), "rare": (1, "128", 128)}

@@ -58,6 +58,10 @@ class Estimate:
         """Lower bound that holds with that probability."""
         return self.value - float(special.stdtrit(self.df, level)) * self.se
 
+    def one_sided_high(self, level: float = 0.95) -> float:
+        """Upper bound that holds with that probability."""
+        return 2 * self.value - self.one_sided_low(level)
+
 
 def mean_estimate(values_SN: np.ndarray, *, level: float = 0.95, prior: SeedPrior | None = None) -> Estimate:
     """Mean of a metric in 0..1 with its interval: Wilson's, with the number of images that gives the same variance.

@@ -1,8 +1,9 @@
 """A metric as a mean over images, so that one statistics serves all of them.
 
-Accuracy is the mean of right answers; macro averages are not means over images, but their linear part is: the value
-of an image is the metric plus its influence (the infinitesimal jackknife, Efron 1982, chapter 6). The mean of these
-values over the images is the metric itself.
+Accuracy is the mean of right answers. A macro average is no mean over images, but Tukey's pseudo-values are as good as
+one (Efron 1982, chapter 3): N theta - (N - 1) theta_(-i), where theta_(-i) is the metric without image i, over the
+classes that are left. They are shifted so that their mean is the metric itself. Unlike influence functions they show
+how much the metric varies with few images of a class too: with one of each, balanced accuracy has accuracy's values.
 
 Legend: N images, K classes.
 """
@@ -14,6 +15,8 @@ import numpy as np
 from resomap.errors import ConfigError
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
+_WEIGHTS = {"balanced_accuracy": (1.0, 0.0), "macro_f1": (0.5, 0.5)}
+"""A class's score is its right answers over (weight x its images + weight x answers that name it)."""
 
 
 def pseudo_values(labels_N: np.ndarray, predicted_N: np.ndarray, *, metric: str, num_classes: int) -> np.ndarray:
@@ -22,24 +25,30 @@ def pseudo_values(labels_N: np.ndarray, predicted_N: np.ndarray, *, metric: str,
     Raises:
         ConfigError: no such metric.
     """
-    right_N = (labels_N == predicted_N).astype(np.float64)
+    right_N = labels_N == predicted_N
     if metric == "accuracy":
-        return right_N
-    support_K = np.bincount(labels_N, minlength=num_classes).astype(np.float64)
-    present_K = support_K > 0
-    classes = present_K.sum()
-    images = len(labels_N)
-    if metric == "balanced_accuracy":
-        recall_K = np.bincount(labels_N, weights=right_N, minlength=num_classes) / np.maximum(support_K, 1)
-        influence_N = (right_N - recall_K[labels_N]) * images / (classes * support_K[labels_N])
-        return recall_K[present_K].mean() + influence_N
-    if metric == "macro_f1":
-        true_K = np.bincount(labels_N, weights=right_N, minlength=num_classes)
-        total_K = support_K + np.bincount(predicted_N, minlength=num_classes)
-        f1_K = 2 * true_K / np.maximum(total_K, 1)
-        # d F1_k / d weight of image i = (2 [right, class k] - F1_k ([label k] + [predicted k])) / total_k
-        share_K = np.where(present_K, images / (classes * np.maximum(total_K, 1)), 0.0)
-        of_label = share_K[labels_N] * (2 * right_N - f1_K[labels_N])
-        of_answer = -share_K[predicted_N] * f1_K[predicted_N]
-        return f1_K[present_K].mean() + of_label + of_answer
-    raise ConfigError(f"metric: expected one of {', '.join(METRICS)}, got {metric!r}")
+        return right_N.astype(np.float64)
+    if metric not in _WEIGHTS:
+        raise ConfigError(f"metric: expected one of {', '.join(METRICS)}, got {metric!r}")
+    of_label, of_answer = _WEIGHTS[metric]
+    support_K = np.bincount(labels_N, minlength=num_classes)
+    true_K = np.bincount(labels_N[right_N], minlength=num_classes)
+    whole_K = of_label * support_K + of_answer * np.bincount(predicted_N, minlength=num_classes)
+    present_K, single_K = support_K > 0, support_K == 1
+    score_K = _ratio(true_K, whole_K)
+    # What a class's score changes by without an image that is right, one that is wrong, one wrongly taken for it.
+    no_right_K = np.where(single_K, 0.0, _ratio(true_K - 1, whole_K - 1)) - score_K
+    no_wrong_K = np.where(single_K, 0.0, _ratio(true_K, whole_K - of_label)) - score_K
+    no_alarm_K = np.where(present_K, _ratio(true_K, whole_K - of_answer) - score_K, 0.0)
+    change_N = np.where(right_N, no_right_K[labels_N], no_wrong_K[labels_N] + no_alarm_K[predicted_N])
+    classes, total = present_K.sum(), score_K[present_K].sum()
+    # Without its only image a class is left out; so without the only image of all nothing is left.
+    left_N = np.maximum(classes - single_K[labels_N], 1)
+    value = total / classes
+    values_N = (len(labels_N) - 1) * (value - (total + change_N) / left_N)
+    return value + values_N - values_N.mean()
+
+
+def _ratio(part_K: np.ndarray, whole_K: np.ndarray) -> np.ndarray:
+    """0 for 0 / 0, and for what cannot be."""
+    return np.maximum(part_K, 0) / np.where(whole_K > 0, whole_K, 1.0)

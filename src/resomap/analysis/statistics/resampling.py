@@ -11,12 +11,17 @@ from __future__ import annotations
 import numpy as np
 
 _CHUNK = 250
+_LEAST_OF_STRATUM = 10
+"""Images; of n, draws show (n - 1) / n of the variance within a stratum, and none of a single image's."""
 
 
 def crossed_bootstrap(
     values_CSN: np.ndarray, *, draws: int = 10_000, seed: int = 0, strata_N: np.ndarray | None = None
 ) -> np.ndarray:
-    """(D, C) means of the options, images drawn with replacement (within strata) and seeds too.
+    """(D, C) means of the options, images drawn with replacement and seeds too.
+
+    Images are drawn within strata where every stratum has ten or more, else from all: smaller ones would hide how much
+    they vary.
 
     S - 1 seeds are drawn: that many give the mean over seeds its unbiased variance (Rao and Wu 1988,
     doi:10.1080/01621459.1988.10478591). One seed is kept, and its variance is not known.
@@ -54,5 +59,7 @@ def _strata(strata_N: np.ndarray | None, images: int) -> tuple[np.ndarray, np.nd
         return np.arange(images), zeros, np.full(images, images, dtype=np.int32)
     order = np.argsort(strata_N, kind="stable")
     _, first, counts = np.unique(strata_N[order], return_index=True, return_counts=True)
+    if counts.min() < _LEAST_OF_STRATUM:
+        return _strata(None, images)
     starts = np.repeat(first, counts).astype(np.int32)
     return order, starts, np.repeat(counts, counts).astype(np.int32)

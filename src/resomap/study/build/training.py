@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,54 @@ def threads_of_a_process(config: ResoMapConfig) -> int:
     return config.system.threads or max(1, usable_cores() // config.system.processes_per_run)
 
 
+def runs_at_once(config: ResoMapConfig) -> int | None:
+    """Runs side by side that were asked for; None: as many as pay."""
+    return config.system.runs_at_once
+
+
+def may_run_side_by_side(config: ResoMapConfig) -> bool:
+    """Whether more than one run at once may be chosen where none was asked for: on CPU, where one process runs cells.
+
+    Helpers are told what to do through pipes that Windows has not.
+    successive_halving compares runs with those before them, so their order counts.
+    """
+    system = config.system
+    alone = system.executor == "local" and system.processes_per_run == 1 and not config.training.successive_halving
+    return alone and os.name == "posix" and device_type(config) == "cpu"
+
+
+def threads_of_a_run(config: ResoMapConfig, runs: int) -> int:
+    """CPU threads of each of several runs at once."""
+    return config.system.threads or max(1, usable_cores() // runs)
+
+
+def config_of_a_run(config: ResoMapConfig, number: int, *, threads: int) -> ResoMapConfig:
+    """The configuration of the helper with that number, from 1: its threads named, on an accelerator of its own."""
+    import torch
+
+    from resomap.training.device import select_device
+
+    changed: dict[str, Any] = {"threads": threads}
+    device = select_device(config.system.device)
+    if device.type != "cpu":
+        changed["device"] = f"{device.type}:{((device.index or 0) + number) % torch.accelerator.device_count()}"
+    return config.model_copy(update={"system": config.system.model_copy(update=changed)})
+
+
+@contextmanager
+def threads_of_runs(config: ResoMapConfig, runs: int) -> Iterator[None]:
+    """Inside, this process has the threads of one of several runs at once; where it is one, those that it had."""
+    import torch
+
+    before = torch.get_num_threads()
+    if runs > 1:
+        torch.set_num_threads(threads_of_a_run(config, runs))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def usable_cores() -> int:
     """CPU cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -72,7 +121,8 @@ def check_processes(config: ResoMapConfig, *, launched: int) -> None:
     Args:
         launched: processes that torchrun or accelerate started, this one included.
     Raises:
-        ConfigError: a launcher has started another number already; or runs on a cluster were to be compared on the way.
+        ConfigError: a launcher has started another number already; runs on a cluster were to be compared on the way; or
+            there are several ways at once to use several processes.
         DeviceError: fewer accelerators.
     """
     import torch
@@ -85,6 +135,11 @@ def check_processes(config: ResoMapConfig, *, launched: int) -> None:
             "see their own run alone; turn one of the two off"
         )
     wanted = config.system.processes_per_run
+    if (config.system.runs_at_once or 1) > 1 and (launched > 1 or wanted > 1 or config.system.executor == "ray"):
+        raise ConfigError(
+            f"system.runs_at_once is {config.system.runs_at_once}, which goes with one process a run on this machine: "
+            "not with a launcher, system.processes_per_run or system.executor ray; leave one of the two"
+        )
     if wanted == 1:
         return
     if launched not in (1, wanted):

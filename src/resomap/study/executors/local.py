@@ -1,4 +1,4 @@
-"""This process runs the cells, one after the other; other processes on the same study take others."""
+"""This process runs the cells, alone or with helpers; other processes on the same study take others."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Self
 
 from resomap.records import Cell, RunRecord
+from resomap.study.executors.side_by_side import SideBySide
 from resomap.study.schedule import longest_first, seed_by_seed
-from resomap.study.work import Work, attempt, settled
+from resomap.study.work import Work, claim_and_run
 
 
 class LocalExecutor:
@@ -28,26 +29,15 @@ class LocalExecutor:
 
     def run(self, work: Work, cells: Sequence[Cell]) -> Iterator[tuple[Cell, RunRecord | None]]:
         """Each cell with its record as it ends, or None where another process has it."""
+        if work.context.runs_at_once > 1:
+            with SideBySide(work, work.context.runs_at_once) as team:
+                yield from team.run(cells)
+            return
         left = list(cells)
         while left:
             if len(left) > 1:
                 left = (longest_first if self._shared else seed_by_seed)(left, work.cost)
             cell = left.pop(0)
-            record = _claim_and_run(work, cell)
+            record = claim_and_run(work, cell)
             self._shared = self._shared or record is None
             yield cell, record
-
-
-def _claim_and_run(work: Work, cell: Cell) -> RunRecord | None:
-    """Run the cell unless another process has it (then None, or its record if it is done by now)."""
-    context = work.context
-    lease = context.leases.acquire(context.layout.lease_name(cell)) if context.ranks.is_main else None
-    try:
-        mine = context.ranks.broadcast(lease is not None)
-        done = settled(context, cell, work.before.get(cell))
-        if done is not None or not mine:
-            return done
-        return attempt(context, cell, tracker=work.tracker, stop=work.stop, lease=lease)
-    finally:
-        if lease is not None:
-            lease.release()

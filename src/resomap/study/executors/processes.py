@@ -9,26 +9,22 @@ has lost its parent: it saves its state and ends too.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import pickle
 import selectors
-import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from resomap.errors import RunFailedError, StorageError, StudyError
+from resomap.errors import RunFailedError, StudyError
 from resomap.lease import Lease
 from resomap.records import Cell, RunRecord
 from resomap.study import build
 from resomap.study.context import StudyContext
-from resomap.study.executors.events import Event, replay_progress, replay_tracking
+from resomap.study.executors.child import STOPPED, Child, error_of
+from resomap.study.executors.events import replay_progress, replay_tracking
 from resomap.study.interrupt import StopSignal
 from resomap.study.progress import StudyProgress
 from resomap.study.run import stored_run
@@ -40,70 +36,7 @@ if TYPE_CHECKING:
 GRACE_S = 10.0
 """How long the other ranks may take to end once one has failed."""
 _LOOK_S = 0.2
-STOPPED = 130
-"""Exit status of a rank that was stopped with its state saved."""
-
-
-class RankProcess:
-    """One rank: its process, its events, and what it printed."""
-
-    def __init__(self, rank: int, environment: dict[str, str], log: Path) -> None:
-        self.rank, self.log = rank, log
-        self.failures: list[dict[str, Any]] = []
-        self.killed_by_us = False
-        self._rest = b""
-        read, write = os.pipe()
-        try:
-            with open(log, "wb") as output:
-                self.process = subprocess.Popen(
-                    [sys.executable, "-m", "resomap.study.executors.rank", str(write)],
-                    env=environment,
-                    stdin=subprocess.PIPE,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    pass_fds=(write,),
-                    start_new_session=True,  # Ctrl-C reaches the parent alone, which passes it on in order
-                )
-        except BaseException:
-            os.close(read)
-            raise
-        finally:
-            os.close(write)
-        self.stream: IO[bytes] = os.fdopen(read, "rb", buffering=0)
-
-    def send(self, data: bytes, *, last: bool = False) -> None:
-        """Write to its input; a rank that has ended already will be noticed by its end."""
-        assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.write(data)
-            self.process.stdin.flush()
-            if last:
-                self.process.stdin.close()
-
-    def receive(self) -> list[Event] | None:
-        """Events that have arrived; None at the end."""
-        data = self.stream.read(1 << 16)
-        if not data:
-            return None
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        new = [(str(kind), dict(values)) for kind, values in map(json.loads, lines)]
-        self.failures += [values for kind, values in new if kind == "failed"]
-        return new
-
-    def kill(self) -> None:
-        """End it if it still runs."""
-        if self.process.poll() is None:
-            self.killed_by_us = True
-            self.process.kill()
-
-    def close(self) -> None:
-        """Kill it if it still runs, and free everything."""
-        self.kill()
-        self.process.wait()
-        self.stream.close()
-        assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()
+_MODULE = "resomap.study.executors.rank"
 
 
 def run_in_processes(
@@ -131,20 +64,19 @@ def run_in_processes(
 
 
 @contextlib.contextmanager
-def _started(context: StudyContext, cell: Cell, count: int, folder: str) -> Iterator[list[RankProcess]]:
+def _started(context: StudyContext, cell: Cell, count: int, folder: str) -> Iterator[list[Child]]:
     """The ranks, told what to run; killed at the end if they are still there."""
     from torch.distributed import TCPStore
 
     # Held here until the ranks are gone: it is where they meet.
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    job = pickle.dumps((replace(context, progress=StudyProgress()), cell))
-    ranks: list[RankProcess] = []
+    ranks: list[Child] = []
     try:
         for number in range(count):
             environment = _environment(context, store, rank=number, count=count)
-            ranks.append(RankProcess(number, environment, Path(folder) / f"{number}.log"))
+            ranks.append(Child(number, _MODULE, environment, Path(folder) / f"{number}.log"))
         for rank in ranks:
-            rank.send(len(job).to_bytes(8, "big") + job)
+            rank.send_job((replace(context, progress=StudyProgress()), cell))
         yield ranks
     finally:
         for rank in ranks:
@@ -169,7 +101,7 @@ def _environment(context: StudyContext, store: TCPStore, *, rank: int, count: in
 def _watch(
     context: StudyContext,
     cell: Cell,
-    ranks: list[RankProcess],
+    ranks: list[Child],
     *,
     tracker: Tracker,
     stop: StopSignal,
@@ -204,33 +136,20 @@ def _watch(
                 deadline = float("inf")
 
 
-def _has_failed(rank: RankProcess) -> bool:
+def _has_failed(rank: Child) -> bool:
     return bool(rank.failures) or rank.process.poll() not in (None, 0, STOPPED)
 
 
-def _raise_failure(cell: Cell, ranks: list[RankProcess]) -> None:
+def _raise_failure(cell: Cell, ranks: list[Child]) -> None:
     """The one message that says what went wrong: a killed process before what its end did to the others."""
     for rank in ranks:
-        code = rank.process.returncode
-        if code is not None and code < 0 and not rank.killed_by_us:
-            name = signal.Signals(-code).name
-            hint = " (out of memory?)" if -code == signal.SIGKILL else ""
-            raise RunFailedError(f"process {rank.rank + 1} of {len(ranks)} of this run was ended by {name}{hint}")
-    failures = [(values["time"], rank.rank, values) for rank in ranks for values in rank.failures]
+        if name := rank.signal_name():
+            raise RunFailedError(f"process {rank.number + 1} of {len(ranks)} of this run was ended by {name}")
+    failures = [(values["time"], rank.number, values) for rank in ranks for values in rank.failures]
     if failures:
         _, number, first = min(failures, key=lambda failure: failure[:2])
-        raise _as_error(f"process {number + 1} of {len(ranks)}: ", first)
+        raise error_of(f"process {number + 1} of {len(ranks)}: ", first)
     for rank in ranks:
         if rank.process.returncode not in (0, STOPPED):
-            tail = rank.log.read_text("utf-8", "replace").strip().splitlines()[-1:]
-            said = f": {tail[0]}" if tail else ""
-            raise RunFailedError(f"process {rank.rank + 1} of {len(ranks)} ended with {rank.process.returncode}{said}")
-
-
-def _as_error(prefix: str, failure: dict[str, Any]) -> RunFailedError | StorageError:
-    """The error of another process: an expected one as its message, another with its traceback."""
-    if failure["type"] == StorageError.__name__:
-        return StorageError(failure["message"])
-    if failure["expected"]:
-        return RunFailedError(failure["message"])
-    return RunFailedError(f"{prefix}{failure['message']}\n{failure['traceback']}")
+            code, said = rank.process.returncode, rank.last_words()
+            raise RunFailedError(f"process {rank.number + 1} of {len(ranks)} ended with {code}{said}")

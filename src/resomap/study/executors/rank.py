@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import pickle
 import sys
 import threading
-import time
-import traceback
 from dataclasses import replace
 
-from resomap.errors import ResoMapError
 from resomap.records import Cell
 from resomap.study import build
 from resomap.study.context import StudyContext
-from resomap.study.executors.events import Event, Tell, TellingProgress, TellingTracker
-from resomap.study.executors.processes import STOPPED
+from resomap.study.executors.child import STOPPED, failed_event, read_job, teller
+from resomap.study.executors.events import Tell, TellingProgress, TellingTracker
 from resomap.study.interrupt import StopSignal, stop_on_signals
 from resomap.study.progress import StudyProgress
 from resomap.study.ranks import connect_ranks
@@ -28,16 +22,8 @@ from resomap.tracking.protocol import Tracker
 
 def main(descriptor: int) -> int:
     """Run one rank; the exit status."""
-    events = os.fdopen(descriptor, "wb", buffering=0)
-
-    def tell(event: Event) -> None:
-        # A parent that is gone hears nothing; the end of our input says so.
-        with contextlib.suppress(BrokenPipeError):
-            events.write(json.dumps(event).encode() + b"\n")
-
-    # From the parent's own memory through a private pipe, as multiprocessing does; never from a file.
-    size = int.from_bytes(_read(8), "big")
-    context, cell = pickle.loads(_read(size))
+    tell = teller(descriptor)
+    context, cell = read_job()
     with stop_on_signals() as stop:
         threading.Thread(target=_listen, args=(stop,), daemon=True).start()
         try:
@@ -46,20 +32,9 @@ def main(descriptor: int) -> int:
             return STOPPED
         except Exception as error:
             # The process's boundary: whatever it is, the parent must hear of it.
-            tell(("failed", _failure(error)))
+            tell(failed_event(error))
             return 1
     return 0
-
-
-def _read(size: int) -> bytes:
-    """That many bytes of our input. Not sys.stdin: a thread that waits in it would abort Python's end."""
-    data = bytearray()
-    while len(data) < size:
-        some = os.read(0, size - len(data))
-        if not some:
-            sys.exit(STOPPED)  # the parent is gone already
-        data += some
-    return bytes(data)
 
 
 def _listen(stop: StopSignal) -> None:
@@ -80,17 +55,6 @@ def _run(context: StudyContext, cell: Cell, *, stop: StopSignal, tell: Tell) -> 
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
-
-
-def _failure(error: Exception) -> dict[str, object]:
-    expected = isinstance(error, ResoMapError)
-    return {
-        "type": type(error).__name__,
-        "message": str(error) if expected else repr(error),
-        "expected": expected,
-        "traceback": "" if expected else traceback.format_exc(),
-        "time": time.monotonic(),
-    }
 
 
 if __name__ == "__main__":

@@ -1,0 +1,64 @@
+"""How many runs of a study go on at once on this machine, where nobody says.
+
+A helper takes some seconds to start, and each run needs its own memory. A study that was stopped goes on with as many
+as before: a run keeps its number of threads, and so its last bits.
+"""
+
+from __future__ import annotations
+
+from resomap.profiling.memory import predict_memory
+from resomap.records import Cell
+from resomap.study import build
+from resomap.study.context import StudyContext
+from resomap.study.forecast import free_memory_mib
+from resomap.study.runs import stored_runs
+
+MOST = 4
+SHORTEST_S = 20.0
+"""A study that trains for less is done before a helper pays."""
+_PIXELS_PER_S = 6e6
+"""Of the fastest network (tiny_cnn) in training on two cores: no study is shorter than its pixels say."""
+_SHARE_OF_FREE = 0.5
+"""Of the free memory that runs may fill: what is freed between steps stays with a process."""
+
+
+def settle_runs_at_once(context: StudyContext) -> int:
+    """Runs side by side: what was asked for, else what pays and fits; never more than the grid has."""
+    cells, asked = len(context.cells), build.runs_at_once(context.config)
+    if asked is not None:
+        return min(asked, cells)
+    most = min(MOST, build.usable_cores(), cells)
+    alone = context.ranks.world_size == 1 and build.may_run_side_by_side(context.config)
+    if most < 2 or not alone:
+        return 1
+    if begun := [
+        run.provenance.get("runs_at_once", 1) for run in stored_runs(context.layout) if run.status == "running"
+    ]:
+        return min(max(begun), most)
+    if _least_seconds(context) < SHORTEST_S:
+        return 1
+    fits = _SHARE_OF_FREE * free_memory_mib("cpu") / max(_peak_mib(context), 1.0)
+    return max(1, min(most, int(fits)))
+
+
+def _least_seconds(context: StudyContext) -> float:
+    counts = {split: len(store.images) for split, store in context.stores.items()}
+    pixels = sum(build.training_images(context.config_of(cell), counts) * cell.resolution**2 for cell in context.cells)
+    return pixels / _PIXELS_PER_S
+
+
+def _peak_mib(context: StudyContext) -> float:
+    """Of training the model that needs most, at the grid's largest side."""
+    config, side = context.config, max(cell.resolution for cell in context.cells)
+    peaks = []
+    for model in dict.fromkeys(cell.model for cell in context.cells):
+        network = build.model(config, Cell(model, side, 0), num_classes=context.images.num_classes)
+        peaks.append(
+            predict_memory(
+                network,
+                input_shape=(build.micro_batch(config, context.ranks), 3, side, side),
+                training=True,
+                optimizer=build.optimizer_factory(config),
+            ).peak_mib
+        )
+    return max(peaks)

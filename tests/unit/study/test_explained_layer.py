@@ -1,0 +1,105 @@
+"""Grad-CAM explains one layer of a model at all resolutions of a study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resomap.errors import TargetLayerError
+from resomap.explainability.agreement import compare_maps
+from resomap.explainability.store import StoredMaps, read_maps
+from resomap.layout import BEST_WEIGHTS, StudyLayout
+from resomap.models.checkpoints import make_metadata, save_weights, write_metadata
+from resomap.models.registry import build_model
+from resomap.models.target_layers import get_target_layer
+from resomap.records import Cell, ImageRecord, Preprocessing
+from resomap.study.explain import MapRecipe
+from resomap.study.explained import ExplainedImages
+from resomap.study.explanations import analyse_sources
+from resomap.study.resolution import find_checkpoints
+
+MODEL = "mobilenet_v3_small"
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> Path:
+    """The network at 32 and 64 px."""
+    for side in (32, 64):
+        folder = tmp_path / "checkpoints" / str(side)
+        folder.mkdir(parents=True)
+        network = build_model(MODEL, num_classes=2, pretrained=False, seed=0)
+        known = Preprocessing(side, "bilinear", (0.5,) * 3, (0.25,) * 3)
+        fields: dict[str, Any] = {
+            "model": MODEL, "family": "mobilenet", "resolution": side, "class_names": ("a", "b"),
+            "preprocessing": known, "seed": 0,
+        }  # fmt: skip
+        save_weights(folder / BEST_WEIGHTS, network, metadata=make_metadata(**fields))
+        write_metadata(folder, **fields)
+    return tmp_path / "checkpoints"
+
+
+@pytest.fixture
+def analyse(checkpoints: Path, tmp_path: Path):
+    """analyse(resolutions=None, **recipe): tables of those; with faithfulness."""
+    rng = np.random.default_rng(0)
+    pictures = tuple(Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)) for _ in range(4))
+    records = tuple(ImageRecord(f"test/{i}.png", Path(f"{i}.png"), i % 2) for i in range(4))
+    images = ExplainedImages("test", ("a", "b"), records, pictures)
+
+    def run(resolutions: tuple[int, ...] = (32, 64), **recipe: Any) -> dict[str, Any]:
+        return analyse_sources(
+            find_checkpoints(checkpoints, resolutions=resolutions), images,
+            recipe=MapRecipe(methods=("gradcam",), **recipe), layout=StudyLayout(tmp_path / "study"), masks=None,
+            agreement={"similarity": "spearman", "draws": 50, "seed": 0},
+            extras={"faithfulness": True, "spectral": False, "random_weights": 0},
+        )  # fmt: skip
+
+    return run
+
+
+def _stored(tmp_path: Path, side: int) -> StoredMaps:
+    stored = read_maps(StudyLayout(tmp_path / "study").maps_path(Cell(MODEL, side, 0), "gradcam"))
+    assert stored is not None
+    return stored
+
+
+def test_the_layer_of_the_smallest_resolution_is_explained_at_all(analyse, tmp_path: Path) -> None:
+    network = build_model(MODEL, num_classes=2, pretrained=False, seed=0)
+    layer = get_target_layer(network, resolution=32)
+    last = get_target_layer(network, resolution=64)
+    assert layer != last  # at 32 px the last feature map has one cell
+    tables = analyse()
+    assert tables["layers"] == {MODEL: layer}
+    assert [_stored(tmp_path, side).notes["layer"] for side in (32, 64)] == [[layer] * 4] * 2
+    assert _stored(tmp_path, 64).maps.shape[1] == 2 * _stored(tmp_path, 32).maps.shape[1]
+    fields = {row["resolution"]: row["receptive_field_px"] for row in tables["faithfulness"]}
+    assert fields[32] <= 32 < fields[64] <= 64
+
+
+def test_maps_of_another_layer_are_made_again_when_a_smaller_resolution_comes(analyse, tmp_path: Path) -> None:
+    last = analyse((64,))["layers"][MODEL]
+    assert _stored(tmp_path, 64).notes["layer"] == [last] * 4
+    layer = analyse()["layers"][MODEL]
+    assert layer != last
+    assert _stored(tmp_path, 64).notes["layer"] == [layer] * 4
+    written = StudyLayout(tmp_path / "study").maps_path(Cell(MODEL, 64, 0), "gradcam")
+    before = written.stat().st_mtime_ns
+    analyse()
+    assert written.stat().st_mtime_ns == before
+
+
+def test_a_layer_that_is_asked_for_is_explained(analyse, tmp_path: Path) -> None:
+    assert analyse(options={"gradcam": {"target_layer": "blocks.1"}})["layers"] == {MODEL: "blocks.1"}
+    assert _stored(tmp_path, 64).notes["layer"] == ["blocks.1"] * 4
+
+
+def test_maps_of_two_layers_are_not_compared(analyse, tmp_path: Path) -> None:
+    analyse((64,))
+    at_64 = _stored(tmp_path, 64)
+    analyse((32,))
+    with pytest.raises(TargetLayerError, match=f"{MODEL}, gradcam: maps of different layers .* one target_layer"):
+        compare_maps([_stored(tmp_path, 32), at_64])
