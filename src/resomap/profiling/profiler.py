@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from resomap.allocator import keeps_freed_memory
 from resomap.errors import ConfigError, DeviceError
+from resomap.models.resolutions import least_training_batch
 from resomap.profiling.complexity import Complexity, get_model_complexity
 from resomap.profiling.latency import (
     BATCH_1,
@@ -118,6 +119,7 @@ class ProfilingPlan:
     rounds: Rounds = field(default_factory=Rounds)
     max_batch: int = 64
     training_batch: int = 1
+    """Images of the training step; 2 at least where a subject cannot be trained on one (maps of 1 x 1)."""
     precision: str = "no"
     """Of the training step whose memory is measured."""
     optimizer: OptimizerFactory | None = None
@@ -176,10 +178,18 @@ def profile_subjects(
         deployed = _deploy_all(subjects, mode, device, missing)
         _time_mode(subjects, deployed, mode, plan, found=found, missing=missing)
     progress("memory and operations")
+    plan = replace(plan, training_batch=_training_batch(subjects, plan.training_batch))
     return [
         _record(subject, plan, tuple(latency), unavailable)
         for subject, latency, unavailable in zip(subjects, found, missing, strict=True)
     ]
+
+
+def _training_batch(subjects: Sequence[Subject], asked: int) -> int:
+    """Images of the training step, the same for all subjects, so that their memory can be compared."""
+    if asked > 1:
+        return asked
+    return max((least_training_batch(s.network, s.resolution) for s in subjects), default=asked)
 
 
 def _deploy_all(

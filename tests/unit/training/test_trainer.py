@@ -376,3 +376,25 @@ def test_callbacks_on_main_return_and_raise(trainer):
     assert made.on_main(lambda: 4) == 4
     with pytest.raises(ConfigError, match="no"):
         made.on_main(lambda: (_ for _ in ()).throw(ConfigError("no")))
+
+
+def test_a_last_batch_of_one_image_is_refused_before_the_first_update(trainer, loader, weights, assert_identical):
+    def make():
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(3, 4, 8), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 3)]  # maps of 1 x 1
+        return nn.Sequential(*layers)
+
+    model = make()
+    before = weights(model)
+    with pytest.raises(ConfigError, match=r"a batch of one image, .* at 8 px .* drop_last=True, or with"):
+        trainer(model, loader(21, batch_size=4)).fit()
+    assert_identical(weights(model), before)
+    # A loader that does not say how it ends is refused at its single image.
+    batches = list(loader(21, batch_size=4))
+    with pytest.raises(ConfigError, match="drop_last=True"):
+        trainer(make(), batches).fit()
+    assert trainer(make(), loader(22, batch_size=4), epochs=1).fit().best_epoch == 1
+
+
+def test_a_last_batch_of_one_image_is_trained_on_where_it_can_be_normalised(trainer, network, loader):
+    assert trainer(network(norm=True), loader(21, batch_size=4), epochs=1).fit().best_epoch == 1
