@@ -17,7 +17,7 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
-from resomap.errors import ConfigError, DeviceError
+from resomap.errors import ConfigError, DeviceError, printable
 from resomap.models.resolutions import least_training_batch
 from resomap.profiling.live_bytes import LiveBytes
 
@@ -270,20 +270,35 @@ def profile_gpu_memory(
     Raises:
         DeviceError: the device is not there.
     """
-    chosen = _device(device)
+    chosen = present_device(device)
     options = {"input_shape": input_shape, "precision": precision, "training": training, "optimizer": optimizer}
     if chosen.type == "cpu":
         return measure_memory(model, device=chosen, **options)  # type: ignore[arg-type]
     return _accelerator_memory(model, chosen, options)
 
 
-def _device(device: str | torch.device) -> torch.device:
+def present_device(device: str | torch.device) -> torch.device:
+    """The device asked for; 'auto' is the accelerator where there is one.
+
+    Raises:
+        DeviceError: it is not there; names those that are.
+    """
+    there = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if str(device) == "auto":
-        there = torch.accelerator.is_available()
-        return torch.device(torch.accelerator.current_accelerator() or "cpu") if there else torch.device("cpu")
-    chosen = torch.device(device)
-    if chosen.type != "cpu" and not torch.accelerator.is_available():
-        raise DeviceError(f"device {device}: this machine has no accelerator that torch can use; give 'cpu'")
+        return torch.device(there.type) if there is not None else torch.device("cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        known = "auto, cpu, cuda, cuda:1, mps, xpu"
+        raise DeviceError(f"device: {printable(device)!r} is no device; use {known}") from None
+    if chosen.type == "cpu":
+        return torch.device("cpu")
+    if there is None or there.type != chosen.type:
+        found = "only the CPU: no accelerator" if there is None else f"only {there.type} and the CPU"
+        raise DeviceError(f"device: {chosen} was asked for, this machine has {found}; use auto or cpu")
+    count = torch.accelerator.device_count()
+    if chosen.index is not None and chosen.index >= count:
+        raise DeviceError(f"device: {chosen} was asked for, there are {count}, from 0; choose another")
     return chosen
 
 

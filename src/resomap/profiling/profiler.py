@@ -10,6 +10,7 @@ import math
 import platform
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from resomap.profiling.latency import (
     saturating_batch,
     summarise,
 )
-from resomap.profiling.memory import MemoryRecord, OptimizerFactory, predict_memory, profile_gpu_memory
+from resomap.profiling.memory import MemoryRecord, OptimizerFactory, predict_memory, present_device, profile_gpu_memory
 from resomap.profiling.modes import COMPILES, Deployed, deploy
 from resomap.profiling.timing import Call, Clock, Enough, clock_of, fastest, time_in_turn
 
@@ -149,9 +150,12 @@ def profile_model(
         modes: ways to deploy, see modes.deploy; those that cannot run here are named in `unavailable`.
         max_batch: largest batch tried for the throughput.
     Raises:
-        ConfigError: the loader's images are not square (B, 3, H, W).
+        ConfigError: the loader's images are not square (B, 3, H, W), or there are no runs.
         DeviceError: no such device.
     """
+    if isinstance(runs, bool) or not isinstance(runs, Integral) or runs < 1:
+        raise ConfigError(f"runs: expected a whole number of timed blocks from 1, got {runs!r}")
+    device = present_device(device)
     side = resolution or (_side_of(loader) if loader is not None else 224)
     plan = ProfilingPlan(str(device), tuple(modes), warmup=warmup, rounds=Rounds(runs), max_batch=max_batch)
     return profile_subjects([Subject(name or type(model).__name__, model, side)], plan)[0]

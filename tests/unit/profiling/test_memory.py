@@ -13,7 +13,7 @@ from resomap.models.registry import build_model
 from resomap.profiling import memory
 from resomap.profiling.live_bytes import LiveBytes
 from resomap.profiling.memory import largest_micro_batch, measure_memory, predict_memory, profile_gpu_memory
-from resomap.profiling.profiler import ProfilingPlan, Rounds, Subject, profile_subjects
+from resomap.profiling.profiler import ProfilingPlan, Rounds, Subject, profile_model, profile_subjects
 from resomap.profiling.report import profiling_report
 
 MIB = 2**20
@@ -135,10 +135,24 @@ def test_gpu_memory_without_a_gpu_says_so(monkeypatch: pytest.MonkeyPatch) -> No
         profile_gpu_memory(nn.Conv2d(3, 4, 1), device="cuda")
 
 
+def test_profiling_refuses_devices_that_are_not_there_and_no_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    model = build_model("tiny_cnn", num_classes=2, seed=0)
+    with pytest.raises(DeviceError, match=r"^device: cuda was asked for, this machine has only the CPU.* use auto"):
+        profile_model(model, "cuda", resolution=32)
+    with pytest.raises(DeviceError, match=r"^device: 'gpu' is no device; use auto, cpu, cuda"):
+        profile_model(model, "gpu", resolution=32)
+    for runs in (0, -1, 2.5):
+        with pytest.raises(ConfigError, match=rf"^runs: expected a whole number of timed blocks from 1, got {runs}"):
+            profile_model(model, "cpu", runs=runs, resolution=32)  # type: ignore[arg-type]
+
+
 def test_gpu_memory_reads_the_allocators_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     # 5 MiB were allocated before, 12 MiB at the peak, 32 MiB are reserved: the step took 7.
     fake = SimpleNamespace(
         is_available=lambda: True,
+        current_accelerator=lambda: torch.device("cuda"),
+        device_count=lambda: 1,
         empty_cache=lambda: None,
         synchronize=lambda _device: None,
         reset_peak_memory_stats=lambda _device: None,
