@@ -150,7 +150,7 @@ class Trainer:
         self._engine = engine
         self._val_loader, self._class_names = val_loader, class_names
         self._monitor = monitor if val_loader is not None else "train_loss"
-        self._mode = check_mode(monitor_mode) if val_loader is not None else "min"
+        self._mode = check_mode(monitor_mode, name="monitor_mode") if val_loader is not None else "min"
         self._channels_last = channels_last
         self._flags = {"cudnn_benchmark": cudnn_benchmark, "deterministic": deterministic}
         self._keeper = StateKeeper(state_path, every_s=save_every_s)

@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from resomap.errors import ConfigError, TrainingDivergedError
-from resomap.training.callbacks import Callback
+from resomap.training.callbacks import Callback, ModelCheckpoint
 from resomap.training.state import read_state
 
 
@@ -160,6 +160,19 @@ def test_fit_names_the_best_epoch_by_the_monitor(trainer):
 def test_unknown_monitor_lists_the_metrics(trainer):
     with pytest.raises(ConfigError, match=r"no metric 'f2'; available: .*accuracy"):
         trainer(monitor="f2", monitor_mode="max").fit()
+
+
+def test_a_monitor_is_named_as_the_argument_that_it_is(trainer, loader, tmp_path):
+    with pytest.raises(ConfigError, match=r"^monitor: there is no metric 'f2'; available: .*accuracy.*train_loss"):
+        trainer(monitor="f2", monitor_mode="max").fit()
+    keep = ModelCheckpoint(tmp_path, monitor="loss", mode="min")
+    only = r"^monitor: there is no metric 'loss'; available: train_accuracy, train_loss; .* need a val_loader"
+    with pytest.raises(ConfigError, match=only):
+        trainer(val=None, callbacks=[keep], epochs=1).fit()
+    with pytest.raises(ConfigError, match=r"^monitor_mode: expected min or max, got 'best'"):
+        trainer(monitor_mode="best")
+    with pytest.raises(ConfigError, match=r"^mode: expected min or max, got 'best'"):
+        ModelCheckpoint(tmp_path, monitor="loss", mode="best")
 
 
 @pytest.mark.parametrize(
