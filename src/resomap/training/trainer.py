@@ -65,7 +65,8 @@ class Trainer:
         class_names: for the metrics; None: '0', '1', ...
 
     Raises:
-        ConfigError: settings out of range, all named; loaders that do not fit.
+        ConfigError: settings out of range, all named; loaders that do not fit. In fit(): batches, labels or
+            class_weights that are none of this model's.
         DeviceError: device or precision are not there.
     """
 

@@ -175,6 +175,50 @@ def test_a_monitor_is_named_as_the_argument_that_it_is(trainer, loader, tmp_path
         ModelCheckpoint(tmp_path, monitor="loss", mode="best")
 
 
+IMAGES, LABELS = torch.zeros(4, 3, 8, 8), torch.tensor([0, 1, 2, 0])
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ({"image": IMAGES, "label": LABELS}, r"got a dict of 'image', 'label'; give the DataLoader a collate_fn"),
+        (IMAGES[:0], r"batches of \(images, labels\), got Tensor"),
+        ((IMAGES.byte(), LABELS), r"images \(B, 3, H, W\) torch.float32, .* got \(4, 3, 8, 8\) torch.uint8; .* by 255"),
+        ((IMAGES[0], LABELS), r"got \(3, 8, 8\) torch.float32"),
+        ((IMAGES.numpy(), LABELS), r"got ndarray"),
+        ((IMAGES, functional.one_hot(LABELS)), r"labels \(4,\) torch.int64, got \(4, 3\) torch.int64; .* argmax\(1\)"),
+        ((IMAGES, LABELS[:3]), r"labels \(4,\) torch.int64, got \(3,\)"),
+        ((IMAGES, ["a", "b", "c", "a"]), r"labels as class ids, torch.int64, got list"),
+        ((IMAGES, LABELS + 1), r"labels from 0 to 2, the model's 3 classes, got some from 1 to 3; .* num_classes"),
+        ((IMAGES, LABELS - 1), r"labels from 0 to 2, .* got some from -1 to 1"),
+    ],
+)
+def test_batches_that_cannot_be_trained_on_say_what_was_expected(trainer, batch, message):
+    with pytest.raises(ConfigError, match=rf"^loader: expected .*{message}"):
+        trainer(train=[batch], val=None).fit()
+
+
+def test_labels_are_looked_at_in_every_batch(trainer):
+    with pytest.raises(ConfigError, match="got some from 0 to 7"):
+        trainer(train=[(IMAGES, LABELS), (IMAGES, torch.tensor([0, 1, 2, 7]))], val=None).fit()
+
+
+def test_class_weights_and_logits_fit_the_classes(trainer, network):
+    with pytest.raises(ConfigError, match=r"^class_weights: expected one for each of the model's 3 classes, got 2"):
+        trainer(class_weights=[1.0, 2.0]).fit()
+
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network()
+
+        def forward(self, images):
+            return {"logits": self.network(images)}
+
+    with pytest.raises(ConfigError, match=r"^model: expected logits \(B, K\), here \(4, K\), got dict"):
+        trainer(Named()).fit()
+
+
 @pytest.mark.parametrize(
     ("values", "still_improving"),
     [
