@@ -203,6 +203,13 @@ def test_labels_are_looked_at_in_every_batch(trainer):
         trainer(train=[(IMAGES, LABELS), (IMAGES, torch.tensor([0, 1, 2, 7]))], val=None).fit()
 
 
+def test_validation_fits_the_classes_too(trainer):
+    with pytest.raises(ConfigError, match=r"^val_loader: expected labels from 0 to 2, .* got some from 1 to 3"):
+        trainer(val=[(IMAGES, LABELS + 1)]).fit()
+    with pytest.raises(ConfigError, match=r"^class_names: expected one for each of the model's 3 classes, got 2"):
+        trainer(class_names=("a", "b")).fit()
+
+
 def test_class_weights_and_logits_fit_the_classes(trainer, network):
     with pytest.raises(ConfigError, match=r"^class_weights: expected one for each of the model's 3 classes, got 2"):
         trainer(class_weights=[1.0, 2.0]).fit()
