@@ -27,6 +27,8 @@ def main() -> int:
     parser.add_argument("--output", default="explanations")
     given = parser.parse_args()
     try:
+        if given.num_samples < 1:
+            raise resomap.ResoMapError(f"--num-samples: expected at least 1, got {given.num_samples}")
         checkpoint = resomap.load_checkpoint(given.checkpoint)
         known = checkpoint.metadata
         if given.model and given.model.lower() != known.model:

@@ -233,6 +233,21 @@ def _(tmp: Path, make: Make, args: Args) -> list[str]:
     return args(make(tmp / "data"), "--resolutions", "32,32")
 
 
+@case("a warm-up longer than the training", r"warmup_epochs 10 is above epochs 4")
+def _(tmp: Path, make: Make, args: Args) -> list[str]:
+    return args(make(tmp / "data"), "--epochs", "4", "--set", "training.warmup_epochs=10")
+
+
+@case("a micro-batch larger than the batch", r"micro_batch 9 is above batch_size 8")
+def _(tmp: Path, make: Make, args: Args) -> list[str]:
+    return args(make(tmp / "data"), "--batch-size", "8", "--set", "training.micro_batch=9")
+
+
+@case("one image at once for a network that BatchNorm cannot train on it", r"training\.micro_batch.*resnet18 @32.*to 2")
+def _(tmp: Path, make: Make, args: Args) -> list[str]:
+    return args(make(tmp / "data"), "--models", "resnet18", "--set", "training.micro_batch=1")
+
+
 @pytest.mark.parametrize("name", list(CASES))
 def test_bad_input_is_one_clear_line(
     name: str,

@@ -213,6 +213,14 @@ def test_passwords_of_a_tracking_server_are_stored_nowhere(
     assert holding == []
 
 
+@pytest.mark.parametrize("number", ["0", "-3"])
+def test_example_script_refuses_to_explain_no_image(tmp_path: Path, number: str) -> None:
+    script = [sys.executable, str(ROOT / "example_explainability.py"), "--checkpoint", str(tmp_path)]
+    done = subprocess.run([*script, f"--num-samples={number}"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: --num-samples: expected at least 1, got {number}\n"
+
+
 @pytest.mark.slow
 def test_example_script_trains(tmp_path: Path, make_images: Make) -> None:
     data = make_images(tmp_path / "data")

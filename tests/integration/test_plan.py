@@ -62,3 +62,34 @@ def test_profile_prints_ratios_and_curves(common: list[str], cli: Callable, tmp_
     unknown = cli("profile", *common, "--set", "system.profiling.modes=[fast]")
     assert unknown.status == 2
     assert "system.profiling.modes" in unknown.error_lines[0]
+
+
+def test_a_network_that_takes_no_single_image_in_training_is_planned_and_profiled(
+    common: list[str], cli: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # mobilenet_v3_small at 32 px ends in maps of 1 x 1: a batch of one has one value a channel.
+    monkeypatch.setattr("resomap.study.calibrate.LEAST_S", 0.05)
+    small = ["--models", "mobilenet_v3_small", "--resolutions", "32,64"]
+    asked = [*common, *small, "--epochs", "1", "--batch-size", "4"]
+    outcome = cli("plan", *asked, "--json", tmp_path / "p.json")
+    assert outcome.status == 0, outcome.err
+    cells = json.loads((tmp_path / "p.json").read_text())["cells"]
+    assert [(cell["micro_batch"], cell["fewest_images"]) for cell in cells] == [(4, 2), (4, 1)]
+    none = cli("plan", *asked, "--set", "system.memory_gib=0.0001")
+    assert "MiB for 2 images, the fewest it trains on" in none.out
+    for command in ("plan", "run"):
+        refused = cli(command, *asked, "--set", "training.micro_batch=1")
+        assert refused.status == 2
+        assert refused.error_lines == [
+            "error: training.micro_batch: with 1 image(s) at once some micro-batches hold a single one, on which "
+            "mobilenet_v3_small @32 cannot be trained (feature maps of 1 x 1: BatchNorm needs two images); set it to "
+            "2, or leave these resolutions out"
+        ]
+    # 24 images in batches of 7 leave 3, cut into 2 and 1.
+    odd = cli("run", *asked, "--batch-size", "7", "--set", "training.micro_batch=2")
+    assert odd.status == 2
+    assert "training.micro_batch: with 2 image(s)" in odd.error_lines[0]
+    assert "set it to 3" in odd.error_lines[0]
+    single = cli("run", *asked, "--batch-size", "1")
+    assert "training.batch_size: with 1 image(s)" in single.error_lines[0]
+    assert not (tmp_path / "study" / "checkpoints").exists()

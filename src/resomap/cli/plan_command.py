@@ -81,8 +81,9 @@ def print_forecast(forecast: StudyForecast) -> None:
     columns = ["model", "side", "GMACs", "M params", "infer MiB", "train MiB", "micro-batch", "one run"]
     print_table(f"Plan: {forecast.device}, precision {forecast.precision}, batch {forecast.batch_size}", columns, rows)
     for cell in forecast.too_big:
+        least = "one image" if cell.fewest_images == 1 else f"{cell.fewest_images} images, the fewest it trains on"
         print(
-            f"does not fit: {cell.model} @{cell.resolution} needs {cell.training_mib:.0f} MiB for one image, "
+            f"does not fit: {cell.model} @{cell.resolution} needs {cell.training_mib:.0f} MiB for {least}, "
             f"{forecast.limit_mib:.0f} MiB may be taken"
         )
     runs = sum(cell.micro_batch is not None for cell in forecast.cells) * forecast.seeds

@@ -124,6 +124,24 @@ class TrainingConfig(Section):
             raise ValueError(f"monitor_mode {self.monitor_mode} with monitor {self.monitor}: set it to {better}")
         return self
 
+    @model_validator(mode="after")
+    def _warms_up_in_time(self) -> TrainingConfig:
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"warmup_epochs {self.warmup_epochs:g} is above epochs {self.epochs}, so learning_rate would never be "
+                "reached; lower warmup_epochs"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _part_of_the_batch(self) -> TrainingConfig:
+        if self.micro_batch is not None and self.micro_batch > self.batch_size:
+            raise ValueError(
+                f"micro_batch {self.micro_batch} is above batch_size {self.batch_size}, of which it is a part; lower "
+                "micro_batch, or raise batch_size"
+            )
+        return self
+
 
 class ProfilingConfig(Section):
     """system.yaml, profiling: how cost is measured after training."""

@@ -142,6 +142,9 @@ class ResolutionAwareAugmentation:
     Off by default: when augmentation differs by resolution, resolution is not all that changes, and the report
     says so. At `low` the strengths are multiplied by `gentle`, at `high` by `strong`, linearly in log(resolution)
     between; crops at low resolution cover more of the image, and there is no blur below the geometric middle.
+
+    Raises:
+        ConfigError: low above high, gentle above strong, or either below 0.
     """
 
     base: AugmentationSettings
@@ -149,6 +152,14 @@ class ResolutionAwareAugmentation:
     high: int = 512
     gentle: float = 0.5
     strong: float = 1.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low <= self.high:
+            raise ConfigError(f"low, high: expected sides with 0 < low <= high, got {self.low} and {self.high}")
+        if not 0 <= self.gentle <= self.strong < np.inf:
+            raise ConfigError(
+                f"gentle, strong: expected factors with 0 <= gentle <= strong, got {self.gentle} and {self.strong}"
+            )
 
     def at(self, resolution: int) -> AugmentationSettings:
         """The settings for one resolution."""

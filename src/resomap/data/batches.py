@@ -5,7 +5,7 @@ Legend: B images, H W pixels, 3 channels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from resomap.data.colour import apply_map
+from resomap.errors import ConfigError
 
 
 @dataclass
@@ -59,14 +60,47 @@ def as_batches(loader: Iterable[Any], accumulation_steps: int = 1) -> Iterator[B
     """Batches of a plain loader of (images float32 (B, 3, H, W), labels), `accumulation_steps` to an update.
 
     The last update of an epoch may have fewer; its shares count its own images.
+
+    Raises:
+        ConfigError: a batch is none of these.
     """
     window: list[tuple[Tensor, Tensor]] = []
-    for images, labels, *_ in loader:
-        window.append((images, torch.as_tensor(labels, dtype=torch.int64)))
+    for batch in loader:
+        window.append(_images_and_labels(batch))
         if len(window) == accumulation_steps:
             yield from _window_batches(window)
             window = []
     yield from _window_batches(window)
+
+
+def _images_and_labels(batch: Any) -> tuple[Tensor, Tensor]:
+    """The parts of a plain loader's batch, looked at without waiting for a device."""
+    if isinstance(batch, Mapping):
+        raise ConfigError(
+            f"loader: expected batches of (images, labels), got a dict of {', '.join(map(repr, batch))}; give the "
+            "DataLoader a collate_fn, or the data set items of (image, label)"
+        )
+    try:
+        images, labels, *_ = batch
+    except (TypeError, ValueError):
+        raise ConfigError(f"loader: expected batches of (images, labels), got {type(batch).__name__}") from None
+    if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
+        came = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
+        raise ConfigError(
+            f"loader: expected images (B, 3, H, W) torch.float32, normalised, got {came}; pixels of 0 to 255 are "
+            "divided by 255, and normalised with mean and standard deviation"
+        )
+    try:
+        labels = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError):
+        raise ConfigError(f"loader: expected labels as class ids, torch.int64, got {type(labels).__name__}") from None
+    if labels.shape != images.shape[:1]:
+        hint = "; of one-hot labels give argmax(1)" if labels.ndim == 2 else ""
+        raise ConfigError(
+            f"loader: expected one class id an image, labels ({len(images)},) torch.int64, got {tuple(labels.shape)} "
+            f"{labels.dtype}{hint}"
+        )
+    return images, labels.long()
 
 
 def _window_batches(window: list[tuple[Tensor, Tensor]]) -> Iterator[Batch]:

@@ -39,13 +39,24 @@ def plan_epoch(
         raise ConfigError(f"micro_batch: expected 1 to the effective batch {effective_batch}, got {micro_batch}")
     if n < 1:
         raise ConfigError("there are no images to train on")
+    plan = []
+    for update, (start, stop) in enumerate(itertools.pairwise(_edges(n, effective_batch))):
+        plan += _plan_update(update, start, stop, micro_batch=micro_batch, rank=rank, world_size=world_size)
+    return plan
+
+
+def smallest_part(n: int, *, effective_batch: int, micro_batch: int) -> int:
+    """Images of the smallest micro-batch that plan_epoch makes of n images."""
+    sizes = {stop - start for start, stop in itertools.pairwise(_edges(n, effective_batch))}
+    return min(size // math.ceil(size / micro_batch) for size in sizes)
+
+
+def _edges(n: int, effective_batch: int) -> list[int]:
+    """Where the updates begin, and n."""
     edges = [*range(0, n, effective_batch), n]
     if effective_batch > 1 and len(edges) > 2 and edges[-1] - edges[-2] == 1:
         del edges[-2]
-    plan = []
-    for update, (start, stop) in enumerate(itertools.pairwise(edges)):
-        plan += _plan_update(update, start, stop, micro_batch=micro_batch, rank=rank, world_size=world_size)
-    return plan
+    return edges
 
 
 def _plan_update(

@@ -44,6 +44,7 @@ def predict(
         gather: with several ranks: object -> every rank's object, in rank order; each rank evaluates its shard.
     Raises:
         DatasetError: the loader is empty.
+        ConfigError: its batches are no (images, labels).
     """
     device = torch.device(device)
     model.to(device)

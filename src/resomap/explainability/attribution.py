@@ -5,7 +5,7 @@ Legend: B images, K classes, C channels, H W input pixels, h w cells of a method
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,19 +60,45 @@ def borrowed(model: nn.Module) -> Iterator[nn.Module]:
         yield network
 
 
-def check_images(images_BCHW: Tensor, targets_B: Tensor | None) -> None:
-    """Refuse what no method can take.
+Targets = Tensor | Sequence[int] | int | None
+"""Class ids, one an image; one for all images; or None for the predicted classes."""
+
+
+def check_images(images_BCHW: Tensor, targets_B: Targets) -> Tensor | None:
+    """Refuse what no method can take; returns the targets as int64 (B,), or None for the predicted classes.
 
     Raises:
         ConfigError: not (B, C, H, W) floating point, or not one target an image.
     """
+    if not isinstance(images_BCHW, Tensor):
+        raise ConfigError(f"images: expected a tensor (B, C, H, W), got {type(images_BCHW).__name__}")
     if images_BCHW.ndim != 4 or not images_BCHW.is_floating_point() or len(images_BCHW) == 0:
         raise ConfigError(
             f"images: expected (B, C, H, W) floating point, normalised, B > 0; got {tuple(images_BCHW.shape)} "
             f"{images_BCHW.dtype}"
         )
-    if targets_B is not None and targets_B.shape != (len(images_BCHW),):
-        raise ConfigError(f"targets: expected one class id an image ({len(images_BCHW)}), got {tuple(targets_B.shape)}")
+    return as_targets(targets_B, len(images_BCHW))
+
+
+def as_targets(targets: Targets, images: int) -> Tensor | None:
+    """Class ids int64 (B,) of so many images.
+
+    Raises:
+        ConfigError: not one whole number for all images, nor one an image.
+    """
+    if targets is None:
+        return None
+    try:
+        ids = torch.as_tensor(targets)
+    except (TypeError, ValueError, RuntimeError):
+        raise ConfigError(f"targets: expected class ids, one for all images or one an image, got {targets!r}") from None
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise ConfigError(f"targets: expected class ids (whole numbers), got {ids.dtype}")
+    if ids.ndim == 0:
+        return ids.long().expand(images)
+    if ids.shape != (images,):
+        raise ConfigError(f"targets: expected one class id an image ({images}), or one for all, got {tuple(ids.shape)}")
+    return ids.long()
 
 
 def chosen_targets(logits_BK: Tensor, targets_B: Tensor | None) -> Tensor:

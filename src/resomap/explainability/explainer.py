@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from resomap.data.colour import normalised
 from resomap.data.decode import to_square
-from resomap.errors import ConfigError
-from resomap.explainability.attribution import Attribution
+from resomap.errors import ConfigError, printable
+from resomap.explainability.attribution import Attribution, Targets, as_targets
 from resomap.explainability.methods import METHODS, explain
 from resomap.explainability.overlay import colour_map, overlay, resized_map
 from resomap.models.pretrained import IMAGENET_MEAN, IMAGENET_STD
@@ -46,7 +46,7 @@ class ModelExplainer:
         model: any classifier of images; handed back unchanged after every call.
         device: where it runs.
         target_layer: of Grad-CAM; None: the last feature map.
-        class_names: None: '0', '1', ...
+        class_names: one for each class, whose number is checked at the first explanation; None: '0', '1', ...
         preprocessing: how pictures become inputs; None: ImageNet's mean and standard deviation, bilinear, and the
             resolution that each call names.
     """
@@ -67,40 +67,50 @@ class ModelExplainer:
         self.preprocessing = preprocessing
 
     def explain_batch(
-        self, images_BCHW: Tensor, targets_B: Tensor | None = None, *, method: str = "gradcam", **options: Any
+        self, images_BCHW: Tensor, targets_B: Targets = None, *, method: str = "gradcam", **options: Any
     ) -> Attribution:
         """Maps of a batch.
 
         Args:
             images_BCHW: float32, normalised.
-            targets_B: int64 class ids; None: the predicted classes.
+            targets_B: int64 class ids, or one for all; None: the predicted classes.
             method: see explainability.methods.METHODS.
             options: of the method.
         Raises:
-            ConfigError: no such method, or inputs that do not fit.
+            ConfigError: no such method, or inputs or class_names that do not fit.
         """
         if method == "gradcam":
             options.setdefault("target_layer", self.target_layer)
-        targets = None if targets_B is None else targets_B.to(self.device)
-        return explain(self.model, images_BCHW.to(self.device), method=method, targets_B=targets, **options)
+        targets = as_targets(targets_B, len(images_BCHW))
+        placed = None if targets is None else targets.to(self.device)
+        found = explain(self.model, images_BCHW.to(self.device), method=method, targets_B=placed, **options)
+        self._check_names(found)
+        return found
 
     def explain_image(
         self,
         picture: Image.Image,
         *,
         resolution: int | None = None,
-        target: int | None = None,
+        target: int | str | None = None,
         method: str = "gradcam",
         **options: Any,
     ) -> Explained:
-        """One picture, resized and cut as evaluation does it."""
+        """One picture, resized and cut as evaluation does it.
+
+        Args:
+            target: the class explained, its id or its name in class_names; None: the predicted one.
+        Raises:
+            ConfigError: no such class or method, no picture, or class_names that do not fit.
+        """
+        if not isinstance(picture, Image.Image):
+            raise ConfigError(f"picture: expected a PIL image (PIL.Image.open(path)), got {type(picture).__name__}")
         recipe = self._recipe(resolution)
         square = to_square(
             picture.convert("RGB"), recipe.resolution, kernel=recipe.kernel, information=recipe.information_resolution
         )
         images_1CHW = normalised(square[None], mean=recipe.mean, std=recipe.std)
-        targets = None if target is None else torch.tensor([target])
-        found = self.explain_batch(images_1CHW, targets, method=method, **options)
+        found = self.explain_batch(images_1CHW, self._class_id(target), method=method, **options)
         logits = found.logits_BK
         if logits is None:
             raise ConfigError(f"method {method!r} gives no logits")
@@ -118,7 +128,7 @@ class ModelExplainer:
         picture: Image.Image,
         *,
         resolution: int | None = None,
-        target: int | None = None,
+        target: int | str | None = None,
         method: str = "gradcam",
         save_path: str | Path | None = None,
         **options: Any,
@@ -132,7 +142,7 @@ class ModelExplainer:
         models: Mapping[int, nn.Module],
         picture: Image.Image,
         *,
-        target: int | None = None,
+        target: int | str | None = None,
         method: str = "gradcam",
         save_path: str | Path | None = None,
         **options: Any,
@@ -144,6 +154,11 @@ class ModelExplainer:
                 does to it, not what training at that resolution does.
             target: class explained everywhere; None: what the model of the largest resolution predicts.
         """
+        if not isinstance(models, Mapping):
+            raise ConfigError(
+                "models: expected resolution -> its own model, as compare_resolutions({224: a, 448: b}, picture); got "
+                f"{type(models).__name__}"
+            )
         if not models:
             raise ConfigError("models: expected one model for each resolution, got none")
         explainers = {side: self._for(model) for side, model in sorted(models.items())}
@@ -158,7 +173,7 @@ class ModelExplainer:
 
     def generate(
         self,
-        pictures: Iterable[tuple[str, Image.Image, int | None]],
+        pictures: Iterable[tuple[str, Image.Image, int | str | None]],
         output: str | Path,
         *,
         resolution: int | None = None,
@@ -177,7 +192,7 @@ class ModelExplainer:
 
     def _generate(
         self,
-        pictures: Iterable[tuple[str, Image.Image, int | None]],
+        pictures: Iterable[tuple[str, Image.Image, int | str | None]],
         output: Path,
         resolution: int | None,
         methods: Sequence[str],
@@ -208,10 +223,31 @@ class ModelExplainer:
         known = self.preprocessing
         if known is None and resolution is None:
             raise ConfigError("resolution: expected a side in pixels, since no preprocessing was given; got none")
+        if resolution is not None and resolution < 1:
+            raise ConfigError(f"resolution: expected a side in pixels from 1, got {resolution}")
         side = resolution or (known.resolution if known else 0)
         if known is None:
             return Preprocessing(side, "bilinear", IMAGENET_MEAN, IMAGENET_STD)
         return replace(known, resolution=side)
+
+    def _class_id(self, target: int | str | None) -> int | None:
+        if not isinstance(target, str):
+            return target
+        names = self.class_names or ()
+        if target not in names:
+            known = f"one of {', '.join(names[:20])}" if names else "a class id, since no class_names were given"
+            raise ConfigError(f"target: expected {known}; got {printable(repr(target))}")
+        return names.index(target)
+
+    def _check_names(self, found: Attribution) -> None:
+        if self.class_names is None or found.logits_BK is None:
+            return
+        classes = found.logits_BK.shape[1]
+        if len(self.class_names) != classes:
+            raise ConfigError(
+                f"class_names: expected one for each of the {classes} classes of the model, got "
+                f"{len(self.class_names)}: {', '.join(map(printable, self.class_names[:20]))}"
+            )
 
     def _name(self, label: int) -> str:
         return self.class_names[label] if self.class_names else str(label)

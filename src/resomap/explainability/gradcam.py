@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from resomap.errors import TargetLayerError
-from resomap.explainability.attribution import Attribution, borrowed, check_images, chosen_targets
+from resomap.explainability.attribution import Attribution, Targets, borrowed, check_images, chosen_targets
 from resomap.models.target_layers import get_target_layer, unwrapped
 
 
@@ -45,19 +45,19 @@ class GradCAM:
             self._found[resolution] = get_target_layer(self.model, resolution=resolution)
         return self._found[resolution]
 
-    def __call__(self, images_BCHW: Tensor, targets_B: Tensor | None = None) -> Attribution:
+    def __call__(self, images_BCHW: Tensor, targets_B: Targets = None) -> Attribution:
         """Explain a batch.
 
         Args:
             images_BCHW: float32, normalised as the model expects.
-            targets_B: int64 class ids; None: the predicted class.
+            targets_B: int64 class ids, or one for all; None: the predicted class.
         Returns:
             Maps (B, h, w) float32, >= 0, on the layer's own grid and NOT rescaled; the logits of the same pass.
         Raises:
             TargetLayerError: the layer's output is not (B, C, h, w), or it did not run.
         Side effects: none. Mode, gradients and hooks are restored, also after an error.
         """
-        check_images(images_BCHW, targets_B)
+        targets_B = check_images(images_BCHW, targets_B)
         name = self.layer_name(images_BCHW.shape[-1])
         parts = []
         with borrowed(self.model) as network:

@@ -21,7 +21,14 @@ import torch
 from torch import Tensor, nn
 
 from resomap.errors import ConfigError
-from resomap.explainability.attribution import Attribution, borrowed, check_images, chosen_targets, input_gradients
+from resomap.explainability.attribution import (
+    Attribution,
+    Targets,
+    borrowed,
+    check_images,
+    chosen_targets,
+    input_gradients,
+)
 
 PLACEMENTS = ("adaptive", "gauss_legendre")
 _PARTS = 4
@@ -63,18 +70,18 @@ class IntegratedGradients:
         self.model, self.steps, self.max_steps, self.max_error = model, steps, max_steps, max_error
         self.placement, self.baseline_CHW, self.chunk = placement, baseline_CHW, chunk
 
-    def __call__(self, images_BCHW: Tensor, targets_B: Tensor | None = None) -> Attribution:
+    def __call__(self, images_BCHW: Tensor, targets_B: Targets = None) -> Attribution:
         """Explain a batch.
 
         Args:
             images_BCHW: float32, normalised as the model expects.
-            targets_B: int64 class ids; None: the predicted class.
+            targets_B: int64 class ids, or one for all; None: the predicted class.
         Returns:
             Maps (B, H, W) float32: |sum over channels|, not rescaled; signed_BCHW holds the attributions; notes:
             'completeness_error' (relative, an image) and 'steps', the gradients spent.
         Side effects: none. Mode and gradients are restored, also after an error.
         """
-        check_images(images_BCHW, targets_B)
+        targets_B = check_images(images_BCHW, targets_B)
         parts = []
         with borrowed(self.model) as network:
             # Some images at a time: every part of a path keeps its own attributions until the end.

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from resomap.errors import ConfigError
-from resomap.explainability.attribution import Attribution
+from resomap.explainability.attribution import Attribution, Targets
 from resomap.explainability.gradcam import GradCAM
 from resomap.explainability.integrated_gradients import IntegratedGradients
 from resomap.explainability.saliency import Saliency
@@ -18,19 +18,19 @@ BY_CAPTUM = ("smoothgrad", "gradient_shap", "occlusion", "kernel_shap", "lime")
 METHODS = OWN + BY_CAPTUM
 
 
-Explainer = Callable[[Tensor, Tensor | None], Attribution]
+Explainer = Callable[[Tensor, Targets], Attribution]
 """(images (B, 3, H, W), class ids (B,) or None) -> maps."""
 
 
 def explain(
-    model: nn.Module, images_BCHW: Tensor, *, method: str = "gradcam", targets_B: Tensor | None = None, **options: Any
+    model: nn.Module, images_BCHW: Tensor, *, method: str = "gradcam", targets_B: Targets = None, **options: Any
 ) -> Attribution:
     """Explain a batch by the method of that name.
 
     Args:
         images_BCHW: float32, normalised as the model expects.
         method: gradcam, integrated_gradients, saliency, smoothgrad, gradient_shap, occlusion, kernel_shap or lime.
-        targets_B: int64 class ids; None: the predicted class.
+        targets_B: int64 class ids, or one for all; None: the predicted class.
         options: of the method's class.
     Raises:
         ConfigError: no such method, or images or targets that do not fit.

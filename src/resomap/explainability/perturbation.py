@@ -15,7 +15,7 @@ from captum.attr import GradientShap, KernelShap, Lime, NoiseTunnel, Occlusion
 from captum.attr import Saliency as CaptumSaliency
 from torch import Tensor, nn
 
-from resomap.explainability.attribution import Attribution, borrowed, check_images, chosen_targets
+from resomap.explainability.attribution import Attribution, Targets, borrowed, check_images, chosen_targets
 
 GRID = 7
 """Cells a side of the regions that Kernel SHAP and LIME switch on and off."""
@@ -40,9 +40,9 @@ class CaptumMethod:
     def __init__(self, model: nn.Module, *, method: str, seed: int = 0) -> None:
         self.model, self.method, self.seed = model, method, seed
 
-    def __call__(self, images_BCHW: Tensor, targets_B: Tensor | None = None) -> Attribution:
+    def __call__(self, images_BCHW: Tensor, targets_B: Targets = None) -> Attribution:
         """Explain a batch; maps (B, H, W) float32: |sum over channels|, not rescaled."""
-        check_images(images_BCHW, targets_B)
+        targets_B = check_images(images_BCHW, targets_B)
         with borrowed(self.model) as network:
             with torch.no_grad():
                 logits_BK = network(images_BCHW)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from resomap.explainability.attribution import Attribution, borrowed, check_images, input_gradients
+from resomap.explainability.attribution import Attribution, Targets, borrowed, check_images, input_gradients
 
 
 class Saliency:
@@ -20,17 +20,17 @@ class Saliency:
     def __init__(self, model: nn.Module, *, chunk: int = 16) -> None:
         self.model, self.chunk = model, chunk
 
-    def __call__(self, images_BCHW: Tensor, targets_B: Tensor | None = None) -> Attribution:
+    def __call__(self, images_BCHW: Tensor, targets_B: Targets = None) -> Attribution:
         """Explain a batch.
 
         Args:
             images_BCHW: float32, normalised as the model expects.
-            targets_B: int64 class ids; None: the predicted class.
+            targets_B: int64 class ids, or one for all; None: the predicted class.
         Returns:
             Maps (B, H, W) float32, >= 0, not rescaled; signed_BCHW holds the gradients.
         Side effects: none. Mode and gradients are restored, also after an error.
         """
-        check_images(images_BCHW, targets_B)
+        targets_B = check_images(images_BCHW, targets_B)
         with borrowed(self.model) as network:
             parts = [
                 input_gradients(network, part, None if targets_B is None else targets_B[i : i + self.chunk])

@@ -116,7 +116,10 @@ def load_checkpoint(path: str | Path, *, allow_callables: bool = False) -> Check
     """
     weights_path, metadata_path = _locate(Path(path))
     tensors = read_state_dict(weights_path)  # first: it looks at the checksum, which covers the metadata too
-    metadata = _embedded_metadata(weights_path) or read_metadata(metadata_path)
+    metadata = _embedded_metadata(weights_path)
+    if metadata is None and not metadata_path.exists():
+        raise CheckpointError(_nameless(weights_path, metadata_path))
+    metadata = metadata or read_metadata(metadata_path)
     model = _build(metadata, tensors, weights_path, allow_callables=allow_callables)
     return Checkpoint(model=model.eval(), metadata=metadata, path=weights_path)
 
@@ -205,6 +208,17 @@ def _locate(path: Path) -> tuple[Path, Path]:
     if not path.is_file():
         raise CheckpointError(f"{printable(path)} is missing or no file; give a run's folder or a weights file")
     return path, path.with_name(METADATA)
+
+
+def _nameless(weights: Path, metadata: Path) -> str:
+    """What to do with weights that do not say whose they are."""
+    return (
+        f"{printable(metadata)} is missing, so {weights.name} does not say which model's weights it holds; train with "
+        "ModelCheckpoint(..., metadata=FIELDS), or write it with resomap.models.checkpoints.write_metadata(folder, "
+        "**FIELDS), where FIELDS = dict(model='resnet18', family='resnet', resolution=224, seed=0, class_names=[...], "
+        "preprocessing=dict(resolution=224, kernel='bilinear', mean=[...], std=[...])); the bare network is "
+        "resomap.build_model(NAME, num_classes=K, pretrained=FILE)"
+    )
 
 
 def _embedded_metadata(path: Path) -> CheckpointMetadata | None:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from resomap.errors import ResolutionError, UnknownModelError, printable
+from resomap.errors import ConfigError, ResolutionError, UnknownModelError, printable
 from resomap.models.names import model_source
 from resomap.models.pretrained import check_published, load_torchvision_weights, timm_pretrained
 from resomap.models.simple_cnn import DEFAULT_SPECS, CnnSpec, SimpleCnn
@@ -45,13 +45,14 @@ def construct(
         seed: equal seeds, equal weights; None draws from the caller's random state.
         device: 'meta' gives shapes without weights.
     Raises:
+        ConfigError: num_classes is no number of classes.
         UnknownModelError: code of the user's that cannot be imported or makes no module.
         CheckpointError: the published weights cannot be had.
         ResolutionError: the user's module has layers whose size depends on the first input.
     Side effects: none on the caller's random state when a seed is given.
     """
     if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
-        raise ValueError(f"num_classes is a whole number from 1, not {num_classes!r}")
+        raise ConfigError(f"num_classes: expected a whole number from 1, got {num_classes!r}")
     if published_weights:
         check_published(name)
     with _random_state(seed, meta=device == "meta"), torch.device(device):

@@ -53,6 +53,7 @@ def build_model(
         allow_callables: False refuses `package.module:callable`, which runs that code.
         seed: of the initialisation; None draws from torch's global state.
     Raises:
+        ConfigError: num_classes is no number of classes.
         UnknownModelError: no such model; names the nearest.
         ResolutionError: the model cannot take that size; names the nearest it can.
         CheckpointError: the weights cannot be had, or are another model's.

@@ -30,11 +30,12 @@ _SEARCH_STEPS = 8
 SIZE_ERRORS = (RuntimeError, AssertionError, ValueError, TypeError, IndexError, ArithmeticError)
 
 
-def dry_forward(model: nn.Module, resolution: int, *, batch: int = 2) -> object:
+def dry_forward(model: nn.Module, resolution: int, *, batch: int = 2, training: bool = False) -> object:
     """The model's output for a batch of that size, computed on shapes alone.
 
     Args:
         model: with or without weights; its own are not read.
+        training: in training mode, not in evaluation mode.
     Returns:
         What forward() returns, on the meta device: normally (batch, K) logits.
     Side effects: none; training mode, weights and statistics stay as they are.
@@ -44,8 +45,24 @@ def dry_forward(model: nn.Module, resolution: int, *, batch: int = 2) -> object:
         for name, tensor in (*model.named_parameters(), *model.named_buffers())
     }
     images_BCHW = torch.empty(batch, 3, resolution, resolution, device="meta")
-    with torch.no_grad(), in_eval_mode(model):
+    with torch.no_grad(), _in_mode(model, training=training):
         return functional_call(model, state, (images_BCHW,))
+
+
+def least_training_batch(model: nn.Module, resolution: int) -> int:
+    """Fewest images of a forward pass in training: 2 where BatchNorm has one value a channel of one image, else 1.
+
+    That is so where a feature map is 1 x 1 at this size.
+    """
+    try:
+        dry_forward(model, resolution, batch=1, training=True)
+    except SIZE_ERRORS:
+        try:
+            dry_forward(model, resolution, batch=2, training=True)
+        except SIZE_ERRORS:
+            return 1  # something else is wrong, and says so where the model is run
+        return 2
+    return 1
 
 
 def takes(model: nn.Module, resolution: int) -> bool:
@@ -78,8 +95,14 @@ def takes_here(model: nn.Module, resolution: int) -> bool:
 @contextlib.contextmanager
 def in_eval_mode(model: nn.Module) -> Iterator[None]:
     """Evaluation mode inside; each submodule's own mode is restored, also after an error."""
+    with _in_mode(model, training=False):
+        yield
+
+
+@contextlib.contextmanager
+def _in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    model.train(training)
     try:
         yield
     finally:

@@ -17,7 +17,8 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
-from resomap.errors import ConfigError, DeviceError
+from resomap.errors import ConfigError, DeviceError, printable
+from resomap.models.resolutions import least_training_batch
 from resomap.profiling.live_bytes import LiveBytes
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -34,6 +35,7 @@ class MemoryRecord:
     """Where the memory of one step goes, in MiB (2^20 bytes)."""
 
     batch: int
+    """Images of the step: 2 where one was asked for and BatchNorm cannot normalise it alone (maps of 1 x 1)."""
     resolution: int
     precision: str
     training: bool
@@ -69,14 +71,15 @@ def measure_memory(
     """Run the step on a copy of the model and count live tensor bytes; on CPU and accelerators alike.
 
     Args:
-        input_shape: (B, 3, H, W).
+        input_shape: (B, 3, H, W). Training takes two images where one cannot be normalised alone: `batch` of the record
+            says it.
         precision: 'no' (float32), 'bf16' or 'fp16' autocast.
         training: an update with cross-entropy, not the first; False: one forward pass without gradients.
         optimizer: parameters -> optimiser; None: fused AdamW.
     Side effects: none; the model is copied.
     """
     placed = copy.deepcopy(model).to(device)
-    images_BCHW = torch.randn(tuple(input_shape), device=device)
+    images_BCHW = torch.randn(_shape_of_step(model, input_shape, training=training), device=device)
     state = dict(placed.named_parameters()), dict(placed.named_buffers())
     return _record(placed, state, images_BCHW, precision, training, optimizer, method=MEASURED)
 
@@ -96,6 +99,7 @@ def predict_memory(
         on top.
     Side effects: none; the model's weights are not read.
     """
+    shape = _shape_of_step(model, input_shape, training=training)
     # Modules whose forward reads the mode share it with the original: a shallow copy would not separate their flags.
     with FakeTensorMode():
         parameters = {
@@ -103,7 +107,7 @@ def predict_memory(
             for name, p in model.named_parameters()
         }
         buffers = {name: torch.empty(b.shape, dtype=b.dtype) for name, b in model.named_buffers()}
-        images_BCHW = torch.empty(tuple(input_shape))
+        images_BCHW = torch.empty(shape)
         return _record(
             model,
             (parameters, buffers),
@@ -114,6 +118,13 @@ def predict_memory(
             method=PREDICTED,
             leaves_out=left_out(torch.device(device)),
         )
+
+
+def _shape_of_step(model: nn.Module, input_shape: Sequence[int], *, training: bool) -> tuple[int, ...]:
+    batch, *rest = input_shape
+    if training and batch == 1 and len(rest) == 3:
+        batch = least_training_batch(model, rest[-1])
+    return batch, *rest
 
 
 def left_out(device: torch.device) -> str:
@@ -217,26 +228,29 @@ def _mib(tensors: Iterable[Tensor]) -> float:
     return sum(sizes.values()) / _MIB
 
 
-def largest_micro_batch(peak_mib: Callable[[int], float], *, limit_mib: float, largest: int) -> int | None:
-    """The largest micro-batch, of those that divide `largest` evenly, whose peak fits; None where not one image does.
+def largest_micro_batch(
+    peak_mib: Callable[[int], float], *, limit_mib: float, largest: int, least: int = 1
+) -> int | None:
+    """The largest micro-batch, of those that divide `largest` evenly, whose peak fits; None where not `least` does.
 
     Memory grows linearly with the batch, so two predictions say where to look; the answer itself is predicted too.
 
     Args:
         peak_mib: micro-batch -> predicted peak in MiB.
         largest: the effective batch: its divisors keep it whole.
+        least: fewest images that the network can be trained on at once.
     """
-    candidates = [size for size in range(1, largest + 1) if largest % size == 0]
-    if peak_mib(1) > limit_mib:
+    candidates = [size for size in range(least, largest + 1) if largest % size == 0]
+    if peak_mib(least) > limit_mib:
         return None
-    if largest == 1 or peak_mib(largest) <= limit_mib:
+    if largest <= least or peak_mib(largest) <= limit_mib:
         return largest
-    one, all_of_them = peak_mib(1), peak_mib(largest)
-    slope = (all_of_them - one) / (largest - 1)
-    likely = [size for size in candidates if one + slope * (size - 1) <= limit_mib]
+    few, all_of_them = peak_mib(least), peak_mib(largest)
+    slope = (all_of_them - few) / (largest - least)
+    likely = [size for size in candidates if few + slope * (size - least) <= limit_mib]
     while likely and peak_mib(likely[-1]) > limit_mib:
         likely.pop()
-    return likely[-1] if likely else 1
+    return likely[-1] if likely else None
 
 
 def profile_gpu_memory(
@@ -256,20 +270,35 @@ def profile_gpu_memory(
     Raises:
         DeviceError: the device is not there.
     """
-    chosen = _device(device)
+    chosen = present_device(device)
     options = {"input_shape": input_shape, "precision": precision, "training": training, "optimizer": optimizer}
     if chosen.type == "cpu":
         return measure_memory(model, device=chosen, **options)  # type: ignore[arg-type]
     return _accelerator_memory(model, chosen, options)
 
 
-def _device(device: str | torch.device) -> torch.device:
+def present_device(device: str | torch.device) -> torch.device:
+    """The device asked for; 'auto' is the accelerator where there is one.
+
+    Raises:
+        DeviceError: it is not there; names those that are.
+    """
+    there = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if str(device) == "auto":
-        there = torch.accelerator.is_available()
-        return torch.device(torch.accelerator.current_accelerator() or "cpu") if there else torch.device("cpu")
-    chosen = torch.device(device)
-    if chosen.type != "cpu" and not torch.accelerator.is_available():
-        raise DeviceError(f"device {device}: this machine has no accelerator that torch can use; give 'cpu'")
+        return torch.device(there.type) if there is not None else torch.device("cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        known = "auto, cpu, cuda, cuda:1, mps, xpu"
+        raise DeviceError(f"device: {printable(device)!r} is no device; use {known}") from None
+    if chosen.type == "cpu":
+        return torch.device("cpu")
+    if there is None or there.type != chosen.type:
+        found = "only the CPU: no accelerator" if there is None else f"only {there.type} and the CPU"
+        raise DeviceError(f"device: {chosen} was asked for, this machine has {found}; use auto or cpu")
+    count = torch.accelerator.device_count()
+    if chosen.index is not None and chosen.index >= count:
+        raise DeviceError(f"device: {chosen} was asked for, there are {count}, from 0; choose another")
     return chosen
 
 

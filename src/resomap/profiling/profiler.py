@@ -9,6 +9,7 @@ import math
 import platform
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from resomap.allocator import keeps_freed_memory
 from resomap.errors import ConfigError, DeviceError
+from resomap.models.resolutions import least_training_batch
 from resomap.profiling.complexity import Complexity, get_model_complexity
 from resomap.profiling.latency import (
     BATCH_1,
@@ -26,7 +28,7 @@ from resomap.profiling.latency import (
     saturating_batch,
     summarise,
 )
-from resomap.profiling.memory import MemoryRecord, OptimizerFactory, predict_memory, profile_gpu_memory
+from resomap.profiling.memory import MemoryRecord, OptimizerFactory, predict_memory, present_device, profile_gpu_memory
 from resomap.profiling.modes import COMPILES, Deployed, deploy
 from resomap.profiling.timing import Call, Clock, Enough, clock_of, fastest, time_in_turn
 
@@ -115,6 +117,7 @@ class ProfilingPlan:
     rounds: Rounds = field(default_factory=Rounds)
     max_batch: int = 64
     training_batch: int = 1
+    """Images of the training step; 2 at least where a subject cannot be trained on one (maps of 1 x 1)."""
     precision: str = "no"
     """Of the training step whose memory is measured."""
     optimizer: OptimizerFactory | None = None
@@ -144,9 +147,12 @@ def profile_model(
         modes: ways to deploy, see modes.deploy; those that cannot run here are named in `unavailable`.
         max_batch: largest batch tried for the throughput.
     Raises:
-        ConfigError: the loader's images are not square (B, 3, H, W).
+        ConfigError: the loader's images are not square (B, 3, H, W), or there are no runs.
         DeviceError: no such device.
     """
+    if isinstance(runs, bool) or not isinstance(runs, Integral) or runs < 1:
+        raise ConfigError(f"runs: expected a whole number of timed blocks from 1, got {runs!r}")
+    device = present_device(device)
     side = resolution or (_side_of(loader) if loader is not None else 224)
     plan = ProfilingPlan(str(device), tuple(modes), warmup=warmup, rounds=Rounds(runs), max_batch=max_batch)
     return profile_subjects([Subject(name or type(model).__name__, model, side)], plan)[0]
@@ -173,10 +179,18 @@ def profile_subjects(
         deployed = _deploy_all(subjects, mode, device, missing)
         _time_mode(subjects, deployed, mode, plan, found=found, missing=missing)
     progress("memory and operations")
+    plan = replace(plan, training_batch=_training_batch(subjects, plan.training_batch))
     return [
         _record(subject, plan, tuple(latency), unavailable)
         for subject, latency, unavailable in zip(subjects, found, missing, strict=True)
     ]
+
+
+def _training_batch(subjects: Sequence[Subject], asked: int) -> int:
+    """Images of the training step, the same for all subjects, so that their memory can be compared."""
+    if asked > 1:
+        return asked
+    return max((least_training_batch(s.network, s.resolution) for s in subjects), default=asked)
 
 
 def _deploy_all(

@@ -13,6 +13,7 @@ import torch
 
 from resomap.config.schema import ResoMapConfig
 from resomap.models.registry import count_parameters
+from resomap.models.resolutions import least_training_batch
 from resomap.profiling.complexity import get_model_complexity
 from resomap.profiling.memory import largest_micro_batch, left_out, predict_memory
 from resomap.records import Cell, ImageDataset
@@ -39,9 +40,11 @@ class CellForecast:
     macs: int
     """Multiply-accumulates of one image's forward pass."""
     micro_batch: int | None
-    """Images of a forward pass in training, the same at all resolutions of the model; None: not even one fits."""
+    """Images of a forward pass in training, the same at all resolutions of the model; None: not even the fewest fit."""
+    fewest_images: int
+    """That it can be trained on at once: 2 where BatchNorm cannot normalise one (maps of 1 x 1), else 1."""
     training_mib: float
-    """Peak of live tensor bytes in training, with that micro-batch (with one image where none fits)."""
+    """Peak of live tensor bytes in training, with that micro-batch (with the fewest images where that does not fit)."""
     inference_mib: float
     """The same for one image without gradients."""
     seconds_per_run: float | None
@@ -70,7 +73,7 @@ class StudyForecast:
 
     @property
     def too_big(self) -> tuple[CellForecast, ...]:
-        """Cells that do not fit even with one image at a time."""
+        """Cells that do not fit even with the fewest images at a time."""
         return tuple(cell for cell in self.cells if cell.micro_batch is None)
 
 
@@ -92,6 +95,7 @@ def forecast_study(
     device, precision = build.device_and_precision(config)
     images = build.dataset(config)
     counts = {split: len(records) for split, records in images.splits.items()}
+    build.check_micro_batch(config, ranks or Ranks(), images=counts["train"], num_classes=images.num_classes)
     limit = build.memory_limit_mib(config) or free_memory_mib(device) * SHARE_OF_FREE
     layout = build.layout(config, images)
     own = build.budget_reference(config)
@@ -155,10 +159,16 @@ def _forecast_model(
             device=device,
         ).peak_mib
 
-    fits = [side for side in sides if peak_mib(side, 1, True) <= limit_mib]
+    fewest = {side: least_training_batch(network, side) for side in sides}
+    fits = [side for side in sides if peak_mib(side, fewest[side], True) <= limit_mib]
     micro, time = None, None
     if fits:
-        micro = largest_micro_batch(lambda batch: peak_mib(fits[-1], batch, True), limit_mib=limit_mib, largest=wanted)
+        micro = largest_micro_batch(
+            lambda batch: peak_mib(fits[-1], batch, True),
+            limit_mib=limit_mib,
+            largest=wanted,
+            least=max(fewest[side] for side in fits),
+        )
         time = calibrate(config, model, fits, num_classes=images.num_classes, micro_batch=micro or 1)
 
     def seconds(side: int) -> float | None:
@@ -172,7 +182,8 @@ def _forecast_model(
             parameters=count_parameters(network),
             macs=get_model_complexity(network, (1, 3, side, side)).macs,
             micro_batch=micro if side in fits else None,
-            training_mib=peak_mib(side, micro if micro and side in fits else 1, True),
+            fewest_images=fewest[side],
+            training_mib=peak_mib(side, micro if micro and side in fits else fewest[side], True),
             inference_mib=peak_mib(side, 1, False),
             seconds_per_run=seconds(side) if side in fits else None,
         )

@@ -20,7 +20,7 @@ from resomap.records import Cell, Condition, Predictions, RunRecord, information
 from resomap.serialize import read_json
 from resomap.study.cost import stored_profiles
 from resomap.study.limits import comparable_runs
-from resomap.study.runs import assessed_runs, stopped_options
+from resomap.study.runs import assessed_runs, grid_in_words, stopped_options
 from resomap.study.shared_seeds import shared_seeds
 from resomap.study.status import run_states
 
@@ -30,6 +30,12 @@ class Study:
     """A study's directory."""
 
     layout: StudyLayout
+
+    def __repr__(self) -> str:
+        grid = grid_in_words(record.cell for record in self.runs)
+        failed = sum(record.status == "failed" for record in comparable_runs(self.layout))
+        name, root = printable(self.about.get("name")), printable(self.layout.root)
+        return f"<{type(self).__name__} {name!r} in {root}: {grid}; runs: {len(self.runs)} finished, {failed} failed>"
 
     @cached_property
     def about(self) -> dict[str, Any]:

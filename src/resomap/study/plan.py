@@ -47,6 +47,7 @@ def plan_study(
     _check_writable(layout)
     parameters = build.check_parameters(config, num_classes=images.num_classes)
     stores = _on_main_first(ranks, lambda: build.stores(config, images, on_progress=progress.preparing))
+    build.check_micro_batch(config, ranks, images=len(stores["train"]), num_classes=images.num_classes)
     context = StudyContext(
         config=config,
         name=build.study_name(config, images),

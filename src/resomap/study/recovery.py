@@ -101,14 +101,25 @@ class Recovery:
 
     def _with_less_memory(self, error: Exception) -> bool:
         used = build.micro_batch(self.own.config_of(self.cell), self.own.ranks)
-        if used == 1:
+        self.tried = self._fewer(used)
+        if self.tried is None:
             raise ResoMapError(f"{self.cell} does not fit: {_need(self.context, self.cell)}") from error
-        self.tried = used // 2
         log.warning(
             "%s: out of memory with %d images at once; once more with %d, at the same effective batch of %d",
             self.cell, used, self.tried, self.context.config.training.batch_size,
         )  # fmt: skip
         return True
+
+    def _fewer(self, used: int) -> int | None:
+        """Half as many images at once, or fewer, that the model can be trained on at all its resolutions."""
+        config, stores = self.context.config, self.context.stores
+        of_side = build.fewest_images(config, self.cell.model, num_classes=self.context.images.num_classes)
+        fewest = max(of_side.values())
+        if fewest == 1:
+            return used // 2 or None
+        images = len(stores["train"])
+        halves = range(used // 2, 0, -1)
+        return next((n for n in halves if build.smallest_micro_batch(config, n, images=images) >= fewest), None)
 
 
 def _need(context: StudyContext, cell: Cell) -> str:
@@ -129,4 +140,5 @@ def _need(context: StudyContext, cell: Cell) -> str:
         # It only explains a failure, and runs where memory is short or the network is a user's own.
         log.warning("the need of %s cannot be predicted: %r", cell, error)
         return f"not even one image at a time, and how much it needs cannot be predicted; {advice}"
-    return f"even one image at a time needs about {predicted.peak_mib:.0f} MiB besides {predicted.leaves_out}; {advice}"
+    at_once = "one image" if predicted.batch == 1 else f"{predicted.batch} images"
+    return f"even {at_once} at a time needs about {predicted.peak_mib:.0f} MiB besides {predicted.leaves_out}; {advice}"

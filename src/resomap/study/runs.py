@@ -17,6 +17,16 @@ log = logging.getLogger(__name__)
 STATES = ("running", "finished", "failed")
 
 
+def grid_in_words(cells: Iterable[Cell]) -> str:
+    """'2 models x 3 resolutions x 1 seed'"""
+    parts = []
+    columns = zip(*((cell.model, cell.resolution, cell.seed) for cell in cells), strict=True)
+    for name, values in zip(("model", "resolution", "seed"), columns, strict=False):
+        count = len(set(values))
+        parts.append(f"{count} {name}{'s' * (count != 1)}")
+    return " x ".join(parts) or "no runs"
+
+
 def write_run(path: Path, record: RunRecord) -> None:
     """Store a run's record atomically."""
     write_json(path, record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from resomap.layout import StudyLayout
 from resomap.lease import Leases
 from resomap.records import Cell, RunRecord
 from resomap.serialize import DAMAGE, check_regular
-from resomap.study.runs import stored_runs
+from resomap.study.runs import grid_in_words, stored_runs
 
 _LARGEST_CONFIG_BYTES = 2**26
 
@@ -25,6 +26,12 @@ class StudyStatus:
     cells: tuple[tuple[Cell, str], ...]
     """(cell, 'finished' | 'failed' | 'running' | 'interrupted' | 'waiting')."""
     records: tuple[RunRecord, ...]
+
+    def __repr__(self) -> str:
+        states = Counter(state for _, state in self.cells)
+        counts = ", ".join(f"{number} {state}" for state, number in states.most_common())
+        grid = grid_in_words(cell for cell, _ in self.cells)
+        return f"<{type(self).__name__} {printable(self.layout.root)}: {grid}; runs: {counts or 'none'}>"
 
     def count(self, state: str) -> int:
         return sum(1 for _, s in self.cells if s == state)

@@ -39,7 +39,8 @@ class KeptEpoch:
 
 
 class ModelCheckpoint(Callback):
-    """Keeps the weights of the `top_k` best epochs; the best is best_model.safetensors with metadata.json.
+    """Keeps the weights of the `top_k` best epochs; the best is best_model.safetensors, with metadata.json
+    where `metadata` says what the network is: load_checkpoint needs it.
 
     Among equal values the earlier epoch is the better one. At an epoch's end its weights are written beside
     the others; only after the training state is saved are the worse ones deleted and the best one
@@ -50,8 +51,9 @@ class ModelCheckpoint(Callback):
         monitor: a validation metric, 'train_loss' or 'train_accuracy'.
         mode: 'min' or 'max'; which of two values is better.
         top_k: epochs kept.
-        metadata: fields of metadata.json that training does not know: model, family, resolution, class_names,
-            preprocessing, ... (see models.checkpoints.CheckpointMetadata). None: no metadata is written.
+        metadata: fields of metadata.json that training does not know: model, family, resolution, seed, class_names
+            and preprocessing at least (see models.checkpoints.CheckpointMetadata). None: weights alone, which
+            build_model(..., pretrained=FILE) reads and load_checkpoint does not.
 
     Raises:
         ConfigError: mode or top_k make no sense.

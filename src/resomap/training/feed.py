@@ -8,6 +8,7 @@ from itertools import count
 from typing import Any, Protocol
 
 import torch
+from torch.utils.data import BatchSampler
 
 from resomap.data.loaders import Batch, TrainLoader, as_batches
 from resomap.data.randomness import derive_seed
@@ -20,6 +21,8 @@ class Feed(Protocol):
     """Batches of an epoch, from any update on, the same ones every time they are asked for."""
 
     updates_per_epoch: int
+    ends_with_one: bool
+    """Whether the epoch's last batch is known to have a single image."""
 
     def batches(self, epoch: int, *, start_update: int) -> Iterator[Batch]:
         """The micro-batches of epoch `epoch` (from 0), without those of the first `start_update` updates."""
@@ -48,6 +51,8 @@ def make_feed(loader: Any, *, engine: Engine, accumulation_steps: int, seed: int
 
 
 class _StudyFeed:
+    ends_with_one = False  # study.build looks at that before training
+
     def __init__(self, loader: TrainLoader) -> None:
         self._loader = loader
         self.updates_per_epoch = loader.updates_per_epoch
@@ -78,6 +83,7 @@ class _PlainFeed:
             raise ConfigError(f"accumulation_steps: expected at least 1, got {accumulation_steps}")
         self._loader, self._steps, self._seed, self._device = loader, accumulation_steps, seed, device
         self.updates_per_epoch = math.ceil(batches / accumulation_steps)
+        self.ends_with_one = _leaves_one(loader)
 
     def batches(self, epoch: int, *, start_update: int) -> Iterator[Batch]:
         for owner in (self._loader, getattr(self._loader, "sampler", None)):
@@ -101,3 +107,14 @@ class _PlainFeed:
             except StopIteration:
                 return
             yield batch
+
+
+def _leaves_one(loader: Any) -> bool:
+    """Whether a DataLoader's last batch has one image, as far as it says."""
+    sampler = getattr(loader, "batch_sampler", None)
+    if not isinstance(sampler, BatchSampler) or sampler.drop_last:
+        return False
+    try:
+        return sampler.batch_size > 1 and len(sampler.sampler) % sampler.batch_size == 1  # type: ignore[arg-type]
+    except TypeError:
+        return False

@@ -14,6 +14,7 @@ from torch import nn
 from resomap.data.loaders import Batch
 from resomap.data.randomness import derive_seed
 from resomap.errors import ConfigError, TrainingDivergedError
+from resomap.models.resolutions import least_training_batch
 from resomap.records import EpochRecord
 from resomap.training.device import isolated_generators, peak_memory_mib, reset_peak_memory, seed_generators
 from resomap.training.engine import Engine
@@ -38,6 +39,7 @@ class TrainingLoop:
         self.images_in_update = 0
         self.skipped_updates = 0
         self.passes = passes
+        self._expects_one = feed.ends_with_one
 
     @property
     def update(self) -> int:
@@ -115,16 +117,34 @@ class TrainingLoop:
         """Forward and backward of one micro-batch, the `position`-th of its window over all ranks."""
         if position < self.engine.world_size:
             self.set_learning_rate()
+        if self._expects_one:
+            self._check_single(batch)  # not after an epoch of training
+            self._expects_one = False
         device = self.engine.device
         where = (self.progress.epoch, self.progress.update, position)
         seed_generators(derive_seed(self.recipe.seed, "step", *where), device)
         with self._mode_for(batch), nullcontext() if batch.ends_update else self.engine.accumulating():
             # Ranks average their gradients; the share is of the whole window, so their sum is wanted.
-            loss, hits = self.passes(batch, batch.share * self.engine.world_size)
+            try:
+                loss, hits = self.passes(batch, batch.share * self.engine.world_size)
+            except ValueError:
+                if len(batch.labels) == 1:
+                    self._check_single(batch)
+                raise
         if batch.share > 0:
             samples = len(batch.labels)
             self.tally.add(loss, hits, samples)
             self.images_in_update = round(samples / batch.share)
+
+    def _check_single(self, batch: Batch) -> None:
+        """Refuse batches of one image of this batch's size where BatchNorm cannot normalise one."""
+        side = batch.images.shape[-2]
+        if least_training_batch(self.model, side) > 1:
+            raise ConfigError(
+                f"the training loader gives a batch of one image, on which this model cannot be trained at {side} px "
+                "(feature maps of 1 x 1: BatchNorm needs two images); make the loader with drop_last=True, or with "
+                "another batch_size"
+            )
 
     @contextmanager
     def _mode_for(self, batch: Batch) -> Iterator[None]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from resomap.data.batches import Batch, to_model_input
+from resomap.errors import ConfigError
 from resomap.training.device import peak_memory_mib
 from resomap.training.engine import Engine
 from resomap.training.graphs import GraphedPass, can_capture, has_room
@@ -35,15 +36,42 @@ class _Launcher:
         self._engine = engine
         self._class_weights = torch.tensor(class_weights, device=engine.device) if class_weights is not None else None
         self._label_smoothing, self._input_options = label_smoothing, dict(input_options)
+        self._classes: int | None = None
 
     def __call__(self, batch: Batch, weight: float | Tensor) -> tuple[Tensor, Tensor]:
         images_BCHW, labels_B = to_model_input(batch, self._engine.device, **self._input_options)
         logits_BK = self._engine.forward(images_BCHW)
+        self._check_classes(logits_BK, len(labels_B))
+        self.check_labels(batch)
         loss = classification_loss(
             logits_BK, labels_B, class_weights_K=self._class_weights, label_smoothing=self._label_smoothing
         )
         self._engine.backward(loss * weight)
         return loss.detach(), (logits_BK.detach().argmax(1) == labels_B).sum()
+
+    def _check_classes(self, logits_BK: object, images: int) -> None:
+        if not isinstance(logits_BK, Tensor) or logits_BK.shape[:-1] != (images,):
+            came = tuple(logits_BK.shape) if isinstance(logits_BK, Tensor) else type(logits_BK).__name__
+            raise ConfigError(f"model: expected logits (B, K), here ({images}, K), got {came}")
+        self._classes = classes = logits_BK.shape[1]
+        if self._class_weights is not None and len(self._class_weights) != classes:
+            raise ConfigError(
+                f"class_weights: expected one for each of the model's {classes} classes, got {len(self._class_weights)}"
+            )
+
+    def check_labels(self, batch: Batch) -> None:
+        """Refuse a foreign loader's labels that are no class of the model.
+
+        Labels that lie on an accelerator are not looked at: that would wait for it.
+        """
+        if self._classes is None or batch.colour is not None or batch.labels.device.type != "cpu":
+            return
+        low, high = (int(end) for end in batch.labels.aminmax())
+        if low < 0 or high >= self._classes:
+            raise ConfigError(
+                f"loader: expected labels from 0 to {self._classes - 1}, the model's {self._classes} classes, got some "
+                f"from {low} to {high}; number the classes from 0, or build the model with more num_classes"
+            )
 
 
 class _Graph:
@@ -129,6 +157,7 @@ class Passes:
             self._capture(batch, weight)
         if self._graph is None or not self._graph.fits(batch):
             return self._launch(batch, weight)
+        self._launch.check_labels(batch)
         return self._graph(batch, weight, non_blocking=self._non_blocking)
 
     def release(self) -> None:

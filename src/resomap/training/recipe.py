@@ -12,6 +12,9 @@ from resomap.errors import ConfigError
 from resomap.training.optimizers import OPTIMIZERS, build_optimizer
 from resomap.training.schedule import SCHEDULES, Plateau, Schedule, warmup_updates
 
+_ROUNDING = 1e-6
+"""Of epochs that a schedule was stretched by (study.build.with_budget)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
@@ -39,6 +42,7 @@ class Recipe:
     def __post_init__(self) -> None:
         weights = self.class_weights or (0.0,)
         clip = self.clip_grad_norm
+        longest = max(1, self.epochs) + _ROUNDING
         checks = [
             ("epochs", "at least 1", self.epochs >= 1),
             ("optimizer", f"one of {', '.join(OPTIMIZERS)}", self.optimizer in OPTIMIZERS),
@@ -46,7 +50,7 @@ class Recipe:
             ("learning_rate", "above 0", self.learning_rate > 0),
             ("weight_decay", "at least 0", self.weight_decay >= 0),
             ("momentum", "from 0 to below 1", 0 <= self.momentum < 1),
-            ("warmup_epochs", "at least 0", self.warmup_epochs >= 0),
+            ("warmup_epochs", f"from 0 to the {self.epochs} epochs", 0 <= self.warmup_epochs <= longest),
             ("step_epochs", "at least 1", self.step_epochs >= 1),
             ("gamma", "between 0 and 1", 0 < self.gamma < 1),
             ("plateau_patience", "at least 1", self.plateau_patience >= 1),

@@ -19,7 +19,8 @@ def monitored_value(record: EpochRecord, monitor: str) -> float:
         return float(getattr(record, monitor))
     if monitor not in record.val:
         known = ", ".join(sorted([*record.val, "train_loss", "train_accuracy"]))
-        raise ConfigError(f"training.monitor: there is no metric {monitor!r}; available: {known}")
+        others = "" if record.val else "; those of validation need a val_loader"
+        raise ConfigError(f"monitor: there is no metric {monitor!r}; available: {known}{others}")
     return float(record.val[monitor])
 
 
@@ -28,14 +29,16 @@ def is_better(value: float, than: float, mode: str, *, min_delta: float = 0.0) -
     return value < than - min_delta if mode == "min" else value > than + min_delta
 
 
-def check_mode(mode: str) -> str:
+def check_mode(mode: str, *, name: str = "mode") -> str:
     """`mode` itself when it is 'min' or 'max'.
 
+    Args:
+        name: of the argument.
     Raises:
         ConfigError: it is neither.
     """
     if mode not in ("min", "max"):
-        raise ConfigError(f"training.monitor_mode: {mode!r} is unknown; use min or max")
+        raise ConfigError(f"{name}: expected min or max, got {mode!r}")
     return mode
 
 

@@ -65,7 +65,8 @@ class Trainer:
         class_names: for the metrics; None: '0', '1', ...
 
     Raises:
-        ConfigError: settings out of range, all named; loaders that do not fit.
+        ConfigError: settings out of range, all named; loaders that do not fit. In fit(): batches, labels or
+            class_weights that are none of this model's.
         DeviceError: device or precision are not there.
     """
 
@@ -150,7 +151,7 @@ class Trainer:
         self._engine = engine
         self._val_loader, self._class_names = val_loader, class_names
         self._monitor = monitor if val_loader is not None else "train_loss"
-        self._mode = check_mode(monitor_mode) if val_loader is not None else "min"
+        self._mode = check_mode(monitor_mode, name="monitor_mode") if val_loader is not None else "min"
         self._channels_last = channels_last
         self._flags = {"cudnn_benchmark": cudnn_benchmark, "deterministic": deterministic}
         self._keeper = StateKeeper(state_path, every_s=save_every_s)

@@ -8,8 +8,10 @@ from typing import Any
 
 from torch import nn
 
+from resomap.errors import ConfigError
 from resomap.evaluation.predict import predict
 from resomap.metrics.classification import classification_metrics
+from resomap.records import Predictions
 from resomap.training.device import isolated_generators
 from resomap.training.engine import Engine
 
@@ -26,6 +28,9 @@ def validation_metrics(
     """Scalar metrics over all ranks' images, the same on every rank; None where the answers are not finite.
 
     'loss' is the plain cross-entropy, without class weights and smoothing: comparable between runs.
+
+    Raises:
+        ConfigError: labels or class_names that are not the model's.
     """
     with isolated_generators(engine.device):
         answers = predict(
@@ -40,6 +45,20 @@ def validation_metrics(
         )
     if not math.isfinite(float(answers.probabilities.sum())):
         return None
+    _check(answers)
     metrics = classification_metrics(answers.labels, answers.probabilities, class_names=answers.class_names)
     scalars = {name: float(value) for name, value in metrics.items() if isinstance(value, (int, float))}
     return {"loss": scalars["log_loss"], **scalars}
+
+
+def _check(answers: Predictions) -> None:
+    classes, labels = answers.probabilities.shape[1], answers.labels
+    if len(answers.class_names) != classes:
+        raise ConfigError(
+            f"class_names: expected one for each of the model's {classes} classes, got {len(answers.class_names)}"
+        )
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ConfigError(
+            f"val_loader: expected labels from 0 to {classes - 1}, the model's {classes} classes, got some from "
+            f"{labels.min()} to {labels.max()}; number the classes from 0, or build the model with more num_classes"
+        )

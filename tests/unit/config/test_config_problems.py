@@ -184,6 +184,25 @@ def test_problem_between_two_settings_names_where_they_came_from(problems: Probl
     ]
 
 
+def test_a_warm_up_longer_than_the_training_is_refused(problems: Problems) -> None:
+    assert problems({"training.yaml": "warmup_epochs: 10"}, training__epochs=4) == [
+        "training.yaml, command line: training: warmup_epochs 10 is above epochs 4, so learning_rate would never be "
+        "reached; lower warmup_epochs"
+    ]
+
+
+def test_a_micro_batch_larger_than_the_batch_is_refused(problems: Problems) -> None:
+    assert problems({"training.yaml": "batch_size: 50"}, "training.micro_batch=100") == [
+        "training.yaml, --set: training: micro_batch 100 is above batch_size 50, of which it is a part; lower "
+        "micro_batch, or raise batch_size"
+    ]
+
+
+@pytest.mark.parametrize("override", ["training.warmup_epochs=4", "training.micro_batch=50"])
+def test_a_warm_up_of_all_epochs_and_a_micro_batch_of_all_images_are_taken(override: str) -> None:
+    assert load_config(None, ["training.epochs=4", "training.batch_size=50", override])
+
+
 def test_problems_stay_readable(problems: Problems) -> None:
     many = "\n".join(f"key{i}: 1" for i in range(1000))
     lines = problems({"training.yaml": many})

@@ -62,13 +62,13 @@ def test_load_config_precedence_rises_from_files_to_flags(write: Write) -> None:
     folder = write(
         "mine",
         {
-            "training.yaml": "{epochs: 11, batch_size: 12, top_k: 13, micro_batch: 14}",
-            "config.yaml": "training: {batch_size: 22, top_k: 23, micro_batch: 24}",
+            "training.yaml": "{epochs: 11, batch_size: 112, top_k: 13, micro_batch: 14}",
+            "config.yaml": "training: {batch_size: 122, top_k: 23, micro_batch: 24}",
         },
     )
     overrides = ["training.top_k=33", "training.micro_batch=1", "training.micro_batch=34"]
     training = load_config(folder, overrides, flags={"training.micro_batch": 44}).training
-    assert (training.epochs, training.batch_size, training.top_k, training.micro_batch) == (11, 22, 33, 44)
+    assert (training.epochs, training.batch_size, training.top_k, training.micro_batch) == (11, 122, 33, 44)
     assert load_config(folder, overrides).training.micro_batch == 34  # the last of several
 
 

@@ -165,6 +165,21 @@ def test_resolution_aware_of_one_resolution_leaves_the_base():
     assert ResolutionAwareAugmentation(base, low=224, high=224).at(224) == base
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"low": 512, "high": 224}, "low, high: expected sides with 0 < low <= high, got 512 and 224"),
+        ({"low": 0}, "low, high: expected sides with 0 < low <= high, got 0 and 512"),
+        ({"gentle": -1}, "gentle, strong: expected factors with 0 <= gentle <= strong, got -1 and 1.5"),
+        ({"gentle": 2.0}, "gentle, strong: expected factors with 0 <= gentle <= strong, got 2.0 and 1.5"),
+        ({"strong": float("nan")}, "gentle, strong: expected factors with 0 <= gentle <= strong, got 0.5 and nan"),
+    ],
+)
+def test_resolution_aware_refuses_what_it_is_not(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        ResolutionAwareAugmentation(AugmentationSettings(), **settings)
+
+
 def test_warp_is_deterministic_and_touches_only_what_was_drawn():
     pixels = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
     draws = drawn(EVERYTHING, 6)

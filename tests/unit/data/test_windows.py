@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resomap.data.windows import MicroBatch, plan_epoch
+from resomap.data.windows import MicroBatch, plan_epoch, smallest_part
 from resomap.errors import ConfigError
 
 
@@ -126,3 +126,9 @@ def test_plan_epoch_refuses_micro_batches_beyond_the_update(micro, effective):
 def test_plan_epoch_refuses_no_images():
     with pytest.raises(ConfigError, match="no images"):
         plan_epoch(0, effective_batch=4, micro_batch=2)
+
+
+@given(epochs())
+def test_smallest_part_is_that_of_the_plan(epoch: dict[str, int]) -> None:
+    settings = {name: epoch[name] for name in ("n", "effective_batch", "micro_batch")}
+    assert smallest_part(**settings) == min(part.stop - part.start for part in plan_epoch(**settings))

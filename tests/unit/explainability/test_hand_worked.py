@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -196,6 +197,55 @@ def test_bad_requests_say_what_was_expected() -> None:
         explain(model, images, method="gradcm")
     with pytest.raises(ConfigError, match="steps"):
         IntegratedGradients(model, steps=3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_class_id_stands_for_all_images(method: str) -> None:
+    model, images = _network().eval(), torch.randn(2, 3, 16, 16)
+    one, each = (explain(model, images, method=method, targets_B=given) for given in (2, torch.tensor([2, 2])))
+    assert one.targets_B.tolist() == [2, 2]
+    assert torch.equal(one.maps_Bhw, each.maps_Bhw)
+    with pytest.raises(ConfigError, match=r"class ids from 0 to 2, got \[9, 9\]"):
+        explain(model, images, method=method, targets_B=9)
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        ("b", "got 'b'"),
+        (1.5, r"whole numbers\), got torch.float32"),
+        ([0, 1, 2], r"image \(2\), or one for all, got \(3"),
+    ],
+)
+def test_targets_that_are_no_class_ids_are_refused(targets: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^targets: expected .*{message}"):
+        GradCAM(_network())(torch.randn(2, 3, 16, 16), targets)  # type: ignore[arg-type]
+
+
+def test_explainer_takes_class_names_and_says_what_it_expected() -> None:
+    from PIL import Image
+
+    picture = Image.new("RGB", (40, 30), (200, 30, 30))
+    model = _network().eval()
+    explainer = ModelExplainer(model, class_names=["a", "b", "c"])
+    named, numbered = (explainer.explain_image(picture, resolution=16, target=target) for target in ("b", 1))
+    assert named.target == numbered.target == 1
+    assert np.array_equal(named.map_hw, numbered.map_hw)
+    assert (
+        "class explained: b" in explainer.visualize_explanation(picture, resolution=16, target="b").axes[0].get_title()
+    )
+    with pytest.raises(ConfigError, match=r"^target: expected one of a, b, c; got 'd'"):
+        explainer.explain_image(picture, resolution=16, target="d")
+    with pytest.raises(ConfigError, match=r"^target: expected a class id, since no class_names were given; got 'b'"):
+        ModelExplainer(model).explain_image(picture, resolution=16, target="b")
+    with pytest.raises(ConfigError, match=r"^class_names: expected one for each of the 3 classes .* got 1: a"):
+        ModelExplainer(model, class_names=["a"]).explain_image(picture, resolution=16)
+    with pytest.raises(ConfigError, match=r"^resolution: expected a side in pixels from 1, got 0"):
+        explainer.explain_image(picture, resolution=0)
+    with pytest.raises(ConfigError, match=r"^models: expected resolution -> its own model, .* got Image"):
+        explainer.compare_resolutions(picture, [16, 32])  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"^picture: expected a PIL image .* got list"):
+        explainer.compare_resolutions({16: model}, [16, 32])  # type: ignore[arg-type]
 
 
 def test_regions_are_the_same_share_of_the_image_at_every_size() -> None:

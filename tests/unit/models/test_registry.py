@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from resomap.errors import CheckpointError, ResolutionError, UnknownModelError
+from resomap.errors import CheckpointError, ConfigError, ResolutionError, UnknownModelError
 from resomap.models.construct import construct
 from resomap.models.registry import (
     build_model,
@@ -89,7 +89,7 @@ def test_build_model_checks_the_resolution() -> None:
 
 @pytest.mark.parametrize("num_classes", [0, -3, 2.0, "2", True])
 def test_build_model_refuses_a_class_count_that_is_none(num_classes: object) -> None:
-    with pytest.raises(ValueError, match="num_classes is a whole number from 1"):
+    with pytest.raises(ConfigError, match="num_classes: expected a whole number from 1"):
         build_model("tiny_cnn", num_classes=num_classes)  # type: ignore[arg-type]
 
 

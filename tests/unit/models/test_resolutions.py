@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from resomap.errors import ResolutionError, UnknownModelError
-from resomap.models.registry import assert_same_parameters, check_resolution, list_models, model_stride
-from resomap.models.resolutions import dry_forward, in_eval_mode, takes_here
+from resomap.models.registry import assert_same_parameters, build_model, check_resolution, list_models, model_stride
+from resomap.models.resolutions import dry_forward, in_eval_mode, least_training_batch, takes_here
 
 HERE = "test_resolutions_nets"
 
@@ -157,3 +157,18 @@ def test_a_size_is_not_refused_for_lack_of_memory() -> None:
 
     with pytest.raises(torch.OutOfMemoryError):
         takes_here(Full(), 32)
+
+
+@pytest.mark.parametrize(
+    ("name", "resolution", "expected"),
+    # Strides of 32: one cell at 32 px, of which a batch of one has a single value a channel.
+    [("resnet18", 32, 2), ("resnet18", 64, 1), ("mobilenet_v2", 32, 2), ("tiny_cnn", 32, 1), ("vgg11", 32, 1)],
+)
+def test_one_image_cannot_be_normalised_where_maps_have_one_cell(name: str, resolution: int, expected: int) -> None:
+    model = build_model(name, num_classes=2, seed=0)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    assert least_training_batch(model, resolution) == expected
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert all(module.training for module in model.modules())
+    images = torch.randn(expected, 3, resolution, resolution)
+    assert model(images).shape == (expected, 2)

@@ -13,6 +13,8 @@ from resomap.models.registry import build_model
 from resomap.profiling import memory
 from resomap.profiling.live_bytes import LiveBytes
 from resomap.profiling.memory import largest_micro_batch, measure_memory, predict_memory, profile_gpu_memory
+from resomap.profiling.profiler import ProfilingPlan, Rounds, Subject, profile_model, profile_subjects
+from resomap.profiling.report import profiling_report
 
 MIB = 2**20
 
@@ -133,10 +135,24 @@ def test_gpu_memory_without_a_gpu_says_so(monkeypatch: pytest.MonkeyPatch) -> No
         profile_gpu_memory(nn.Conv2d(3, 4, 1), device="cuda")
 
 
+def test_profiling_refuses_devices_that_are_not_there_and_no_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    model = build_model("tiny_cnn", num_classes=2, seed=0)
+    with pytest.raises(DeviceError, match=r"^device: cuda was asked for, this machine has only the CPU.* use auto"):
+        profile_model(model, "cuda", resolution=32)
+    with pytest.raises(DeviceError, match=r"^device: 'gpu' is no device; use auto, cpu, cuda"):
+        profile_model(model, "gpu", resolution=32)
+    for runs in (0, -1, 2.5):
+        with pytest.raises(ConfigError, match=rf"^runs: expected a whole number of timed blocks from 1, got {runs}"):
+            profile_model(model, "cpu", runs=runs, resolution=32)  # type: ignore[arg-type]
+
+
 def test_gpu_memory_reads_the_allocators_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     # 5 MiB were allocated before, 12 MiB at the peak, 32 MiB are reserved: the step took 7.
     fake = SimpleNamespace(
         is_available=lambda: True,
+        current_accelerator=lambda: torch.device("cuda"),
+        device_count=lambda: 1,
         empty_cache=lambda: None,
         synchronize=lambda _device: None,
         reset_peak_memory_stats=lambda _device: None,
@@ -152,3 +168,35 @@ def test_gpu_memory_reads_the_allocators_peak(monkeypatch: pytest.MonkeyPatch) -
     record = profile_gpu_memory(nn.Conv2d(3, 4, 1), (1, 3, 8, 8), device="cuda")
     assert (record.peak_mib, record.allocated_mib, record.reserved_mib) == (7, 5, 32)
     assert record.method == "device allocator"
+
+
+def test_training_memory_is_of_two_images_where_one_cannot_be_normalised() -> None:
+    model = build_model("resnet18", num_classes=2, seed=0)
+    one, two = ((n, 3, 32, 32) for n in (1, 2))  # at 32 px the last maps have one cell
+    record = profile_gpu_memory(model, one, device="cpu", training=True)
+    assert record.batch == 2
+    assert record.peak_mib == profile_gpu_memory(model, two, device="cpu", training=True).peak_mib
+    assert predict_memory(model, input_shape=one, training=True).batch == 2
+    assert predict_memory(model, input_shape=one).batch == 1
+    assert predict_memory(model, input_shape=(1, 3, 64, 64), training=True).batch == 1
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(13.9, None), (14, 2), (18, 3), (1000, 6)])
+def test_largest_micro_batch_is_never_below_the_least(limit: float, expected: int | None) -> None:
+    # As above; 6 images, of which 2, 3 and 6 are the candidates: 3 take 16.
+    peaks: list[int] = []
+
+    def peak_mib(batch: int) -> float:
+        peaks.append(batch)
+        return 10 + 2 * batch
+
+    assert largest_micro_batch(peak_mib, limit_mib=limit, largest=6, least=2) == expected
+    assert min(peaks) == 2
+
+
+def test_profiles_train_on_the_same_number_of_images_at_every_size() -> None:
+    model = build_model("resnet18", num_classes=2, seed=0)
+    plan = ProfilingPlan(protocols=("batch_1",), rounds=Rounds(5))
+    records = profile_subjects([Subject("resnet18", model, side) for side in (32, 64)], plan)
+    assert [record.training_memory.batch for record in records] == [2, 2]
+    assert "training with 2 image(s)" in profiling_report(records)

@@ -95,3 +95,15 @@ def test_a_limit_that_is_lowered_meanwhile_does_not_reach_a_run_that_has_begun(c
     assert own.determinants(CELL)["protocol"]["training"]["micro_batch"] == 16
     assert recovery.goes_on(TrainingMemoryError())
     assert recovery.begin().limit == Limit(2)  # the others' two are known to fit: eight are not tried
+
+
+def test_a_run_that_is_out_of_memory_never_tries_an_image_that_batchnorm_cannot_normalise(make_context) -> None:
+    # At 32 px resnet18 ends in maps of 1 x 1. 13 images in batches of 10 leave 3, which pairs cut into 2 and 1.
+    sweep = {"models": ["resnet18"], "resolutions": [32, 64], "seeds": [0]}
+    context = make_context(sweep=sweep, training={"batch_size": 10}, stores={"train": range(13)})
+    recovery = Recovery(context, Cell("resnet18", 64, 0))
+    recovery.begin()
+    assert recovery.goes_on(TrainingMemoryError())
+    assert recovery.begin().limit.images == 5
+    with pytest.raises(ResoMapError, match="resnet18 @64 seed 0 does not fit"):
+        recovery.goes_on(TrainingMemoryError())

@@ -12,6 +12,7 @@ from resomap.layout import StudyLayout
 from resomap.records import Cell, EpochRecord, RunRecord
 from resomap.serialize import to_json
 from resomap.study import runs
+from resomap.study.load import load_study
 from resomap.study.results import result_rows, write_results
 from resomap.study.runs import read_run, stored_runs, write_run
 from resomap.study.status import study_status
@@ -135,6 +136,19 @@ def test_study_status_tells_the_states_apart(tmp_path: Path) -> None:
     write_run(layout.run_record_path(run(2).cell, "cnn"), run(2, "running"))
     states = {cell.seed: state for cell, state in study_status(tmp_path).cells}
     assert states == {0: "finished", 1: "failed", 2: "interrupted", 3: "waiting"}
+
+
+def test_a_notebook_shows_a_study_in_one_line(tmp_path: Path) -> None:
+    layout = StudyLayout(tmp_path)
+    grid = json.dumps([["tiny_cnn", side, seed] for side in (32, 64) for seed in range(3)])
+    layout.config_path.write_text(f"provenance: {{cells: {grid}}}\n")
+    for record in (run(0), run(1), run(2, "failed")):
+        write_run(layout.run_record_path(record.cell, "cnn"), record)
+    shown = f"<StudyStatus {tmp_path}: 1 model x 2 resolutions x 3 seeds; runs: 3 waiting, 2 finished, 1 failed>"
+    assert repr(study_status(tmp_path)) == shown
+    write_results(layout, [run(0), run(1)], study={"name": "photos"})
+    opened = f"<Study 'photos' in {tmp_path}: 1 model x 1 resolution x 2 seeds; runs: 2 finished, 1 failed>"
+    assert repr(load_study(tmp_path)) == opened
 
 
 def test_study_status_of_something_else(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import safetensors.torch
 import torch
 
 from resomap.errors import CheckpointError, ConfigError, StorageError
-from resomap.models.checkpoints import load_checkpoint, read_metadata
+from resomap.models.checkpoints import load_checkpoint, read_metadata, write_metadata
+from resomap.models.registry import build_model
 from resomap.records import EpochRecord
 from resomap.training import events
 from resomap.training.callbacks import Callback, EarlyStopping, ModelCheckpoint
@@ -279,6 +280,24 @@ def test_model_checkpoint_writes_metadata_of_the_best_epoch(tmp_path):
     assert checkpoint.save_metadata() == tmp_path / "metadata.json"
 
 
+def test_weights_kept_without_metadata_say_how_to_load_them(trainer, tmp_path, weights, assert_identical):
+    model = build_model("tiny_cnn", num_classes=3, seed=0)
+    trainer(model, callbacks=[ModelCheckpoint(tmp_path, monitor="train_loss", mode="min")], epochs=1).fit()
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".json"] == []
+    expected = r"metadata\.json is missing, .* ModelCheckpoint\(.*, metadata=FIELDS\), .* FIELDS = (dict\(.*\)); the"
+    with pytest.raises(CheckpointError, match=expected) as raised:
+        load_checkpoint(tmp_path)
+    # What the message says works: its fields with this network's own, and its other way.
+    told = re.search(expected, str(raised.value))
+    fields = eval(told[1])
+    own = {"model": "tiny_cnn", "class_names": ["a", "b", "c"]}
+    own["preprocessing"] = fields["preprocessing"] | {"mean": [0.5] * 3, "std": [0.2] * 3}
+    write_metadata(tmp_path, **fields | own)
+    assert_identical(weights(load_checkpoint(tmp_path).model), weights(model))
+    bare = build_model("tiny_cnn", num_classes=3, pretrained=tmp_path / "best_model.safetensors")
+    assert_identical(weights(bare), weights(model))
+
+
 def test_model_checkpoint_refuses_incomplete_metadata_before_training(tmp_path):
     with pytest.raises(CheckpointError, match="model"):
         ModelCheckpoint(tmp_path, monitor="score", mode="max", metadata={"family": "cnn"})
@@ -297,8 +316,6 @@ def test_model_checkpoint_says_where_it_cannot_write(tmp_path):
 
 
 def test_best_checkpoint_holds_the_best_epochs_weights(trainer, tmp_path, weights, assert_identical):
-    from resomap.models.registry import build_model
-
     model = build_model("tiny_cnn", num_classes=3, seed=0)
     by_epoch: dict[int, dict[str, torch.Tensor]] = {}
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from resomap.data.batches import Batch
+from resomap.errors import ConfigError
 from resomap.training import loop as loop_module
 from resomap.training import passes as passes_module
 from resomap.training.engine import Engine
@@ -272,3 +273,16 @@ def test_a_graph_is_given_back_after_training(graphs: Graphs) -> None:
     passes.release()
     assert passes._graph is None
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_labels_are_looked_at_before_a_graph_is_launched(graphs: Graphs) -> None:
+    model = _network()
+    passes = _passes(model)
+    for number in range(4):
+        model.zero_grad()
+        passes(_batch(number, coloured=False), 1.0)
+    assert graphs[0].replays
+    batch = _batch(4, coloured=False)
+    batch.labels[2] = 3
+    with pytest.raises(ConfigError, match=r"expected labels from 0 to 2, .* got some from 0 to 3"):
+        passes(batch, 1.0)

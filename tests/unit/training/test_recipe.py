@@ -25,6 +25,7 @@ FINE: dict[str, Any] = {
         ("weight_decay", -0.1),
         ("momentum", 1.0),
         ("warmup_epochs", -1.0),
+        ("warmup_epochs", 3.5),
         ("step_epochs", 0),
         ("gamma", 1.0),
         ("plateau_patience", 0),
@@ -36,6 +37,12 @@ FINE: dict[str, Any] = {
 def test_recipe_names_the_setting_out_of_range(name, value):
     with pytest.raises(ConfigError, match=rf"training\.{name}: expected"):
         Recipe(**FINE | {name: value})
+
+
+def test_recipe_warms_up_for_all_epochs_at_most():
+    assert Recipe(**FINE | {"warmup_epochs": 3.0}).curve(4).warmup_updates == 11
+    with pytest.raises(ConfigError, match=r"warmup_epochs: expected from 0 to the 3 epochs, got 10"):
+        Recipe(**FINE | {"warmup_epochs": 10})
 
 
 def test_recipe_names_all_problems_together():

@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from resomap.errors import ConfigError, TrainingDivergedError
-from resomap.training.callbacks import Callback
+from resomap.training.callbacks import Callback, ModelCheckpoint
 from resomap.training.state import read_state
 
 
@@ -160,6 +160,70 @@ def test_fit_names_the_best_epoch_by_the_monitor(trainer):
 def test_unknown_monitor_lists_the_metrics(trainer):
     with pytest.raises(ConfigError, match=r"no metric 'f2'; available: .*accuracy"):
         trainer(monitor="f2", monitor_mode="max").fit()
+
+
+def test_a_monitor_is_named_as_the_argument_that_it_is(trainer, loader, tmp_path):
+    with pytest.raises(ConfigError, match=r"^monitor: there is no metric 'f2'; available: .*accuracy.*train_loss"):
+        trainer(monitor="f2", monitor_mode="max").fit()
+    keep = ModelCheckpoint(tmp_path, monitor="loss", mode="min")
+    only = r"^monitor: there is no metric 'loss'; available: train_accuracy, train_loss; .* need a val_loader"
+    with pytest.raises(ConfigError, match=only):
+        trainer(val=None, callbacks=[keep], epochs=1).fit()
+    with pytest.raises(ConfigError, match=r"^monitor_mode: expected min or max, got 'best'"):
+        trainer(monitor_mode="best")
+    with pytest.raises(ConfigError, match=r"^mode: expected min or max, got 'best'"):
+        ModelCheckpoint(tmp_path, monitor="loss", mode="best")
+
+
+IMAGES, LABELS = torch.zeros(4, 3, 8, 8), torch.tensor([0, 1, 2, 0])
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ({"image": IMAGES, "label": LABELS}, r"got a dict of 'image', 'label'; give the DataLoader a collate_fn"),
+        (IMAGES[:0], r"batches of \(images, labels\), got Tensor"),
+        ((IMAGES.byte(), LABELS), r"images \(B, 3, H, W\) torch.float32, .* got \(4, 3, 8, 8\) torch.uint8; .* by 255"),
+        ((IMAGES[0], LABELS), r"got \(3, 8, 8\) torch.float32"),
+        ((IMAGES.numpy(), LABELS), r"got ndarray"),
+        ((IMAGES, functional.one_hot(LABELS)), r"labels \(4,\) torch.int64, got \(4, 3\) torch.int64; .* argmax\(1\)"),
+        ((IMAGES, LABELS[:3]), r"labels \(4,\) torch.int64, got \(3,\)"),
+        ((IMAGES, ["a", "b", "c", "a"]), r"labels as class ids, torch.int64, got list"),
+        ((IMAGES, LABELS + 1), r"labels from 0 to 2, the model's 3 classes, got some from 1 to 3; .* num_classes"),
+        ((IMAGES, LABELS - 1), r"labels from 0 to 2, .* got some from -1 to 1"),
+    ],
+)
+def test_batches_that_cannot_be_trained_on_say_what_was_expected(trainer, batch, message):
+    with pytest.raises(ConfigError, match=rf"^loader: expected .*{message}"):
+        trainer(train=[batch], val=None).fit()
+
+
+def test_labels_are_looked_at_in_every_batch(trainer):
+    with pytest.raises(ConfigError, match="got some from 0 to 7"):
+        trainer(train=[(IMAGES, LABELS), (IMAGES, torch.tensor([0, 1, 2, 7]))], val=None).fit()
+
+
+def test_validation_fits_the_classes_too(trainer):
+    with pytest.raises(ConfigError, match=r"^val_loader: expected labels from 0 to 2, .* got some from 1 to 3"):
+        trainer(val=[(IMAGES, LABELS + 1)]).fit()
+    with pytest.raises(ConfigError, match=r"^class_names: expected one for each of the model's 3 classes, got 2"):
+        trainer(class_names=("a", "b")).fit()
+
+
+def test_class_weights_and_logits_fit_the_classes(trainer, network):
+    with pytest.raises(ConfigError, match=r"^class_weights: expected one for each of the model's 3 classes, got 2"):
+        trainer(class_weights=[1.0, 2.0]).fit()
+
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network()
+
+        def forward(self, images):
+            return {"logits": self.network(images)}
+
+    with pytest.raises(ConfigError, match=r"^model: expected logits \(B, K\), here \(4, K\), got dict"):
+        trainer(Named()).fit()
 
 
 @pytest.mark.parametrize(
@@ -376,3 +440,25 @@ def test_callbacks_on_main_return_and_raise(trainer):
     assert made.on_main(lambda: 4) == 4
     with pytest.raises(ConfigError, match="no"):
         made.on_main(lambda: (_ for _ in ()).throw(ConfigError("no")))
+
+
+def test_a_last_batch_of_one_image_is_refused_before_the_first_update(trainer, loader, weights, assert_identical):
+    def make():
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(3, 4, 8), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 3)]  # maps of 1 x 1
+        return nn.Sequential(*layers)
+
+    model = make()
+    before = weights(model)
+    with pytest.raises(ConfigError, match=r"a batch of one image, .* at 8 px .* drop_last=True, or with"):
+        trainer(model, loader(21, batch_size=4)).fit()
+    assert_identical(weights(model), before)
+    # A loader that does not say how it ends is refused at its single image.
+    batches = list(loader(21, batch_size=4))
+    with pytest.raises(ConfigError, match="drop_last=True"):
+        trainer(make(), batches).fit()
+    assert trainer(make(), loader(22, batch_size=4), epochs=1).fit().best_epoch == 1
+
+
+def test_a_last_batch_of_one_image_is_trained_on_where_it_can_be_normalised(trainer, network, loader):
+    assert trainer(network(norm=True), loader(21, batch_size=4), epochs=1).fit().best_epoch == 1

@@ -39,11 +39,14 @@ from resomap.study.build.explanations import (
 )
 from resomap.study.build.identity import determinants
 from resomap.study.build.loaders import (
+    check_micro_batch,
     checkpoint_loader,
     eval_loader,
+    fewest_images,
     fewest_workers,
     micro_batch,
     sizes_loader,
+    smallest_micro_batch,
     train_loader,
     with_micro_batch_limit,
 )
@@ -118,6 +121,7 @@ __all__ = [
     "budget_reference",
     "cache_dir",
     "cells",
+    "check_micro_batch",
     "check_models",
     "check_parameters",
     "check_processes",
@@ -139,6 +143,7 @@ __all__ = [
     "explanation_methods",
     "explanations_wanted",
     "family",
+    "fewest_images",
     "fewest_workers",
     "fingerprint",
     "grid_size",
@@ -174,6 +179,7 @@ __all__ = [
     "runs_at_once",
     "settle_process",
     "sizes_loader",
+    "smallest_micro_batch",
     "stops_dominated_runs",
     "storable",
     "stores",

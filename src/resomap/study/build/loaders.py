@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from resomap.config.schema import ResoMapConfig
+from resomap.errors import ConfigError
 from resomap.records import Cell, ImageDataset, Preprocessing
 from resomap.study.build.data import augmentation, squares_store
-from resomap.study.build.models import preprocessing
+from resomap.study.build.models import cells, model_on_meta, preprocessing
 from resomap.study.build.training import processes_per_run, usable_cores
 from resomap.study.ranks import Ranks
 
@@ -64,6 +65,54 @@ def micro_batch(config: ResoMapConfig, ranks: Ranks) -> int:
     processes = ranks.world_size if ranks.world_size > 1 else processes_per_run(config)
     share = max(1, config.training.batch_size // processes)
     return min(config.training.micro_batch or share, share)
+
+
+def fewest_images(config: ResoMapConfig, model: str, *, num_classes: int) -> dict[int, int]:
+    """resolution -> fewest images of a micro-batch that the model can be trained on there."""
+    from resomap.models.resolutions import least_training_batch
+
+    sides = sorted({cell.resolution for cell in cells(config) if cell.model == model})
+    network = model_on_meta(config, Cell(model, sides[0], 0), num_classes=num_classes)
+    return {side: least_training_batch(network, side) for side in sides}
+
+
+def smallest_micro_batch(config: ResoMapConfig, micro_batch: int, *, images: int) -> int:
+    """Images of the smallest micro-batch of an epoch of so many images: what is left over is cut too."""
+    from resomap.data.windows import smallest_part
+
+    return smallest_part(images, effective_batch=config.training.batch_size, micro_batch=micro_batch)
+
+
+def check_micro_batch(config: ResoMapConfig, ranks: Ranks, *, images: int, num_classes: int) -> None:
+    """Every model can be trained on the smallest micro-batch at every resolution.
+
+    Args:
+        images: of the training split.
+    Raises:
+        ConfigError: BatchNorm cannot normalise the single image that there would be.
+    """
+    micro = micro_batch(config, ranks)
+    if smallest_micro_batch(config, micro, images=images) > 1:
+        return
+    needing = [
+        f"{model} @{side}"
+        for model in dict.fromkeys(cell.model for cell in cells(config))
+        for side, fewest in fewest_images(config, model, num_classes=num_classes).items()
+        if fewest > 1
+    ]
+    if not needing:
+        return
+    training = config.training
+    larger = range(micro + 1, training.batch_size + 1)
+    works = next((m for m in larger if smallest_micro_batch(config, m, images=images) > 1), None)
+    asked = "micro_batch" if training.micro_batch is not None and works is not None else "batch_size"
+    advice = f"set it to {works}" if asked == "micro_batch" else "raise it"
+    shown = ", ".join(needing[:6]) + (f" and {len(needing) - 6} more" if len(needing) > 6 else "")
+    raise ConfigError(
+        f"training.{asked}: with {micro} image(s) at once some micro-batches hold a single one, on which {shown} "
+        f"cannot be trained (feature maps of 1 x 1: BatchNorm needs two images); {advice}, or leave these resolutions "
+        "out"
+    )
 
 
 def with_micro_batch_limit(config: ResoMapConfig, limit: int | None) -> ResoMapConfig:
