@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from resomap.config.schema import ResoMapConfig
-from resomap.errors import DeviceError, StudyError
-from resomap.layout import BEST_WEIGHTS, METADATA
+from resomap.errors import DeviceError, StudyError, printable
+from resomap.layout import BEST_WEIGHTS, METADATA, RUN_RECORD, study_of
 from resomap.models.checkpoints import load_checkpoint
 from resomap.profiling.modes import onnx_bytes
 from resomap.records import Preprocessing, RunRecord
@@ -23,6 +23,7 @@ from resomap.study.explained import open_explained
 from resomap.study.load import Study
 
 CHECKED_IMAGES = 16
+_RECIPE = "preprocessing.json"
 _LARGEST_DIFFERENCE = 1e-3
 
 
@@ -81,11 +82,12 @@ def export_run(
     """Write weights, ONNX and preprocessing.json, and answer real images with both.
 
     Raises:
-        StudyError: the ONNX file answers differently.
+        StudyError: the ONNX file answers differently, or the folder holds a run.
         DeviceError: the packages for ONNX are missing.
     """
     import importlib.util
 
+    _check_folder(folder)
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise DeviceError(f"export needs {', '.join(missing)}; install resomap[onnx]")
@@ -99,12 +101,28 @@ def export_run(
     content = onnx_bytes(checkpoint.model, (2, 3, side, side), dynamic_batch=True)
     write_atomic(folder / "model.onnx", lambda stream: stream.write(content))
     for name in (BEST_WEIGHTS, METADATA):
-        shutil.copyfile(checkpoint.path.parent / name, folder / name)
-    write_json(folder / "preprocessing.json", _preprocessing(recipe, checkpoint.metadata.class_names))
+        _copy(checkpoint.path.parent / name, folder / name)
+    write_json(folder / _RECIPE, _preprocessing(recipe, checkpoint.metadata.class_names))
     progress("checking")
     images, difference = _compare(config, checkpoint, content)
-    files = ("model.onnx", BEST_WEIGHTS, METADATA, "preprocessing.json")
+    files = ("model.onnx", BEST_WEIGHTS, METADATA, _RECIPE)
     return Exported(folder, str(run.cell), files, images, difference)
+
+
+def _check_folder(folder: Path) -> None:
+    """Not a run's: its weights would be written over. An earlier export may be."""
+    is_checkpoint = (folder / METADATA).exists() and not (folder / _RECIPE).exists()
+    if is_checkpoint or (folder / RUN_RECORD).exists() or study_of(folder) is not None:
+        raise StudyError(
+            f"--output: expected a folder for the files, got {printable(folder)}, which holds a run or lies among the "
+            "runs of a study; choose another"
+        )
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A file of its own: another name of the target's file keeps what it had."""
+    with open(source, "rb") as stream:
+        write_atomic(target, lambda out: shutil.copyfileobj(stream, out))
 
 
 def _preprocessing(recipe: Preprocessing, class_names: tuple[str, ...]) -> dict[str, Any]:
