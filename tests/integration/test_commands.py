@@ -92,6 +92,26 @@ def test_evaluate_gives_the_runs_own_test_accuracy(study: Path, tmp_path: Path, 
         assert name in outcome.out
 
 
+FAST_PROBE = ["--set", "system.profiling.blocks=5", "--set", "system.profiling.precision=null", "--device", "cpu"]
+
+
+def test_probe_of_a_weights_file_sees_images_as_the_configuration_says(
+    tmp_path: Path, make_images: Make, small_run: Args, cli: Cli
+) -> None:
+    data = make_images(tmp_path / "data")
+    own = ["--set", "data.mean=[0.1, 0.2, 0.3]", "--set", "data.std=[0.5, 0.6, 0.7]",
+           "--set", "models.tiny_cnn.channels=[4, 8]"]  # fmt: skip
+    assert cli(*small_run(data, *own)).status == 0
+    weights = next((tmp_path / "study").rglob("best_model.safetensors"))
+    named = ["--model", "tiny_cnn", "--weights", weights, "--resolutions", "32", "--output", tmp_path / "probed"]
+    cache = ["--set", f"data.cache_dir={tmp_path / 'cache'}"]
+    outcome = cli("probe", "--data", data, *named, *own, *cache, *FAST_PROBE)
+    assert outcome.status == 0, outcome.err
+    name = "test-in32-info32-as_trained.parquet"
+    stored = read_predictions(tmp_path / "study" / "predictions" / "tiny_cnn" / "32" / "seed0" / name)
+    assert np.allclose(read_predictions(tmp_path / "probed" / name).probabilities, stored.probabilities, atol=1e-6)
+
+
 def test_evaluate_refuses_other_classes(study: Path, tmp_path: Path, make_images: Make, cli: Cli) -> None:
     other = make_images(tmp_path / "other", classes=("dark", "dusk", "light"))
     run = study / "checkpoints" / "cnn" / "tiny_cnn" / "32" / "seed0"

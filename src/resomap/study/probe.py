@@ -17,12 +17,12 @@ from resomap.errors import CheckpointError, ConfigError, DeviceError, Resolution
 from resomap.evaluation.many import View, predict_many
 from resomap.models.checkpoints import load_checkpoint
 from resomap.models.folding import for_inference
-from resomap.models.registry import build_model, normalisation_of
+from resomap.models.registry import build_model
 from resomap.models.resolutions import SIZE_ERRORS, dry_forward
 from resomap.models.weights import load_weights
 from resomap.profiling.latency import BATCH_1, LatencyRecord
 from resomap.profiling.profiler import ProfileRecord, ProfilingPlan, Subject, profile_subjects
-from resomap.records import Condition, ImageDataset, Predictions, Preprocessing, information_at
+from resomap.records import Cell, Condition, ImageDataset, Predictions, Preprocessing, information_at
 from resomap.study import build
 from resomap.study.cost import mode_gaps, shared_mode
 
@@ -125,6 +125,7 @@ def _network(
         num_classes=images.num_classes,
         pretrained=False,
         resolution=side,
+        specs=build.model_specs(config),
         allow_callables=build.allows_callables(config),
     ).eval()
     missing = load_weights(network, weights, name=model).left_as_initialised
@@ -133,9 +134,7 @@ def _network(
             f"{printable(weights)} has no classifier for the {images.num_classes} classes of the data (missing: "
             f"{', '.join(missing)}), and probe trains none; give the weights of a network that was trained for them"
         )
-    mean, std = normalisation_of(model)
-    limit = build.information_resolution(config)
-    return network, Preprocessing(side, build.kernel(config), mean, std, limit), model
+    return network, build.preprocessing(config, Cell(model, side, seed=0)), model
 
 
 def _compared(profiles: Sequence[ProfileRecord]) -> dict[int, LatencyRecord]:
