@@ -85,14 +85,13 @@ def probe(
     from resomap.serialize import write_json
     from resomap.study.probe import probe as run_probe
 
-    try:
-        sides = sorted({int(side) for side in resolutions.split(",")})
-    except ValueError:
-        raise ConfigError(f"--resolutions: expected comma-separated sides in pixels, got {resolutions!r}") from None
-    resolved = configure(config, overrides, {"data.source": data, "system.device": device})
+    resolved = configure(
+        config, overrides, {"data.source": data, "system.device": device, "sweep.resolutions": resolutions}
+    )
     found, answers, _ = run_probe(
-        resolved, checkpoint=checkpoint, model=model, weights=weights, resolutions=sides, metric=metric, delta=delta,
-        budget=Budget(max_latency_ms=max_latency_ms), progress=lambda what: print(f"{what} ...", file=sys.stderr),
+        resolved, checkpoint=checkpoint, model=model, weights=weights, resolutions=sorted(resolved.sweep.resolutions),
+        metric=metric, delta=delta, budget=Budget(max_latency_ms=max_latency_ms),
+        progress=lambda what: print(f"{what} ...", file=sys.stderr),
     )  # fmt: skip
     print_recommendation(found)
     if output is not None:
