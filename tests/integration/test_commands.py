@@ -204,6 +204,19 @@ def test_own_module_as_a_model(
     assert list((tmp_path / "study" / "checkpoints" / "custom").rglob("best_model.safetensors"))
 
 
+def test_code_of_the_users_is_refused_in_the_same_words_everywhere(
+    tmp_path: Path, make_images: Make, small_run: Args, cli: Cli
+) -> None:
+    data = make_images(tmp_path / "data")
+    said = "os:getcwd runs code of yours; allow it with --set models.allow_callables=true"
+    asked = ["--model", "os:getcwd", "--weights", tmp_path / "w.safetensors", "--data", data, "--resolutions", "32"]
+    cache = ["--set", f"data.cache_dir={tmp_path / 'cache'}"]
+    for arguments in (small_run(data, "--models", "os:getcwd"), ["probe", *asked, *cache, *FAST_PROBE]):
+        outcome = cli(*arguments)
+        assert outcome.status == 2
+        assert outcome.error_lines[0].endswith(said)
+
+
 @pytest.mark.slow
 def test_mlflow_records_the_study(tmp_path: Path, make_images: Make, small_run: Args, cli: Cli) -> None:
     from mlflow.tracking import MlflowClient
