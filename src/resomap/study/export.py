@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from resomap.config.schema import ResoMapConfig
+from resomap.data.decode import MAX_ASPECT
 from resomap.errors import DeviceError, StudyError, printable
 from resomap.layout import BEST_WEIGHTS, METADATA, RUN_RECORD, study_of
 from resomap.models.checkpoints import load_checkpoint
@@ -126,21 +127,8 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _preprocessing(recipe: Preprocessing, class_names: tuple[str, ...]) -> dict[str, Any]:
-    less = []
-    if recipe.information < recipe.resolution:
-        less = [
-            f"resize the short side to {recipe.information} px, antialiased, {recipe.kernel}",
-            f"cut the centre square of {recipe.information} px",
-        ]
     return {
-        "steps": [
-            "decode to RGB, upright by EXIF orientation",
-            *less,
-            f"resize the short side to {recipe.resolution} px, antialiased, {recipe.kernel}",
-            f"cut the centre square of {recipe.resolution} px",
-            "divide by 255, subtract mean, divide by std, by channel",
-            "layout: batch, channel (RGB), height, width; float32",
-        ],
+        "steps": list(preprocessing_steps(recipe)),
         "resolution": recipe.resolution,
         "information_resolution": recipe.information,
         "crop": "center",
@@ -152,6 +140,28 @@ def _preprocessing(recipe: Preprocessing, class_names: tuple[str, ...]) -> dict[
         "input": "images",
         "output": "logits",
     }
+
+
+def preprocessing_steps(recipe: Preprocessing) -> Iterator[str]:
+    """What is done to an image, in words that pin every pixel of data.decode.to_square."""
+    yield (
+        "decode the first frame to 8-bit RGB, upright by EXIF orientation, transparency over white, 16-bit grey by its "
+        "high byte, without ICC profiles"
+    )
+    yield (
+        f"if the long side is more than {MAX_ASPECT} times the short side, cut the long side to {MAX_ASPECT} times the "
+        f"short side about the centre: crop offset (long - {MAX_ASPECT} * short) // 2"
+    )
+    sides = (recipe.information, recipe.resolution) if recipe.information < recipe.resolution else (recipe.resolution,)
+    for side in sides:
+        yield (
+            f"resize the short side to {side} px and the long side to long * {side} / short px, long side rounded to "
+            f"nearest (half up): (2 * long * {side} + short) // (2 * short); antialiased {recipe.kernel}, as "
+            f"PIL.Image.resize with Resampling.{recipe.kernel.upper()}, to 8 bits"
+        )
+        yield f"cut the centre square of {side} px: crop offset (w - {side}) // 2 from left, (h - {side}) // 2 from top"
+    yield "divide by 255, subtract mean, divide by std, by channel"
+    yield "layout: batch, channel (RGB), height, width; float32"
 
 
 def _compare(config: ResoMapConfig, checkpoint: Any, content: bytes) -> tuple[int, float]:
