@@ -112,13 +112,43 @@ def test_probe_of_a_weights_file_sees_images_as_the_configuration_says(
     assert np.allclose(read_predictions(tmp_path / "probed" / name).probabilities, stored.probabilities, atol=1e-6)
 
 
+def test_a_checkpoint_in_a_study_is_shown_the_studys_data(study: Path, tmp_path: Path, cli: Cli) -> None:
+    run = study / "checkpoints" / "cnn" / "tiny_cnn" / "32" / "seed0"
+    name = "test-in32-info32-as_trained.parquet"
+    stored = read_predictions(study / "predictions" / "tiny_cnn" / "32" / "seed0" / name)
+    evaluated = tmp_path / "evaluated.parquet"
+    outcome = cli("evaluate", run / "best_model.safetensors", "--predictions", evaluated)
+    assert outcome.status == 0, outcome.err
+    assert str(tmp_path / "data") in outcome.err
+    assert "test: 12 images" in outcome.out
+    outcome = cli("probe", "--checkpoint", run, "--resolutions", "32", *FAST_PROBE, "--output", tmp_path / "probed")
+    assert outcome.status == 0, outcome.err
+    for found in (evaluated, tmp_path / "probed" / name):
+        assert read_predictions(found).image_ids.tolist() == stored.image_ids.tolist()
+        assert np.allclose(read_predictions(found).probabilities, stored.probabilities, atol=1e-6)
+
+
+def test_evaluate_takes_val_where_the_data_has_no_test(
+    study: Path, tmp_path: Path, make_images: Make, cli: Cli
+) -> None:
+    other = make_images(tmp_path / "other", splits={"train": 4, "val": 3})
+    run = study / "checkpoints" / "cnn" / "tiny_cnn" / "32" / "seed0"
+    outcome = cli("evaluate", run, "--data", other)
+    assert outcome.status == 0, outcome.err
+    assert "val (the data has no test split): 6 images" in outcome.out
+    assert cli("evaluate", run, "--data", other, "--split", "test").status == 2
+
+
 def test_evaluate_refuses_other_classes(study: Path, tmp_path: Path, make_images: Make, cli: Cli) -> None:
     other = make_images(tmp_path / "other", classes=("dark", "dusk", "light"))
     run = study / "checkpoints" / "cnn" / "tiny_cnn" / "32" / "seed0"
     outcome = cli("evaluate", run, "--data", other, "--set", f"data.cache_dir={tmp_path / 'cache'}")
     assert outcome.status == 2
-    assert "2 classes" in outcome.err
-    assert "the data has 3" in outcome.err
+    assert "2 classes apart (dark, light), " in outcome.err
+    assert "the data has 3 (dark, dusk, light); " in outcome.err
+    many = make_images(tmp_path / "many", classes=tuple("abcdefg"))
+    outcome = cli("evaluate", run, "--data", many, "--set", f"data.cache_dir={tmp_path / 'cache'}")
+    assert "the data has 7 (a, b, c, d, e and 2 more); " in outcome.err
 
 
 def test_audit_as_table_and_json(tmp_path: Path, make_images: Make, cli: Cli) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from resomap.cli.explain_command import study_config
-from resomap.cli.options import ConfigOption, DataOption, DeviceOption, SetOption, configure
+from resomap.cli.options import ConfigOption, DataOption, DeviceOption, SetOption, checkpoint_config
 from resomap.cli.recommend_command import print_recommendation
 from resomap.cli.tables import print_table
 from resomap.errors import ConfigError
@@ -78,16 +78,18 @@ def probe(
     device: DeviceOption = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for predictions and verdict.")] = None,
 ) -> None:
-    """Evaluate and time one trained network at many sizes, and say which to use; trains nothing."""
+    """Evaluate and time one trained network at many sizes, and say which to use; trains nothing.
+
+    A checkpoint in a study is shown the study's data.
+    """
     from resomap.analysis.recommend import Budget
     from resomap.evaluation.store import write_predictions
     from resomap.records import Cell
     from resomap.serialize import write_json
     from resomap.study.probe import probe as run_probe
 
-    resolved = configure(
-        config, overrides, {"data.source": data, "system.device": device, "sweep.resolutions": resolutions}
-    )
+    flags: dict[str, object | None] = {"data.source": data, "system.device": device, "sweep.resolutions": resolutions}
+    resolved = checkpoint_config(checkpoint, config, overrides, flags)
     found, answers, _ = run_probe(
         resolved, checkpoint=checkpoint, model=model, weights=weights, resolutions=sorted(resolved.sweep.resolutions),
         metric=metric, delta=delta, budget=Budget(max_latency_ms=max_latency_ms),

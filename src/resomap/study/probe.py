@@ -13,7 +13,7 @@ from torch import nn
 from resomap.analysis.recommend import Budget, Option, Recommendation, recommend
 from resomap.analysis.statistics.pseudo import pseudo_values
 from resomap.config.schema import ResoMapConfig
-from resomap.errors import CheckpointError, ConfigError, DeviceError, ResolutionError, printable
+from resomap.errors import CheckpointError, ConfigError, DeviceError, ResolutionError, listed, printable
 from resomap.evaluation.many import View, predict_many
 from resomap.models.checkpoints import load_checkpoint
 from resomap.models.folding import for_inference
@@ -114,8 +114,8 @@ def _network(
         stored = load_checkpoint(checkpoint, allow_callables=build.allows_callables(config))
         if tuple(stored.metadata.class_names) != images.class_names:
             raise CheckpointError(
-                f"the checkpoint tells apart {', '.join(stored.metadata.class_names[:5])}; the data has "
-                f"{', '.join(images.class_names[:5])}: give the data that it was trained for"
+                f"the checkpoint tells apart {listed(stored.metadata.class_names)}; the data has "
+                f"{listed(images.class_names)}: give the data that it was trained for with --data"
             )
         return stored.model, stored.preprocessing, stored.metadata.model
     assert model is not None
