@@ -70,6 +70,37 @@ def test_study_file_runs_the_same_study_again(study: Path, cli: Cli) -> None:
     assert "2 runs, 2 finished before" in outcome.err
 
 
+def test_a_study_of_a_relative_folder_finds_its_images_from_everywhere(
+    tmp_path: Path, make_images: Make, small_run: Args, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_images(tmp_path / "cwd" / "data")
+    study, shipped = tmp_path / "study", tmp_path / "shipped"
+    assert cli(*small_run("data", "--resolutions", "32,64")).status == 0
+    elsewhere = tmp_path / "elsewhere"
+    make_images(elsewhere / "data", classes=("other", "things"))  # of the same name, and not meant
+    monkeypatch.chdir(elsewhere)
+    outcome = cli("matrix", study)
+    assert outcome.status == 0, outcome.err
+    assert "rows trained at" in outcome.out
+    chosen = ("export", study, "--model", "tiny_cnn", "--resolution", "32", "--output", shipped)
+    # Moved: said with what to do, nothing written, and --data finds them.
+    (elsewhere / "data").rename(elsewhere / "other")
+    (tmp_path / "cwd" / "data").rename(elsewhere / "data")
+    for arguments in (("matrix", study), chosen):
+        outcome = cli(*arguments)
+        assert outcome.status == 2
+        assert f"{tmp_path / 'cwd' / 'data'} does not exist" in outcome.error_lines[0]
+        assert "give the new place with --data" in outcome.error_lines[0]
+    assert not shipped.exists()
+    assert cli(*chosen, "--data", "data").status == 0
+    assert (shipped / "model.onnx").is_file()
+    # The same images by the same relative path from another folder: the same runs.
+    outcome = cli(*small_run("data", "--resolutions", "32,64"))
+    assert outcome.status == 0, outcome.err
+    assert "2 runs, 2 finished before" in outcome.err
+    assert yaml.safe_load((study / "study.yaml").read_text())["data"]["source"] == str(elsewhere / "data")
+
+
 def test_status_shows_finished_runs(study: Path, cli: Cli) -> None:
     outcome = cli("status", study)
     assert outcome.status == 0

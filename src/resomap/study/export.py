@@ -20,7 +20,7 @@ from resomap.profiling.modes import onnx_bytes
 from resomap.records import Preprocessing, RunRecord
 from resomap.serialize import make_dirs, read_json, write_atomic, write_json
 from resomap.study import build
-from resomap.study.explained import open_explained
+from resomap.study.explained import ExplainedImages, open_explained
 from resomap.study.load import Study
 
 CHECKED_IMAGES = 16
@@ -80,10 +80,11 @@ def export_run(
     *,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Exported:
-    """Write weights, ONNX and preprocessing.json, and answer real images with both.
+    """Answer real images with the network and its ONNX, then write weights, ONNX and preprocessing.json.
 
     Raises:
-        StudyError: the ONNX file answers differently, or the folder holds a run.
+        StudyError: the ONNX file answers differently, or the folder holds a run; nothing is written.
+        DatasetError: there are no images to check with; nothing is written.
         DeviceError: the packages for ONNX are missing.
     """
     import importlib.util
@@ -96,16 +97,17 @@ def export_run(
         study.layout.run_dir(run.cell, run.family), allow_callables=build.allows_callables(config)
     )
     recipe = checkpoint.preprocessing
-    make_dirs(folder)
+    pictures = open_explained(build.dataset(config), count=CHECKED_IMAGES, seed=0, max_pixels=build.max_pixels(config))
     progress("ONNX")
     side = recipe.resolution
     content = onnx_bytes(checkpoint.model, (2, 3, side, side), dynamic_batch=True)
+    progress("checking")
+    images, difference = _compare(checkpoint, content, pictures)
+    make_dirs(folder)
     write_atomic(folder / "model.onnx", lambda stream: stream.write(content))
     for name in (BEST_WEIGHTS, METADATA):
         _copy(checkpoint.path.parent / name, folder / name)
     write_json(folder / _RECIPE, _preprocessing(recipe, checkpoint.metadata.class_names))
-    progress("checking")
-    images, difference = _compare(config, checkpoint, content)
     files = ("model.onnx", BEST_WEIGHTS, METADATA, _RECIPE)
     return Exported(folder, str(run.cell), files, images, difference)
 
@@ -164,14 +166,13 @@ def preprocessing_steps(recipe: Preprocessing) -> Iterator[str]:
     yield "layout: batch, channel (RGB), height, width; float32"
 
 
-def _compare(config: ResoMapConfig, checkpoint: Any, content: bytes) -> tuple[int, float]:
+def _compare(checkpoint: Any, content: bytes, pictures: ExplainedImages) -> tuple[int, float]:
     """(images, largest difference of the logits) of torch and ONNX Runtime on real images."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    pictures = open_explained(build.dataset(config), count=CHECKED_IMAGES, seed=0, max_pixels=build.max_pixels(config))
     worst, images = 0.0, 0
     for _, images_BCHW in pictures.batches(checkpoint.preprocessing, batch_size=5):
         with torch.inference_mode():
