@@ -129,6 +129,11 @@ def printable(text: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in str(text))
 
 
+def counted(count: int, noun: str) -> str:
+    """'1 run', '2 runs', '1,000 images'."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def listed(names: Sequence[str], *, most: int = 5) -> str:
     """'ants, bees'; 'a, b, c, d, e and 3 more'."""
     more = f" and {len(names) - most} more" if len(names) > most else ""

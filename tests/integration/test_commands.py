@@ -101,6 +101,35 @@ def test_a_study_of_a_relative_folder_finds_its_images_from_everywhere(
     assert yaml.safe_load((study / "study.yaml").read_text())["data"]["source"] == str(elsewhere / "data")
 
 
+@pytest.mark.parametrize(
+    ("command", "rest", "then"),
+    [("recommend", (), "has no profile"), ("report", (), "has no profile"), ("matrix", (), "nothing to test"),
+     ("export", ("--model", "tiny_cnn", "--resolution", "64"), "no finished run of tiny_cnn @64")],
+)  # fmt: skip
+def test_a_study_of_missing_runs_says_so_first(
+    command: str, rest: tuple[str, ...], then: str, study: Path, cli: Cli
+) -> None:
+    if then == "has no profile":  # nor has the whole study
+        assert "resomap run" not in cli(command, study, *rest).err
+    (study / "checkpoints" / "cnn" / "tiny_cnn" / "64" / "seed0" / "run.json").unlink()
+    outcome = cli(command, study, *rest)
+    assert (outcome.status, len(outcome.error_lines)) == (2, 1), outcome.err
+    said = f"{study}: 1 of 2 runs missing; the same `resomap run` again finishes them"
+    assert outcome.error_lines[0].index(said) < outcome.error_lines[0].index(then)
+    assert not (study / "report").exists()
+
+
+def test_matrix_of_one_resolution_has_nothing_to_test(
+    tmp_path: Path, make_images: Make, small_run: Args, cli: Cli
+) -> None:
+    assert cli(*small_run(make_images(tmp_path / "data"))).status == 0
+    outcome = cli("matrix", tmp_path / "study")
+    assert outcome.status == 2
+    assert outcome.error_lines == [
+        "error: nothing to test: no model has a seed that is finished at each of two or more resolutions"
+    ]
+
+
 def test_status_shows_finished_runs(study: Path, cli: Cli) -> None:
     outcome = cli("status", study)
     assert outcome.status == 0
