@@ -130,8 +130,8 @@ def printable(text: object) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """'1 run', '2 runs', '1,000 images'."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+    """'1 run', '2 runs'."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def listed(names: Sequence[str], *, most: int = 5) -> str:

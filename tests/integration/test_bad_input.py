@@ -282,7 +282,7 @@ def test_skip_goes_on_without_bad_files_and_records_them(
     (data / "train" / "dark" / "bad.jpg").write_bytes(jpeg_bytes()[:900])
     outcome = cli(*small_run(data, "--set", "data.on_bad_file=skip"))
     assert outcome.status == 0, outcome.err
-    assert "1 unreadable file(s) left out" in outcome.err
+    assert "1 unreadable file left out" in outcome.err
     assert "bad.jpg" in (tmp_path / "study" / "results.json").read_text()
 
 

@@ -310,6 +310,8 @@ def test_probe_of_a_checkpoint_gives_the_predictions_of_evaluate(study: Path, cl
     out = tmp_path / "probed"
     outcome = cli("probe", *common, "--checkpoint", run, "--resolutions", "32,48", "--output", out)
     assert outcome.status == 0, outcome.err
+    assert "val at 2 sizes" in outcome.err
+    assert "(24 images, 1 seed); " in outcome.out
     assert "one network trained at one size" in outcome.out
     evaluated = tmp_path / "evaluated.parquet"
     assert cli("evaluate", run, *common[:4], "--predictions", evaluated).status == 0

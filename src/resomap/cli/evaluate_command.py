@@ -9,6 +9,7 @@ import typer
 
 from resomap.cli.options import ConfigOption, DataOption, DeviceOption, SetOption, checkpoint_config
 from resomap.cli.tables import print_table
+from resomap.errors import counted
 
 
 def evaluate(
@@ -29,7 +30,7 @@ def evaluate(
     metrics = evaluate_checkpoint(resolved, checkpoint, split=split, predictions_path=predictions)
     scalars = [[k, f"{v:.4f}"] for k, v in metrics.items() if isinstance(v, float)]
     none = " (the data has no test split)" if split is None and metrics["split"] != "test" else ""
-    print_table(f"{metrics['split']}{none}: {metrics['images']} images", ["metric", "value"], scalars)
+    print_table(f"{metrics['split']}{none}: {counted(metrics['images'], 'image')}", ["metric", "value"], scalars)
     columns = ["class", "images", "precision", "recall", "f1"]
     rows = [
         [row["class"], str(row["support"]), *[f"{row[k]:.3f}" for k in columns[2:]]] for row in metrics["per_class"]

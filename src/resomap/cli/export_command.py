@@ -10,7 +10,7 @@ import typer
 
 from resomap.cli.explain_command import study_config
 from resomap.cli.options import ConfigOption, DataOption, SetOption
-from resomap.errors import ConfigError, printable
+from resomap.errors import ConfigError, counted, printable
 
 
 def export(
@@ -44,4 +44,4 @@ def export(
         chosen = chosen_run(opened, model=model, resolution=resolution, seed=seed, metric=build.table_metric(resolved))
     found = export_run(resolved, opened, chosen, output, progress=lambda what: print(f"{what} ...", file=sys.stderr))
     print(f"{found.run}: {', '.join(found.files)} in {printable(found.folder)}")
-    print(f"same answers to {found.images} images; logits differ by {found.largest_difference:.1g} at most")
+    print(f"same answers to {counted(found.images, 'image')}; logits differ by {found.largest_difference:.1g} at most")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from resomap.cli.tables import print_table
-from resomap.errors import ConfigError, printable
+from resomap.errors import ConfigError, counted, printable
 
 if TYPE_CHECKING:
     from resomap.analysis.recommend import Recommendation
@@ -88,7 +88,7 @@ def print_recommendation(found: Recommendation) -> None:
     ]
     name = found.metric.replace("_", " ")
     columns = ["model", "side", f"{name}, 95 %", "ms", "MiB", "against best", "enough", "P(front)", "fits"]
-    title = f"{name} on {found.report_split} ({found.images} images, {found.seeds} seed(s))"
+    title = f"{name} on {found.report_split} ({counted(found.images, 'image')}, {counted(found.seeds, 'seed')})"
     print_table(f"{title}; differences on {found.select_split}", columns, rows)
     if found.expected_regret is not None:
         print(

@@ -13,7 +13,7 @@ from torch import nn
 from resomap.analysis.recommend import Budget, Option, Recommendation, recommend
 from resomap.analysis.statistics.pseudo import pseudo_values
 from resomap.config.schema import ResoMapConfig
-from resomap.errors import CheckpointError, ConfigError, DeviceError, ResolutionError, listed, printable
+from resomap.errors import CheckpointError, ConfigError, DeviceError, ResolutionError, counted, listed, printable
 from resomap.evaluation.many import View, predict_many
 from resomap.models.checkpoints import load_checkpoint
 from resomap.models.folding import for_inference
@@ -67,7 +67,7 @@ def probe(
     views = {side: View(evaluated, side, shown[side]) for side in resolutions}
     answers: dict[tuple[str, int], Predictions] = {}
     for split in dict.fromkeys(splits):
-        progress(f"{split} at {len(views)} sizes")
+        progress(f"{split} at {counted(len(views), 'size')}")
         loader = build.sizes_loader(
             config, images, split, preprocessing=recipe, resolutions=list(shown.values()), device=device
         )

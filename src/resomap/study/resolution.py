@@ -12,7 +12,7 @@ import pandas as pd
 
 from resomap.config.load import load_config
 from resomap.config.schema import ResoMapConfig
-from resomap.errors import CheckpointError, DatasetError, listed, printable
+from resomap.errors import CheckpointError, DatasetError, counted, listed, printable
 from resomap.evaluation.predict import predict
 from resomap.evaluation.store import write_predictions
 from resomap.layout import METADATA, StudyLayout
@@ -205,7 +205,7 @@ def summarise(
         "Cost",
         profiling_report(profiles),
         "",
-        f"Agreement of explanations ({analysed['similarity']}) on {analysed['images']} images",
+        f"Agreement of explanations ({analysed['similarity']}) on {counted(analysed['images'], 'image')}",
         *_agreement_lines(analysed),
     ]
     return "\n".join(parts) + "\n"

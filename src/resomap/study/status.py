@@ -64,6 +64,7 @@ def _states(layout: StudyLayout, stored: Mapping[Cell, str], planned: Sequence[C
     for cell in dict.fromkeys([*planned, *stored]):
         yield cell, _state(layout, cell, stored.get(cell))
 
+
 @contextmanager
 def missing_runs_first(path: str | Path) -> Iterator[None]:
     """Inside, a StudyError says first that runs of the study are missing: what else is, mostly follows from that."""
