@@ -24,7 +24,7 @@ A message says what was expected, what came, and what to do. The command line pr
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -127,6 +127,17 @@ _SECRETS = "password|passwd|pwd|token|secret|api[_-]?key|access[_-]?key|credenti
 def printable(text: object) -> str:
     """`text` on one line: control characters (newline, escape, ...) shown as \\n, \\x1b."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in str(text))
+
+
+def counted(count: int, noun: str) -> str:
+    """'1 run', '2 runs'."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def listed(names: Sequence[str], *, most: int = 5) -> str:
+    """'ants, bees'; 'a, b, c, d, e and 3 more'."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(printable(name) for name in names[:most]) + more
 
 
 def without_secrets(text: str) -> str:

@@ -176,5 +176,15 @@ class StudyLayout:
         return self.predictions_dir(cell) / f"{folder_name(condition.name)}.parquet"
 
 
+def study_of(path: Path) -> StudyLayout | None:
+    """The study in whose checkpoints/ a path lies; None where it lies in none's."""
+    whole = path.resolve()
+    for folder in (whole, *whole.parents):
+        study = StudyLayout(folder.parent)
+        if folder == study.checkpoints_dir and study.config_path.is_file():
+            return study
+    return None
+
+
 def _cell_part(cell: Cell) -> Path:
     return Path(folder_name(cell.model)) / str(cell.resolution) / f"seed{cell.seed}"

@@ -182,6 +182,18 @@ def _(tmp: Path, make: Make, args: Args) -> list[str]:
     return args(make(tmp / "data"), "--resolutions", "big")
 
 
+@case("sizes of a probe out of bounds", r"sweep\.resolutions\[0\].*>= 16 and <= 4096, got 8\n.*\[1\].*got 10000")
+def _(tmp: Path, make: Make, args: Args) -> list[str]:
+    named = ["--model", "tiny_cnn", "--weights", str(tmp / "weights.pth"), "--data", str(make(tmp / "data"))]
+    return ["probe", *named, "--resolutions", "8,10000"]
+
+
+@case("a size of a probe twice", r"sweep.*resolutions lists 32 more than once")
+def _(tmp: Path, make: Make, args: Args) -> list[str]:
+    named = ["--model", "tiny_cnn", "--weights", str(tmp / "weights.pth"), "--data", str(make(tmp / "data"))]
+    return ["probe", *named, "--resolutions", "32,64,32"]
+
+
 @case("an unknown model", r"resnet19.*resnet")
 def _(tmp: Path, make: Make, args: Args) -> list[str]:
     return args(make(tmp / "data"), "--models", "resnet19")
@@ -285,7 +297,7 @@ def test_skip_goes_on_without_bad_files_and_records_them(
     (data / "train" / "dark" / "bad.jpg").write_bytes(jpeg_bytes()[:900])
     outcome = cli(*small_run(data, "--set", "data.on_bad_file=skip"))
     assert outcome.status == 0, outcome.err
-    assert "1 unreadable file(s) left out" in outcome.err
+    assert "1 unreadable file left out" in outcome.err
     assert "bad.jpg" in (tmp_path / "study" / "results.json").read_text()
 
 

@@ -68,14 +68,14 @@ def test_dominated_runs_stop_and_the_report_names_them(tmp_path, cli, small_run)
     assert stored[16]["metrics"]
     verdict = json.loads((tmp_path / "study" / "analysis" / "verdict.json").read_text())
     warnings = verdict["recommendation"]["warnings"]
-    assert "stopped early, shown to be dominated, and not assessed: tiny_cnn @16 (1 of 1 runs)" in warnings
-    assert "stopped, not assessed: tiny_cnn @16 (1 of 1 runs)" in done.out
+    assert "stopped early, shown to be dominated, and not assessed: tiny_cnn @16 (1 of 1 run)" in warnings
+    assert "stopped, not assessed: tiny_cnn @16 (1 of 1 run)" in done.out
 
     # The network that was not trained to its end is no answer, however cheap it is.
     assert [option["resolution"] for option in verdict["recommendation"]["options"]] == [64]
-    assert verdict["stopped"] == [{"model": "tiny_cnn", "resolution": 16, "runs": "1 of 1 runs"}]
+    assert verdict["stopped"] == [{"model": "tiny_cnn", "resolution": 16, "runs": "1 of 1 run"}]
     asked = cli("recommend", tmp_path / "study", "--max-latency-ms", "1e-6")
-    assert "@16" not in asked.out.replace("tiny_cnn @16 (1 of 1 runs)", "")
+    assert "@16" not in asked.out.replace("tiny_cnn @16 (1 of 1 run)", "")
 
 
 def test_looking_at_a_run_does_not_change_it(tmp_path, cli, small_run, make_images, monkeypatch):

@@ -70,6 +70,66 @@ def test_study_file_runs_the_same_study_again(study: Path, cli: Cli) -> None:
     assert "2 runs, 2 finished before" in outcome.err
 
 
+def test_a_study_of_a_relative_folder_finds_its_images_from_everywhere(
+    tmp_path: Path, make_images: Make, small_run: Args, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_images(tmp_path / "cwd" / "data")
+    study, shipped = tmp_path / "study", tmp_path / "shipped"
+    assert cli(*small_run("data", "--resolutions", "32,64")).status == 0
+    elsewhere = tmp_path / "elsewhere"
+    make_images(elsewhere / "data", classes=("other", "things"))  # of the same name, and not meant
+    monkeypatch.chdir(elsewhere)
+    outcome = cli("matrix", study)
+    assert outcome.status == 0, outcome.err
+    assert "rows trained at" in outcome.out
+    chosen = ("export", study, "--model", "tiny_cnn", "--resolution", "32", "--output", shipped)
+    # Moved: said with what to do, nothing written, and --data finds them.
+    (elsewhere / "data").rename(elsewhere / "other")
+    (tmp_path / "cwd" / "data").rename(elsewhere / "data")
+    for arguments in (("matrix", study), chosen):
+        outcome = cli(*arguments)
+        assert outcome.status == 2
+        assert f"{tmp_path / 'cwd' / 'data'} does not exist" in outcome.error_lines[0]
+        assert "give the new place with --data" in outcome.error_lines[0]
+    assert not shipped.exists()
+    assert cli(*chosen, "--data", "data").status == 0
+    assert (shipped / "model.onnx").is_file()
+    # The same images by the same relative path from another folder: the same runs.
+    outcome = cli(*small_run("data", "--resolutions", "32,64"))
+    assert outcome.status == 0, outcome.err
+    assert "2 runs, 2 finished before" in outcome.err
+    assert yaml.safe_load((study / "study.yaml").read_text())["data"]["source"] == str(elsewhere / "data")
+
+
+@pytest.mark.parametrize(
+    ("command", "rest", "then"),
+    [("recommend", (), "has no profile"), ("report", (), "has no profile"), ("matrix", (), "nothing to test"),
+     ("export", ("--model", "tiny_cnn", "--resolution", "64"), "no finished run of tiny_cnn @64")],
+)  # fmt: skip
+def test_a_study_of_missing_runs_says_so_first(
+    command: str, rest: tuple[str, ...], then: str, study: Path, cli: Cli
+) -> None:
+    if then == "has no profile":  # nor has the whole study
+        assert "resomap run" not in cli(command, study, *rest).err
+    (study / "checkpoints" / "cnn" / "tiny_cnn" / "64" / "seed0" / "run.json").unlink()
+    outcome = cli(command, study, *rest)
+    assert (outcome.status, len(outcome.error_lines)) == (2, 1), outcome.err
+    said = f"{study}: 1 of 2 runs missing; the same `resomap run` again finishes them"
+    assert outcome.error_lines[0].index(said) < outcome.error_lines[0].index(then)
+    assert not (study / "report").exists()
+
+
+def test_matrix_of_one_resolution_has_nothing_to_test(
+    tmp_path: Path, make_images: Make, small_run: Args, cli: Cli
+) -> None:
+    assert cli(*small_run(make_images(tmp_path / "data"))).status == 0
+    outcome = cli("matrix", tmp_path / "study")
+    assert outcome.status == 2
+    assert outcome.error_lines == [
+        "error: nothing to test: no model has a seed that is finished at each of two or more resolutions"
+    ]
+
+
 def test_status_shows_finished_runs(study: Path, cli: Cli) -> None:
     outcome = cli("status", study)
     assert outcome.status == 0
@@ -92,13 +152,63 @@ def test_evaluate_gives_the_runs_own_test_accuracy(study: Path, tmp_path: Path, 
         assert name in outcome.out
 
 
+FAST_PROBE = ["--set", "system.profiling.blocks=5", "--set", "system.profiling.precision=null", "--device", "cpu"]
+
+
+def test_probe_of_a_weights_file_sees_images_as_the_configuration_says(
+    tmp_path: Path, make_images: Make, small_run: Args, cli: Cli
+) -> None:
+    data = make_images(tmp_path / "data")
+    own = ["--set", "data.mean=[0.1, 0.2, 0.3]", "--set", "data.std=[0.5, 0.6, 0.7]",
+           "--set", "models.tiny_cnn.channels=[4, 8]"]  # fmt: skip
+    assert cli(*small_run(data, *own)).status == 0
+    weights = next((tmp_path / "study").rglob("best_model.safetensors"))
+    named = ["--model", "tiny_cnn", "--weights", weights, "--resolutions", "32", "--output", tmp_path / "probed"]
+    cache = ["--set", f"data.cache_dir={tmp_path / 'cache'}"]
+    outcome = cli("probe", "--data", data, *named, *own, *cache, *FAST_PROBE)
+    assert outcome.status == 0, outcome.err
+    name = "test-in32-info32-as_trained.parquet"
+    stored = read_predictions(tmp_path / "study" / "predictions" / "tiny_cnn" / "32" / "seed0" / name)
+    assert np.allclose(read_predictions(tmp_path / "probed" / name).probabilities, stored.probabilities, atol=1e-6)
+
+
+def test_a_checkpoint_in_a_study_is_shown_the_studys_data(study: Path, tmp_path: Path, cli: Cli) -> None:
+    run = study / "checkpoints" / "cnn" / "tiny_cnn" / "32" / "seed0"
+    name = "test-in32-info32-as_trained.parquet"
+    stored = read_predictions(study / "predictions" / "tiny_cnn" / "32" / "seed0" / name)
+    evaluated = tmp_path / "evaluated.parquet"
+    outcome = cli("evaluate", run / "best_model.safetensors", "--predictions", evaluated)
+    assert outcome.status == 0, outcome.err
+    assert str(tmp_path / "data") in outcome.err
+    assert "test: 12 images" in outcome.out
+    outcome = cli("probe", "--checkpoint", run, "--resolutions", "32", *FAST_PROBE, "--output", tmp_path / "probed")
+    assert outcome.status == 0, outcome.err
+    for found in (evaluated, tmp_path / "probed" / name):
+        assert read_predictions(found).image_ids.tolist() == stored.image_ids.tolist()
+        assert np.allclose(read_predictions(found).probabilities, stored.probabilities, atol=1e-6)
+
+
+def test_evaluate_takes_val_where_the_data_has_no_test(
+    study: Path, tmp_path: Path, make_images: Make, cli: Cli
+) -> None:
+    other = make_images(tmp_path / "other", splits={"train": 4, "val": 3})
+    run = study / "checkpoints" / "cnn" / "tiny_cnn" / "32" / "seed0"
+    outcome = cli("evaluate", run, "--data", other)
+    assert outcome.status == 0, outcome.err
+    assert "val (the data has no test split): 6 images" in outcome.out
+    assert cli("evaluate", run, "--data", other, "--split", "test").status == 2
+
+
 def test_evaluate_refuses_other_classes(study: Path, tmp_path: Path, make_images: Make, cli: Cli) -> None:
     other = make_images(tmp_path / "other", classes=("dark", "dusk", "light"))
     run = study / "checkpoints" / "cnn" / "tiny_cnn" / "32" / "seed0"
     outcome = cli("evaluate", run, "--data", other, "--set", f"data.cache_dir={tmp_path / 'cache'}")
     assert outcome.status == 2
-    assert "2 classes" in outcome.err
-    assert "the data has 3" in outcome.err
+    assert "2 classes apart (dark, light), " in outcome.err
+    assert "the data has 3 (dark, dusk, light); " in outcome.err
+    many = make_images(tmp_path / "many", classes=tuple("abcdefg"))
+    outcome = cli("evaluate", run, "--data", many, "--set", f"data.cache_dir={tmp_path / 'cache'}")
+    assert "the data has 7 (a, b, c, d, e and 2 more); " in outcome.err
 
 
 def test_audit_as_table_and_json(tmp_path: Path, make_images: Make, cli: Cli) -> None:
@@ -182,6 +292,19 @@ def test_own_module_as_a_model(
     outcome = cli(*small_run(make_images(tmp_path / "data"), *allowed))
     assert outcome.status == 0, outcome.err
     assert list((tmp_path / "study" / "checkpoints" / "custom").rglob("best_model.safetensors"))
+
+
+def test_code_of_the_users_is_refused_in_the_same_words_everywhere(
+    tmp_path: Path, make_images: Make, small_run: Args, cli: Cli
+) -> None:
+    data = make_images(tmp_path / "data")
+    said = "os:getcwd runs code of yours; allow it with --set models.allow_callables=true"
+    asked = ["--model", "os:getcwd", "--weights", tmp_path / "w.safetensors", "--data", data, "--resolutions", "32"]
+    cache = ["--set", f"data.cache_dir={tmp_path / 'cache'}"]
+    for arguments in (small_run(data, "--models", "os:getcwd"), ["probe", *asked, *cache, *FAST_PROBE]):
+        outcome = cli(*arguments)
+        assert outcome.status == 2
+        assert outcome.error_lines[0].endswith(said)
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ def test_second_start_says_the_same_without_torch(tmp_path, cli, arguments):
     assert first.status == 0
     done = subprocess.run([sys.executable, "-c", CHILD, *arguments], capture_output=True, text=True, check=True)
     assert done.stdout == first.out + "loaded\n"
-    assert "1 runs, 1 finished before" in done.stderr
+    assert "1 run, 1 finished before" in done.stderr
     notes = [line for line in first.err.splitlines() if line.startswith("note: ")]
     assert notes
     assert [line for line in done.stderr.splitlines() if line.startswith("note: ")] == notes

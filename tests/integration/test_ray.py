@@ -197,6 +197,6 @@ def test_wish_that_no_node_can_fulfil_is_one_line(
     outcome = cli(*small_run(make_images(tmp_path / "data"), *ray_options, "--set", "system.threads=64"))
     assert outcome.status == 2
     assert outcome.error_lines == [
-        "error: a run needs 64 CPU(s) on one node, and no node of the Ray cluster has them (the largest has 2 CPU(s)); "
+        "error: a run needs 64 CPUs on one node, and no node of the Ray cluster has them (the largest has 2 CPUs); "
         "lower system.threads or system.processes_per_run"
     ]

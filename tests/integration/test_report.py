@@ -310,6 +310,8 @@ def test_probe_of_a_checkpoint_gives_the_predictions_of_evaluate(study: Path, cl
     out = tmp_path / "probed"
     outcome = cli("probe", *common, "--checkpoint", run, "--resolutions", "32,48", "--output", out)
     assert outcome.status == 0, outcome.err
+    assert "val at 2 sizes" in outcome.err
+    assert "(24 images, 1 seed); " in outcome.out
     assert "one network trained at one size" in outcome.out
     evaluated = tmp_path / "evaluated.parquet"
     assert cli("evaluate", run, *common[:4], "--predictions", evaluated).status == 0
@@ -362,6 +364,29 @@ def test_an_exported_run_answers_like_the_study(study: Path, cli: Callable, tmp_
     outcome = cli("export", study, "--output", out, "--model", "vgg11", "--resolution", "48")
     assert outcome.status == 2
     assert "no finished run of vgg11 @48" in outcome.error_lines[0]
+
+
+def test_export_writes_over_no_run(study: Path, cli: Callable, tmp_path: Path) -> None:
+    runs = study / "checkpoints/cnn/tiny_cnn"
+    (tmp_path / "own").mkdir()
+    for name in ("best_model.safetensors", "metadata.json"):  # a checkpoint of resomap.Trainer: without run.json
+        shutil.copy(runs / "32/seed0" / name, tmp_path / "own" / name)
+    (tmp_path / "link").symlink_to(runs)
+    before = {path: path.read_bytes() for root in (study, tmp_path / "own") for path in root.rglob("*.safetensors")}
+    chosen = ("export", study, "--model", "tiny_cnn", "--resolution", "48", "--seed", "1", "--output")
+    for folder in (runs / "32/seed0", tmp_path / "own", runs / "32/new", study / "checkpoints", tmp_path / "link/64"):
+        refused = cli(*chosen, folder)
+        assert (refused.status, len(refused.error_lines)) == (2, 1), refused.err
+        assert "holds a run or lies among the runs of a study; choose another" in refused.error_lines[0]
+    assert {path: path.read_bytes() for path in before} == before
+    assert not (runs / "32/new").exists()
+    # Another name of an earlier export's file keeps its content.
+    out, kept = tmp_path / "out", tmp_path / "kept.safetensors"
+    assert cli(*chosen, out).status == 0
+    kept.hardlink_to(out / "best_model.safetensors")
+    assert cli("export", study, "--run", runs / "32/seed0", "--output", out).status == 0
+    assert kept.read_bytes() == before[runs / "48/seed1/best_model.safetensors"]
+    assert (out / "best_model.safetensors").read_bytes() == before[runs / "32/seed0/best_model.safetensors"]
 
 
 def test_a_study_opens_as_tables(study: Path) -> None:

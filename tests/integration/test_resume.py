@@ -149,7 +149,7 @@ def test_metrics_follow_the_analysis_settings_without_training(
     before = weights(tmp_path / "study")
     outcome = cli(*small_run(data, "--set", "analysis.confidence=0.5001"))
     assert outcome.status == 0
-    assert "1 runs, 1 finished before" in outcome.err
+    assert "1 run, 1 finished before" in outcome.err
     stored = json.loads((tmp_path / "study" / "results.json").read_text())
     condition = stored["runs"][0]["conditions"]["test-in32-info32-as_trained"]
     assert condition["accuracy_high"] - condition["accuracy_low"] < 0.2

@@ -25,6 +25,7 @@ from resomap.analysis.statistics.intervals import Estimate, difference_estimate,
 from resomap.analysis.statistics.resampling import crossed_bootstrap
 from resomap.analysis.statistics.seed_variance import SeedPrior
 from resomap.analysis.tradeoff import front_probability, regret
+from resomap.errors import counted
 
 RECOMMEND, NONE_FITS, CANNOT_TELL = "recommend", "none fits", "cannot tell"
 ALPHA = 0.05
@@ -419,11 +420,11 @@ def _needed(found: Estimate, room: float, level: float) -> str:
     answers = []
     if target > by_seeds:
         images = math.ceil(found.images * by_images / (target - by_seeds))
-        answers.append(f"about {max(1, images - found.images)} more images")
+        answers.append(f"about {counted(max(1, images - found.images), 'more image')}")
     if found.seed_variance > 0 and target > by_images:
         seeds = math.ceil(found.seed_variance / (target - by_images))
         if seeds > found.seeds:
-            answers.append(f"about {seeds - found.seeds} more seeds")
+            answers.append(f"about {counted(seeds - found.seeds, 'more seed')}")
     return " or ".join(answers) or "more images and more seeds together"
 
 

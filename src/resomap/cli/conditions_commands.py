@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 import typer
 
 from resomap.cli.explain_command import study_config
-from resomap.cli.options import ConfigOption, DataOption, DeviceOption, SetOption, configure
+from resomap.cli.options import ConfigOption, DataOption, DeviceOption, SetOption, checkpoint_config
 from resomap.cli.recommend_command import print_recommendation
 from resomap.cli.tables import print_table
-from resomap.errors import ConfigError
+from resomap.errors import ConfigError, StudyError
 
 
 def matrix(
@@ -30,20 +30,27 @@ def matrix(
     from resomap.study.conditions import run_conditions
     from resomap.study.gain import WEIGHTS, detail_rows, matrix_tables
     from resomap.study.load import load_study
+    from resomap.study.status import missing_runs_first
 
     kinds = [kind.strip() for kind in weights.split(",")]
     unknown = [kind for kind in kinds if kind not in WEIGHTS]
     if unknown:
         raise ConfigError(f"--weights: expected some of {', '.join(WEIGHTS)}, got {', '.join(unknown)}")
     resolved = study_config(study, config, overrides, data=data, device=device)
-    opened = load_study(study)
+    with missing_runs_first(study):
+        opened = load_study(study)
+        if not any(len(sides) > 1 for sides, _ in opened.grid.values()):
+            raise StudyError("nothing to test: no model has a seed that is finished at each of two or more resolutions")
     run_conditions(
         resolved, opened, build.dataset(resolved), weights=kinds,
         progress=lambda what: print(f"{what} ...", file=sys.stderr),
     )  # fmt: skip
     metric = build.table_metric(resolved)
-    for kind in kinds:
-        for model, table in matrix_tables(opened, metric=metric, weights=kind).items():
+    tables = {kind: matrix_tables(opened, metric=metric, weights=kind) for kind in kinds}
+    if not any(tables.values()):
+        raise StudyError("nothing to show: no network takes an input of another size than its own")
+    for kind, of_kind in tables.items():
+        for model, table in of_kind.items():
             rows = [
                 [str(side), *("-" if v is None else f"{v:.3f}" for v in values)]
                 for side, values in zip(table["trained"], table["values"], strict=True)
@@ -78,21 +85,22 @@ def probe(
     device: DeviceOption = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for predictions and verdict.")] = None,
 ) -> None:
-    """Evaluate and time one trained network at many sizes, and say which to use; trains nothing."""
+    """Evaluate and time one trained network at many sizes, and say which to use; trains nothing.
+
+    A checkpoint in a study is shown the study's data.
+    """
     from resomap.analysis.recommend import Budget
     from resomap.evaluation.store import write_predictions
     from resomap.records import Cell
     from resomap.serialize import write_json
     from resomap.study.probe import probe as run_probe
 
-    try:
-        sides = sorted({int(side) for side in resolutions.split(",")})
-    except ValueError:
-        raise ConfigError(f"--resolutions: expected comma-separated sides in pixels, got {resolutions!r}") from None
-    resolved = configure(config, overrides, {"data.source": data, "system.device": device})
+    flags: dict[str, object | None] = {"data.source": data, "system.device": device, "sweep.resolutions": resolutions}
+    resolved = checkpoint_config(checkpoint, config, overrides, flags)
     found, answers, _ = run_probe(
-        resolved, checkpoint=checkpoint, model=model, weights=weights, resolutions=sides, metric=metric, delta=delta,
-        budget=Budget(max_latency_ms=max_latency_ms), progress=lambda what: print(f"{what} ...", file=sys.stderr),
+        resolved, checkpoint=checkpoint, model=model, weights=weights, resolutions=sorted(resolved.sweep.resolutions),
+        metric=metric, delta=delta, budget=Budget(max_latency_ms=max_latency_ms),
+        progress=lambda what: print(f"{what} ...", file=sys.stderr),
     )  # fmt: skip
     print_recommendation(found)
     if output is not None:

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from resomap.cli.options import ConfigOption, DataOption, DeviceOption, SetOption, configure
+from resomap.cli.options import ConfigOption, DataOption, DeviceOption, SetOption, checkpoint_config
 from resomap.cli.tables import print_table
+from resomap.errors import counted
 
 
 def evaluate(
@@ -16,17 +17,20 @@ def evaluate(
     config: ConfigOption = None,
     overrides: SetOption = None,
     data: DataOption = None,
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    split: Annotated[
+        str | None, typer.Option(help="train, val or test; default: test, val where there is none.")
+    ] = None,
     device: DeviceOption = None,
     predictions: Annotated[Path | None, typer.Option(help="Also write per-image predictions (parquet) here.")] = None,
 ) -> None:
-    """Evaluate a checkpoint at its own resolution and preprocessing."""
+    """Evaluate a checkpoint at its own resolution and preprocessing; in a study, on the study's data."""
     from resomap.study.evaluate import evaluate_checkpoint
 
-    resolved = configure(config, overrides, {"data.source": data, "system.device": device})
+    resolved = checkpoint_config(checkpoint, config, overrides, {"data.source": data, "system.device": device})
     metrics = evaluate_checkpoint(resolved, checkpoint, split=split, predictions_path=predictions)
     scalars = [[k, f"{v:.4f}"] for k, v in metrics.items() if isinstance(v, float)]
-    print_table(f"{split}: {metrics['images']} images", ["metric", "value"], scalars)
+    none = " (the data has no test split)" if split is None and metrics["split"] != "test" else ""
+    print_table(f"{metrics['split']}{none}: {counted(metrics['images'], 'image')}", ["metric", "value"], scalars)
     columns = ["class", "images", "precision", "recall", "f1"]
     rows = [
         [row["class"], str(row["support"]), *[f"{row[k]:.3f}" for k in columns[2:]]] for row in metrics["per_class"]

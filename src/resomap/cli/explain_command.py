@@ -10,7 +10,7 @@ import typer
 
 from resomap.cli.options import ConfigOption, DataOption, DeviceOption, SetOption, configure
 from resomap.cli.tables import print_table
-from resomap.errors import ConfigError, printable
+from resomap.errors import ConfigError, counted, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,7 +52,7 @@ def explain(
     result = explain_study(resolved, progress=lambda what: print(f"{what} ...", file=sys.stderr))
     print_explanations(result)
     drawn = draw_figures(resolved, progress=lambda what: print(f"{what} ...", file=sys.stderr))
-    print(f"{len(drawn)} figures in {printable(drawn[0].parent)}" if drawn else "no figures")
+    print(f"{counted(len(drawn), 'figure')} in {printable(drawn[0].parent)}" if drawn else "no figures")
 
 
 def print_explanations(result: Mapping[str, Any]) -> None:
@@ -66,7 +66,7 @@ def print_explanations(result: Mapping[str, Any]) -> None:
         if row["similarity"] == result["similarity"] and row["subset"] == "all"
     ]  # fmt: skip
     columns = ["model", "method", "sides", "seeds", "floor", "across", "ceiling", "C (95 %)"]
-    title = f"Agreement of maps ({result['similarity']}) on {result['images']} {result['split']} images"
+    title = f"Agreement of maps ({result['similarity']}) on {counted(result['images'], result['split'] + ' image')}"
     print_table(title, columns, rows)
     for verdict in dict.fromkeys(f"{r['model']}, {r['method']}: {r['verdict']}" for r in result["consistency"]
                                  if r["similarity"] == result["similarity"] and r["subset"] == "all"):  # fmt: skip

@@ -10,7 +10,7 @@ import typer
 
 from resomap.cli.explain_command import study_config
 from resomap.cli.options import ConfigOption, DataOption, SetOption
-from resomap.errors import ConfigError, printable
+from resomap.errors import ConfigError, counted, printable
 
 
 def export(
@@ -29,6 +29,7 @@ def export(
     from resomap.study import build
     from resomap.study.export import chosen_run, export_run
     from resomap.study.load import load_study
+    from resomap.study.status import missing_runs_first
 
     if run is not None:
         if (model, resolution, seed) != (None, None, None):
@@ -38,8 +39,9 @@ def export(
         told = read_metadata(run)
         model, resolution, seed = told.model, told.resolution, told.seed
     resolved = study_config(study, config, overrides, data=data, device="cpu")
-    opened = load_study(study)
-    chosen = chosen_run(opened, model=model, resolution=resolution, seed=seed, metric=build.table_metric(resolved))
+    with missing_runs_first(study):
+        opened = load_study(study)
+        chosen = chosen_run(opened, model=model, resolution=resolution, seed=seed, metric=build.table_metric(resolved))
     found = export_run(resolved, opened, chosen, output, progress=lambda what: print(f"{what} ...", file=sys.stderr))
     print(f"{found.run}: {', '.join(found.files)} in {printable(found.folder)}")
-    print(f"same answers to {found.images} images; logits differ by {found.largest_difference:.1g} at most")
+    print(f"same answers to {counted(found.images, 'image')}; logits differ by {found.largest_difference:.1g} at most")

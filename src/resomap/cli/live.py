@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from resomap.errors import printable
+from resomap.errors import counted, printable
 from resomap.records import Cell, EpochRecord, RunRecord
 from resomap.study.progress import StudyProgress, TimeLeft
 
@@ -135,12 +135,14 @@ class PlainProgress(StudyProgress):
     def study_started(self, cells: Sequence[Cell], *, finished: int) -> None:
         self._count, self._done = len(cells), finished
         self._left.cells = dict.fromkeys(cells)
-        self._say(f"{len(cells)} runs, {finished} finished before")
+        self._say(f"{counted(len(cells), 'run')}, {finished} finished before")
 
     def run_started(self, cell: Cell, *, epochs: int, updates: int, resumed_update: int) -> None:
         self._left.run_started(cell, updates, resumed_update=resumed_update)
         going_on = f", going on after update {resumed_update}/{updates}" if resumed_update else ""
-        self._say(f"[{self._done + len(self._left.running)}/{self._count}] {cell}: {epochs} epochs{going_on}")
+        self._say(
+            f"[{self._done + len(self._left.running)}/{self._count}] {cell}: {counted(epochs, 'epoch')}{going_on}"
+        )
 
     def update_ended(self, cell: Cell, *, epoch: int, update: int, images: int) -> None:
         self._left.update_ended(cell, update)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,8 @@ import typer
 from resomap.allocator import keep_freed_memory
 from resomap.config.load import load_config
 from resomap.config.schema import ResoMapConfig
+from resomap.errors import printable
+from resomap.layout import study_of
 
 ConfigOption = Annotated[
     Path | None,
@@ -45,6 +48,18 @@ def configure(config: Path | None, overrides: list[str] | None, flags: dict[str,
     resolved = load_config(config, overrides or [], flags=given)
     if resolved.system.keep_memory:
         keep_freed_memory()  # before a command imports torch: some of it is read at the first allocation
+    return resolved
+
+
+def checkpoint_config(
+    checkpoint: Path | None, config: Path | None, overrides: list[str] | None, flags: dict[str, object | None]
+) -> ResoMapConfig:
+    """The configuration of the study that a checkpoint lies in, with what is given on top; else as `configure`."""
+    study = study_of(checkpoint) if checkpoint is not None and config is None else None
+    if study is None:
+        return configure(config, overrides, flags)
+    resolved = configure(study.config_path, overrides, flags)
+    print(f"settings of {printable(study.config_path)}; data: {printable(resolved.data.source)}", file=sys.stderr)
     return resolved
 
 

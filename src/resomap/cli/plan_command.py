@@ -24,6 +24,7 @@ from resomap.cli.options import (
 )
 from resomap.cli.run_commands import sweep_config
 from resomap.cli.tables import print_table
+from resomap.errors import counted
 
 if TYPE_CHECKING:
     from resomap.study.forecast import StudyForecast
@@ -87,9 +88,8 @@ def print_forecast(forecast: StudyForecast) -> None:
             f"{forecast.limit_mib:.0f} MiB may be taken"
         )
     runs = sum(cell.micro_batch is not None for cell in forecast.cells) * forecast.seeds
-    print(
-        f"{runs} runs ({forecast.seeds} seeds): {duration(forecast.hours * 3600)}, {forecast.disk_mib:.0f} MiB of disk"
-    )
+    grid = f"{counted(runs, 'run')} ({counted(forecast.seeds, 'seed')})"
+    print(f"{grid}: {duration(forecast.hours * 3600)}, {forecast.disk_mib:.0f} MiB of disk")
     print(f"memory: peak of live tensors; not counted: {forecast.leaves_out}")
     _print_power(forecast)
 
@@ -99,7 +99,7 @@ def _print_power(forecast: StudyForecast) -> None:
     from resomap.analysis.statistics.power import detectable, images_needed, seeds_needed
 
     rows = [
-        [f"{points} point(s)", *(f"{images_needed(points / 100, discordant=share):,}" for share in DISCORDANT),
+        [counted(points, 'point'), *(f"{images_needed(points / 100, discordant=share):,}" for share in DISCORDANT),
          *(str(seeds_needed(points / 100, seed_sd=deviation)) for deviation in SEED_DEVIATIONS)]
         for points in (1, 2, 3)
     ]  # fmt: skip

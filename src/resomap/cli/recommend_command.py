@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from resomap.cli.tables import print_table
-from resomap.errors import ConfigError, printable
+from resomap.errors import ConfigError, counted, printable
 
 if TYPE_CHECKING:
     from resomap.analysis.recommend import Recommendation
@@ -38,6 +38,7 @@ def recommend(
     from resomap.serialize import write_json
     from resomap.study import build
     from resomap.study.load import load_study
+    from resomap.study.status import missing_runs_first
     from resomap.study.verdict import judge
 
     if delta is not None and not 0 < delta < 1:
@@ -48,16 +49,18 @@ def recommend(
     if min_accuracy is not None and not 0 <= min_accuracy <= 1:
         raise ConfigError(f"--min-accuracy: expected a share from 0 to 1 (0.9 is 90 %), got {min_accuracy:g}")
     budget = Budget(max_latency_ms, max_memory_mib, min_accuracy)
-    opened = load_study(study)
+    with missing_runs_first(study):
+        opened = load_study(study)
     config = study_config(study, None, None, data=None, device=None)
-    found = judge(
-        opened,
-        metric=metric or build.table_metric(config),
-        delta=build.accepted_loss(config) if delta is None else delta,
-        budget=budget,
-        mode=mode,
-        device=device,
-    )
+    with missing_runs_first(study):
+        found = judge(
+            opened,
+            metric=metric or build.table_metric(config),
+            delta=build.accepted_loss(config) if delta is None else delta,
+            budget=budget,
+            mode=mode,
+            device=device,
+        )
     print_recommendation(found)
     if json is not None:
         write_json(json, found)
@@ -85,7 +88,7 @@ def print_recommendation(found: Recommendation) -> None:
     ]
     name = found.metric.replace("_", " ")
     columns = ["model", "side", f"{name}, 95 %", "ms", "MiB", "against best", "enough", "P(front)", "fits"]
-    title = f"{name} on {found.report_split} ({found.images} images, {found.seeds} seed(s))"
+    title = f"{name} on {found.report_split} ({counted(found.images, 'image')}, {counted(found.seeds, 'seed')})"
     print_table(f"{title}; differences on {found.select_split}", columns, rows)
     if found.expected_regret is not None:
         print(

@@ -23,10 +23,12 @@ def report(
     from resomap.layout import StudyLayout
     from resomap.study.figures import draw_figures
     from resomap.study.stages import report_study
+    from resomap.study.status import missing_runs_first
 
     resolved = study_config(study, config, overrides, data=data, device="cpu")
     layout = StudyLayout(study)
+    with missing_runs_first(study):
+        verdict = report_study(resolved, layout=layout, progress=lambda what: print(f"{what} ...", file=sys.stderr))
     draw_figures(resolved, layout=layout, progress=lambda what: print(f"{what} ...", file=sys.stderr))
-    verdict = report_study(resolved, layout=layout, progress=lambda what: print(f"{what} ...", file=sys.stderr))
     print(printable(verdict["recommendation"]["sentence"]))
     print(f"report: {printable(study / 'report' / 'index.html')}")

@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from resomap.errors import printable
+from resomap.errors import counted, printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,7 +56,7 @@ def print_results(result: StudyResult, *, metric: str) -> None:
         first = (record.error or "unknown error").strip().splitlines()[0]
         print(f"failed: {printable(record.cell)}: {printable(first)}")
     if result.elsewhere:
-        print(f"{len(result.elsewhere)} run(s) are being done by another process; see `resomap status`")
+        print(f"{counted(len(result.elsewhere), 'run')} left to another process; see `resomap status`")
     print(f"study: {printable(result.layout.root)}  (results.csv, results.json, predictions/, checkpoints/)")
 
 
@@ -103,7 +103,7 @@ def print_status(status: StudyStatus) -> None:
         error = (errors.get(cell) or "").strip().splitlines()
         rows.append([cell.model, str(cell.resolution), str(cell.seed), state, error[0] if error else ""])
     print_table(
-        f"{printable(status.layout.root)}: {status.count('finished')} of {len(status.cells)} runs finished",
+        f"{printable(status.layout.root)}: {status.count('finished')} of {counted(len(status.cells), 'run')} finished",
         ["model", "side", "seed", "state", "error"],
         rows,
     )

@@ -49,8 +49,8 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# A 1 x 20,000 image would be 512 x 10,240,000 before its centre is cut: cut it to this aspect ratio first.
-_MAX_ASPECT = 32
+MAX_ASPECT = 32
+"""A 1 x 20,000 image would be 512 x 10,240,000 before its centre is cut: it is cut to this aspect ratio first."""
 
 
 def decode_rgb(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -110,8 +110,8 @@ def to_square(image: Image.Image, resolution: int, *, kernel: str, information: 
     if information is not None and information < resolution:
         image = Image.fromarray(to_square(image, information, kernel=kernel))
     short = min(image.size)
-    if max(image.size) > _MAX_ASPECT * short:
-        image = _centre(image, *(min(side, _MAX_ASPECT * short) for side in image.size))
+    if max(image.size) > MAX_ASPECT * short:
+        image = _centre(image, *(min(side, MAX_ASPECT * short) for side in image.size))
     width, height = ((2 * side * resolution + short) // (2 * short) for side in image.size)
     resized = image.resize((width, height), KERNELS[kernel])
     return np.array(_centre(resized, resolution, resolution))

@@ -87,7 +87,7 @@ def _check_root(root: Path) -> None:
     if not os.path.exists(root):  # unlike Path.exists, False also where no permission lets one look
         raise DatasetError(
             f"{printable(root)} does not exist; expected a folder of images (train/val/test, or one folder "
-            "a class), torchvision:NAME, or acuity"
+            "a class), torchvision:NAME, or acuity; if it was moved, give the new place with --data"
         )
     if not os.path.isdir(root):
         raise DatasetError(f"{printable(root)} is a file; expected the folder that holds the images")

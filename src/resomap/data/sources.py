@@ -53,7 +53,7 @@ def open_dataset(
             raise DatasetError(f"{name}_fraction: expected a share between 0 and 1; got {share:g}")
     if not os.fspath(data):
         raise DatasetError("data.source: expected a folder of images, torchvision:NAME, or acuity; got nothing")
-    scheme, _, name = data.partition(":") if isinstance(data, str) else ("", "", "")
+    scheme, name = _scheme(data)
     if scheme == "acuity":
         return _open_acuity(name, acuity_options or {}, cache_dir=cache_dir)
     if scheme == "torchvision":
@@ -61,10 +61,23 @@ def open_dataset(
 
         root, title = export_dataset(name, cache_dir=cache_dir, download=download)
     else:
-        root = Path(os.path.abspath(Path(data).expanduser()))
+        root = Path(found_anywhere(data))
         _check_scheme(scheme, root)
         title = root.resolve().name or "images"
     return _split(title, root, find_images(root), fractions=fractions, split_seed=split_seed, cache_dir=cache_dir)
+
+
+def found_anywhere(data: str | Path) -> str:
+    """The source so that it means the same in every working directory: a folder as its absolute path."""
+    if not os.fspath(data) or _scheme(data)[0] in ("acuity", "torchvision"):
+        return os.fspath(data)
+    return os.path.abspath(Path(data).expanduser())
+
+
+def _scheme(data: str | Path) -> tuple[str, str]:
+    """('torchvision', 'EuroSAT'); what a folder has before its first colon, and what after."""
+    scheme, _, name = data.partition(":") if isinstance(data, str) else ("", "", "")
+    return scheme, name
 
 
 def _check_scheme(scheme: str, root: Path) -> None:

@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
-from resomap.errors import DatasetError, printable
+from resomap.errors import DatasetError, counted, printable
 from resomap.records import ImageRecord
 
 
@@ -132,7 +132,7 @@ def _check(placed: Mapping[str, list[_Unit]], *, class_names: Sequence[str]) -> 
                 missing[label].append(name)
     if missing:
         lines = [
-            f"{printable(class_names[k])} ({sum(c[k] for c in counts.values())} images, none left for "
+            f"{printable(class_names[k])} ({counted(sum(c[k] for c in counts.values()), 'image')}, none left for "
             f"{' and '.join(names)})"
             for k, names in missing.items()
         ]

@@ -259,7 +259,7 @@ def _build(
     if ":" in metadata.model and not allow_callables:
         raise UnsafeCheckpointError(
             f"{printable(path)} was refused: its model {printable(metadata.model)!r} would run code; "
-            "allow it with allow_callables=True if you trust it"
+            "if you trust it, allow it with --set models.allow_callables=true (in Python: allow_callables=True)"
         )
     try:
         name = canonical_name(metadata.model)

@@ -36,6 +36,9 @@ _TIMM_NAMES: Mapping[str, str] = MappingProxyType(
         "mobilenet_v3_large": "mobilenetv3_large_100",
     }
 )
+NOT_ALLOWED = "runs code of yours; allow it with --set models.allow_callables=true"
+"""What is said of a `package.module:callable` that may not run."""
+
 _CALLABLE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _LONGEST_NAME = 200
 

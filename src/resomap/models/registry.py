@@ -8,7 +8,7 @@ from torch import nn
 
 from resomap.errors import UnknownModelError, printable
 from resomap.models.construct import Specs, construct, construct_on_meta
-from resomap.models.names import canonical_name, family_of, list_models
+from resomap.models.names import NOT_ALLOWED, canonical_name, family_of, list_models
 from resomap.models.pretrained import check_published, library_normalisation
 from resomap.models.resolutions import assert_same_parameters, check_resolution, model_stride
 from resomap.models.weights import fit_state_dict, load_weights, read_state_dict
@@ -60,7 +60,7 @@ def build_model(
     """
     name = canonical_name(name)
     if ":" in name and not allow_callables:
-        raise UnknownModelError(f"{printable(name)} would run code of yours; allow it with allow_callables")
+        raise UnknownModelError(f"{printable(name)} {NOT_ALLOWED}")
     if resolution is not None:
         check_resolution(name, resolution, specs=specs, num_classes=num_classes)
     model = construct(name, num_classes=num_classes, specs=specs, published_weights=pretrained is True, seed=seed)

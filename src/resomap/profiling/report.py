@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from resomap.errors import counted
+
 if TYPE_CHECKING:
     from resomap.profiling.profiler import ProfileRecord
 
@@ -23,7 +25,9 @@ def profiling_report(records: Sequence[ProfileRecord]) -> str:
     if not records:
         return "nothing was profiled"
     first = records[0]
-    lines = [f"{first.device_name} ({first.device}), {first.threads} threads{FREED[first.keeps_freed_memory]}"]
+    lines = [
+        f"{first.device_name} ({first.device}), {counted(first.threads, 'thread')}{FREED[first.keeps_freed_memory]}"
+    ]
     head: tuple[str, ...] = (
         "model",
         "side",
@@ -66,9 +70,9 @@ def profiling_report(records: Sequence[ProfileRecord]) -> str:
             if (e := r.end_to_end) is not None
         ]
         lines += ["", *_aligned([head, *rows])]
-    counted = first.training_memory
-    precision = PRECISIONS.get(counted.precision, counted.precision)
-    lines.append(f"memory: {counted.method}, training with {counted.batch} image(s) in {precision}")
+    memory = first.training_memory
+    precision = PRECISIONS.get(memory.precision, memory.precision)
+    lines.append(f"memory: {memory.method}, training with {counted(memory.batch, 'image')} in {precision}")
     where: dict[str, list[str]] = {}
     for r in records:
         for reason in r.unavailable.values():

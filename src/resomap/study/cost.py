@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from resomap.analysis.scaling import fit_cost_curve
-from resomap.errors import StudyError, printable
+from resomap.errors import StudyError, counted, printable
 from resomap.layout import StudyLayout
 from resomap.profiling.latency import BATCH_1, SATURATED, undisturbed
 from resomap.profiling.report import FREED
@@ -30,7 +30,8 @@ def stored_profiles(layout: StudyLayout) -> list[dict[str, Any]]:
 def hardware(profile: Mapping[str, Any]) -> str:
     """Where a stored profile was measured, for people; equal where latencies may be compared."""
     device = f"{profile.get('device_name')} ({profile.get('device')})"
-    return printable(f"{device}, {profile.get('threads')} threads{FREED[bool(profile.get('keeps_freed_memory'))]}")
+    threads = counted(profile.get("threads", 0), "thread")
+    return printable(f"{device}, {threads}{FREED[bool(profile.get('keeps_freed_memory'))]}")
 
 
 def profile_command(layout: StudyLayout, options: Iterable[tuple[str, int]]) -> str:

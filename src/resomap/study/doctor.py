@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from resomap.errors import DeviceError, ResoMapError
+from resomap.errors import DeviceError, ResoMapError, counted
 from resomap.models.registry import build_model
 from resomap.serialize import package_version, write_text
 from resomap.training.device import resolve_precision, select_device
@@ -38,7 +38,9 @@ def diagnose(path: Path) -> list[Check]:
     checks = [
         Check("python", platform.python_version()),
         *[Check(name, package_version(name) or "missing", bool(package_version(name))) for name in PACKAGES],
-        Check("cpu", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads for tensors"),
+        Check(
+            "cpu", f"{counted(os.cpu_count() or 0, 'core')}, {counted(torch.get_num_threads(), 'thread')} for tensors"
+        ),
         Check("memory", f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free"),
         _try("disk", partial(_disk, path)),
     ]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from resomap.config.schema import ResoMapConfig
-from resomap.errors import CheckpointError, DatasetError
+from resomap.errors import CheckpointError, DatasetError, listed
 from resomap.evaluation.predict import predict
 from resomap.evaluation.store import write_predictions
 from resomap.metrics.classification import classification_metrics
@@ -17,12 +17,14 @@ from resomap.study import build
 
 
 def evaluate_checkpoint(
-    config: ResoMapConfig, checkpoint_path: Path, *, split: str, predictions_path: Path | None = None
+    config: ResoMapConfig, checkpoint_path: Path, *, split: str | None = None, predictions_path: Path | None = None
 ) -> dict[str, Any]:
     """Evaluate with the checkpoint's own resolution and preprocessing.
 
+    Args:
+        split: None: test, or val where there is no test.
     Returns:
-        Metrics of `split` as metrics.classification gives them, and 'images'.
+        Metrics of the split as metrics.classification gives them, 'split' and 'images'.
     Raises:
         CheckpointError: unreadable, unsafe, or trained on other classes.
         DatasetError: the data set has no such split.
@@ -31,6 +33,7 @@ def evaluate_checkpoint(
     device, precision = build.device_and_precision(config)
     checkpoint = load_checkpoint(checkpoint_path, allow_callables=build.allows_callables(config))
     images = build.dataset(config)
+    split = split or ("test" if "test" in images.splits else "val")
     _check_fit(images, split, checkpoint.metadata.class_names)
     metadata = checkpoint.metadata
     cell = Cell(metadata.model, metadata.resolution, metadata.seed)
@@ -43,7 +46,7 @@ def evaluate_checkpoint(
     values = classification_metrics(
         answers.labels, answers.probabilities, class_names=answers.class_names, **build.metric_options(config)
     )
-    return {"images": len(answers.labels), **values}
+    return {"split": split, "images": len(answers.labels), **values}
 
 
 def _check_fit(images: ImageDataset, split: str, class_names: tuple[str, ...]) -> None:
@@ -53,7 +56,6 @@ def _check_fit(images: ImageDataset, split: str, class_names: tuple[str, ...]) -
         )
     if tuple(class_names) != images.class_names:
         raise CheckpointError(
-            f"the checkpoint tells {len(class_names)} classes apart ({', '.join(class_names[:5])} ...), "
-            f"the data has {images.num_classes} ({', '.join(images.class_names[:5])} ...); "
-            "give the data that it was trained for"
+            f"the checkpoint tells {len(class_names)} classes apart ({listed(class_names)}), the data has "
+            f"{images.num_classes} ({listed(images.class_names)}); give the data that it was trained for with --data"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,19 @@ import numpy as np
 import torch
 
 from resomap.config.schema import ResoMapConfig
-from resomap.errors import DeviceError, StudyError
-from resomap.layout import BEST_WEIGHTS, METADATA
+from resomap.data.decode import MAX_ASPECT
+from resomap.errors import DeviceError, StudyError, printable
+from resomap.layout import BEST_WEIGHTS, METADATA, RUN_RECORD, study_of
 from resomap.models.checkpoints import load_checkpoint
 from resomap.profiling.modes import onnx_bytes
 from resomap.records import Preprocessing, RunRecord
 from resomap.serialize import make_dirs, read_json, write_atomic, write_json
 from resomap.study import build
-from resomap.study.explained import open_explained
+from resomap.study.explained import ExplainedImages, open_explained
 from resomap.study.load import Study
 
 CHECKED_IMAGES = 16
+_RECIPE = "preprocessing.json"
 _LARGEST_DIFFERENCE = 1e-3
 
 
@@ -78,14 +80,16 @@ def export_run(
     *,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Exported:
-    """Write weights, ONNX and preprocessing.json, and answer real images with both.
+    """Answer real images with the network and its ONNX, then write weights, ONNX and preprocessing.json.
 
     Raises:
-        StudyError: the ONNX file answers differently.
+        StudyError: the ONNX file answers differently, or the folder holds a run; nothing is written.
+        DatasetError: there are no images to check with; nothing is written.
         DeviceError: the packages for ONNX are missing.
     """
     import importlib.util
 
+    _check_folder(folder)
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise DeviceError(f"export needs {', '.join(missing)}; install resomap[onnx]")
@@ -93,36 +97,40 @@ def export_run(
         study.layout.run_dir(run.cell, run.family), allow_callables=build.allows_callables(config)
     )
     recipe = checkpoint.preprocessing
-    make_dirs(folder)
+    pictures = open_explained(build.dataset(config), count=CHECKED_IMAGES, seed=0, max_pixels=build.max_pixels(config))
     progress("ONNX")
     side = recipe.resolution
     content = onnx_bytes(checkpoint.model, (2, 3, side, side), dynamic_batch=True)
+    progress("checking")
+    images, difference = _compare(checkpoint, content, pictures)
+    make_dirs(folder)
     write_atomic(folder / "model.onnx", lambda stream: stream.write(content))
     for name in (BEST_WEIGHTS, METADATA):
-        shutil.copyfile(checkpoint.path.parent / name, folder / name)
-    write_json(folder / "preprocessing.json", _preprocessing(recipe, checkpoint.metadata.class_names))
-    progress("checking")
-    images, difference = _compare(config, checkpoint, content)
-    files = ("model.onnx", BEST_WEIGHTS, METADATA, "preprocessing.json")
+        _copy(checkpoint.path.parent / name, folder / name)
+    write_json(folder / _RECIPE, _preprocessing(recipe, checkpoint.metadata.class_names))
+    files = ("model.onnx", BEST_WEIGHTS, METADATA, _RECIPE)
     return Exported(folder, str(run.cell), files, images, difference)
 
 
+def _check_folder(folder: Path) -> None:
+    """Not a run's: its weights would be written over. An earlier export may be."""
+    is_checkpoint = (folder / METADATA).exists() and not (folder / _RECIPE).exists()
+    if is_checkpoint or (folder / RUN_RECORD).exists() or study_of(folder) is not None:
+        raise StudyError(
+            f"--output: expected a folder for the files, got {printable(folder)}, which holds a run or lies among the "
+            "runs of a study; choose another"
+        )
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A file of its own: another name of the target's file keeps what it had."""
+    with open(source, "rb") as stream:
+        write_atomic(target, lambda out: shutil.copyfileobj(stream, out))
+
+
 def _preprocessing(recipe: Preprocessing, class_names: tuple[str, ...]) -> dict[str, Any]:
-    less = []
-    if recipe.information < recipe.resolution:
-        less = [
-            f"resize the short side to {recipe.information} px, antialiased, {recipe.kernel}",
-            f"cut the centre square of {recipe.information} px",
-        ]
     return {
-        "steps": [
-            "decode to RGB, upright by EXIF orientation",
-            *less,
-            f"resize the short side to {recipe.resolution} px, antialiased, {recipe.kernel}",
-            f"cut the centre square of {recipe.resolution} px",
-            "divide by 255, subtract mean, divide by std, by channel",
-            "layout: batch, channel (RGB), height, width; float32",
-        ],
+        "steps": list(preprocessing_steps(recipe)),
         "resolution": recipe.resolution,
         "information_resolution": recipe.information,
         "crop": "center",
@@ -136,14 +144,35 @@ def _preprocessing(recipe: Preprocessing, class_names: tuple[str, ...]) -> dict[
     }
 
 
-def _compare(config: ResoMapConfig, checkpoint: Any, content: bytes) -> tuple[int, float]:
+def preprocessing_steps(recipe: Preprocessing) -> Iterator[str]:
+    """What is done to an image, in words that pin every pixel of data.decode.to_square."""
+    yield (
+        "decode the first frame to 8-bit RGB, upright by EXIF orientation, transparency over white, 16-bit grey by its "
+        "high byte, without ICC profiles"
+    )
+    yield (
+        f"if the long side is more than {MAX_ASPECT} times the short side, cut the long side to {MAX_ASPECT} times the "
+        f"short side about the centre: crop offset (long - {MAX_ASPECT} * short) // 2"
+    )
+    sides = (recipe.information, recipe.resolution) if recipe.information < recipe.resolution else (recipe.resolution,)
+    for side in sides:
+        yield (
+            f"resize the short side to {side} px and the long side to long * {side} / short px, long side rounded to "
+            f"nearest (half up): (2 * long * {side} + short) // (2 * short); antialiased {recipe.kernel}, as "
+            f"PIL.Image.resize with Resampling.{recipe.kernel.upper()}, to 8 bits"
+        )
+        yield f"cut the centre square of {side} px: crop offset (w - {side}) // 2 from left, (h - {side}) // 2 from top"
+    yield "divide by 255, subtract mean, divide by std, by channel"
+    yield "layout: batch, channel (RGB), height, width; float32"
+
+
+def _compare(checkpoint: Any, content: bytes, pictures: ExplainedImages) -> tuple[int, float]:
     """(images, largest difference of the logits) of torch and ONNX Runtime on real images."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    pictures = open_explained(build.dataset(config), count=CHECKED_IMAGES, seed=0, max_pixels=build.max_pixels(config))
     worst, images = 0.0, 0
     for _, images_BCHW in pictures.batches(checkpoint.preprocessing, batch_size=5):
         with torch.inference_mode():

@@ -88,7 +88,7 @@ def _key(config: ResoMapConfig, fingerprint: str) -> str:
     """Of everything outside the study that its results follow from."""
     return digest(
         {
-            "config": config.model_dump(mode="json"),
+            "config": build.storable(config).model_dump(mode="json"),
             "images": fingerprint,
             "weights": [_stamp(path) for path in build.weight_files(config)],
             "versions": {name: package_version(name) for name in _PACKAGES},

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from resomap.config.schema import ResoMapConfig
-from resomap.errors import StorageError, StudyError, printable
+from resomap.errors import StorageError, StudyError, counted, printable
 from resomap.layout import StudyLayout
 from resomap.records import Cell, RunRecord
 from resomap.serialize import make_dirs, storage_errors, write_text
@@ -121,7 +121,7 @@ def _settle_changes(context: StudyContext, *, discard_changed: bool) -> None:
     record, lines = changed[0]
     shown = "; ".join(lines[:6]) + (f"; and {len(lines) - 6} more" if len(lines) > 6 else "")
     raise StudyError(
-        f"{printable(context.layout.root)} holds {len(changed)} run(s) made with other settings "
+        f"{printable(context.layout.root)} holds {counted(len(changed), 'run')} made with other settings "
         f"(stored -> asked for, first {record.cell}): {shown}. Undo the change, choose another --output, "
         "or give --discard-changed to delete those runs and train them anew"
     )
@@ -194,7 +194,7 @@ def study_notes(context: StudyContext, cells: Mapping[Cell, int]) -> Iterator[st
     yield from _few_seeds(cells)
     for split, store in context.stores.items():
         if store.bad_files:
-            yield f"{split}: {len(store.bad_files)} unreadable file(s) left out"
+            yield f"{split}: {counted(len(store.bad_files), 'unreadable file')} left out"
     sides = sorted({cell.resolution for cell in cells})
     for side, share in upsampled_share(context.stores, sides).items():
         if share >= 0.05:

@@ -13,16 +13,16 @@ from torch import nn
 from resomap.analysis.recommend import Budget, Option, Recommendation, recommend
 from resomap.analysis.statistics.pseudo import pseudo_values
 from resomap.config.schema import ResoMapConfig
-from resomap.errors import CheckpointError, ConfigError, DeviceError, ResolutionError, printable
+from resomap.errors import CheckpointError, ConfigError, DeviceError, ResolutionError, counted, listed, printable
 from resomap.evaluation.many import View, predict_many
 from resomap.models.checkpoints import load_checkpoint
 from resomap.models.folding import for_inference
-from resomap.models.registry import build_model, normalisation_of
+from resomap.models.registry import build_model
 from resomap.models.resolutions import SIZE_ERRORS, dry_forward
 from resomap.models.weights import load_weights
 from resomap.profiling.latency import BATCH_1, LatencyRecord
 from resomap.profiling.profiler import ProfileRecord, ProfilingPlan, Subject, profile_subjects
-from resomap.records import Condition, ImageDataset, Predictions, Preprocessing, information_at
+from resomap.records import Cell, Condition, ImageDataset, Predictions, Preprocessing, information_at
 from resomap.study import build
 from resomap.study.cost import mode_gaps, shared_mode
 
@@ -67,7 +67,7 @@ def probe(
     views = {side: View(evaluated, side, shown[side]) for side in resolutions}
     answers: dict[tuple[str, int], Predictions] = {}
     for split in dict.fromkeys(splits):
-        progress(f"{split} at {len(views)} sizes")
+        progress(f"{split} at {counted(len(views), 'size')}")
         loader = build.sizes_loader(
             config, images, split, preprocessing=recipe, resolutions=list(shown.values()), device=device
         )
@@ -114,8 +114,8 @@ def _network(
         stored = load_checkpoint(checkpoint, allow_callables=build.allows_callables(config))
         if tuple(stored.metadata.class_names) != images.class_names:
             raise CheckpointError(
-                f"the checkpoint tells apart {', '.join(stored.metadata.class_names[:5])}; the data has "
-                f"{', '.join(images.class_names[:5])}: give the data that it was trained for"
+                f"the checkpoint tells apart {listed(stored.metadata.class_names)}; the data has "
+                f"{listed(images.class_names)}: give the data that it was trained for with --data"
             )
         return stored.model, stored.preprocessing, stored.metadata.model
     assert model is not None
@@ -125,6 +125,7 @@ def _network(
         num_classes=images.num_classes,
         pretrained=False,
         resolution=side,
+        specs=build.model_specs(config),
         allow_callables=build.allows_callables(config),
     ).eval()
     missing = load_weights(network, weights, name=model).left_as_initialised
@@ -133,9 +134,7 @@ def _network(
             f"{printable(weights)} has no classifier for the {images.num_classes} classes of the data (missing: "
             f"{', '.join(missing)}), and probe trains none; give the weights of a network that was trained for them"
         )
-    mean, std = normalisation_of(model)
-    limit = build.information_resolution(config)
-    return network, Preprocessing(side, build.kernel(config), mean, std, limit), model
+    return network, build.preprocessing(config, Cell(model, side, seed=0)), model
 
 
 def _compared(profiles: Sequence[ProfileRecord]) -> dict[int, LatencyRecord]:

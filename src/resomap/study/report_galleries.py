@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from resomap.data.decode import decode_rgb, to_square
-from resomap.errors import BadImageError, printable
+from resomap.errors import BadImageError, counted, printable
 from resomap.explainability.overlay import overlay
 from resomap.explainability.store import read_maps
 from resomap.records import ImageDataset
@@ -112,7 +112,7 @@ def flip_galleries(
                     shown.append(_turned(example, picture, shown_at, kernel=kernel))
             if shown:
                 step = f"{turned['low_resolution']} to {turned['high_resolution']} px"
-                about = f"{turned[kind]} images {words} ({step})"
+                about = f"{counted(turned[kind], 'image')} {words} ({step})"
                 yield {"model": turned["model"], "about": about, "sides": list(sides), "images": shown}
 
 

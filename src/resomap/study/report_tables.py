@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from resomap.errors import printable
+from resomap.errors import counted, printable
 from resomap.metrics.consistency import AS_RESEEDING, BETTER, MORE, NOT_REPEATABLE, ONE_SEED
 from resomap.report.html import Table, cell, interval_cell
 from resomap.study.cost import hardware
@@ -40,7 +40,7 @@ def consistency_table(study: Study) -> Table | None:
         for r in lead
         if r["subset"] == "all"
     ]
-    caption = f"{found['similarity'].capitalize()} of maps on {found['images']} {found['split']} images"
+    caption = f"{found['similarity'].capitalize()} of maps on {counted(found['images'], found['split'] + ' image')}"
     columns = ["maps", "floor", "across", "ceiling", "C", "C of images right at both", "resolution changes them"]
     return Table(caption, columns, rows) if rows else None
 

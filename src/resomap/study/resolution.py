@@ -12,7 +12,7 @@ import pandas as pd
 
 from resomap.config.load import load_config
 from resomap.config.schema import ResoMapConfig
-from resomap.errors import CheckpointError, DatasetError, printable
+from resomap.errors import CheckpointError, DatasetError, counted, listed, printable
 from resomap.evaluation.predict import predict
 from resomap.evaluation.store import write_predictions
 from resomap.layout import METADATA, StudyLayout
@@ -117,8 +117,8 @@ class ResolutionExplainabilityAnalyzer:
         checkpoint = load_checkpoint(source.checkpoint, allow_callables=build.allows_callables(self.config))
         if tuple(checkpoint.metadata.class_names) != images.class_names:
             raise DatasetError(
-                f"{source.cell}: the checkpoint tells apart {', '.join(checkpoint.metadata.class_names[:5])}; the data "
-                f"{printable(images.name)} has {', '.join(images.class_names[:5])}: give the data it was trained for"
+                f"{source.cell}: the checkpoint tells apart {listed(checkpoint.metadata.class_names)}; the data "
+                f"{printable(images.name)} has {listed(images.class_names)}: give the data it was trained for"
             )
         return checkpoint
 
@@ -205,7 +205,7 @@ def summarise(
         "Cost",
         profiling_report(profiles),
         "",
-        f"Agreement of explanations ({analysed['similarity']}) on {analysed['images']} images",
+        f"Agreement of explanations ({analysed['similarity']}) on {counted(analysed['images'], 'image')}",
         *_agreement_lines(analysed),
     ]
     return "\n".join(parts) + "\n"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from resomap.errors import StudyError, printable
+from resomap.errors import StudyError, counted, printable
 from resomap.layout import RUN_RECORD, StudyLayout
 from resomap.records import Cell, EpochRecord, RunRecord
 from resomap.serialize import DAMAGE, read_json, write_json
@@ -98,7 +98,7 @@ def stopped_options(records: Iterable[RunRecord]) -> dict[tuple[str, int], str]:
     for record in records:
         if record.status == "finished":
             options.setdefault((record.cell.model, record.cell.resolution), []).append(record.stopped is not None)
-    return {option: f"{sum(those)} of {len(those)} runs" for option, those in options.items() if any(those)}
+    return {option: f"{sum(those)} of {counted(len(those), 'run')}" for option, those in options.items() if any(those)}
 
 
 def assessed_runs(records: Iterable[RunRecord]) -> list[RunRecord]:

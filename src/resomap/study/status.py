@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from resomap.config.yaml_text import parse
-from resomap.errors import StudyError, printable
+from resomap.errors import StudyError, counted, printable
 from resomap.layout import StudyLayout
 from resomap.lease import Leases
 from resomap.records import Cell, RunRecord
@@ -69,6 +70,27 @@ def run_states(layout: StudyLayout) -> list[tuple[Cell, str]]:
 def _states(layout: StudyLayout, stored: Mapping[Cell, str], planned: Sequence[Cell]) -> Iterator[tuple[Cell, str]]:
     for cell in dict.fromkeys([*planned, *stored]):
         yield cell, _state(layout, cell, stored.get(cell))
+
+
+@contextmanager
+def missing_runs_first(path: str | Path) -> Iterator[None]:
+    """Inside, a StudyError says first that runs of the study are missing: what else is, mostly follows from that."""
+    try:
+        yield
+    except StudyError as error:
+        missing = _missing_runs(path)
+        if missing is None:
+            raise
+        raise StudyError(f"{missing} Until then: {error}") from error
+
+
+def _missing_runs(path: str | Path) -> str | None:
+    """How many runs are not finished, and what finishes them; None where all are."""
+    layout = StudyLayout(Path(path))
+    states = [state for _, state in run_states(layout)]
+    left = sum(state != "finished" for state in states)
+    again = f"the same `resomap run` again finishes them (or --config {printable(layout.config_path)})"
+    return f"{printable(path)}: {left} of {counted(len(states), 'run')} missing; {again}." if left else None
 
 
 def _planned_cells(layout: StudyLayout) -> list[Cell]:

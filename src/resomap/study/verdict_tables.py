@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from resomap.analysis.per_class import LEAST_IMAGES
-from resomap.errors import printable
+from resomap.errors import counted, printable
 from resomap.report.html import Table, cell, interval_cell
 
 _LARGEST_TABLE = 2000
@@ -39,7 +39,8 @@ def options_table(answer: Mapping[str, Any], name: str) -> Table:
         f"within {answer['delta']:g}",
         "P(on the front)",
     ]
-    return Table(f"Every option beside the best; {answer['images']} images, {answer['seeds']} seeds", columns, rows)
+    held = f"{counted(answer['images'], 'image')}, {counted(answer['seeds'], 'seed')}"
+    return Table(f"Every option beside the best; {held}", columns, rows)
 
 
 def detail_table(verdict: Mapping[str, Any], name: str) -> Table | None:

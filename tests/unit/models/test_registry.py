@@ -110,7 +110,7 @@ def test_the_users_callable_gets_the_number_of_classes(user_code: types.ModuleTy
     user_code.make = lambda num_classes, width=4: nn.Linear(width, num_classes)
     model = build_model("users_nets:make", num_classes=3, seed=0)
     assert model.out_features == 3
-    with pytest.raises(UnknownModelError, match="would run code of yours"):
+    with pytest.raises(UnknownModelError, match=r"runs code of yours; allow it with --set models\.allow_callables"):
         build_model("users_nets:make", num_classes=3, allow_callables=False)
 
 

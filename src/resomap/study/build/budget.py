@@ -7,6 +7,7 @@ from functools import lru_cache
 
 from resomap.config.schema import ResoMapConfig
 from resomap.errors import ConfigError, printable
+from resomap.models.names import NOT_ALLOWED
 from resomap.study.build.models import model_specs
 
 
@@ -39,7 +40,7 @@ def epochs_at(config: ResoMapConfig, model: str, resolution: int, *, reference: 
     if reference is None:
         return config.training.epochs
     if ":" in model and not config.models.allow_callables:
-        raise ConfigError(f"{printable(model)} runs code of yours; allow it with --set models.allow_callables=true")
+        raise ConfigError(f"{printable(model)} {NOT_ALLOWED}")
     specs = json.dumps(model_specs(config), sort_keys=True)
     full, own = (_macs(model, side, specs) for side in (reference, resolution))
     return max(1, round(config.training.epochs * full / own))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from resomap.config.schema import ResoMapConfig
 from resomap.errors import ConfigError, ResoMapError, printable
+from resomap.models.names import NOT_ALLOWED
 from resomap.records import Cell, Preprocessing
 
 if TYPE_CHECKING:
@@ -41,9 +42,7 @@ def check_models(config: ResoMapConfig) -> None:
     for index, name in enumerate(config.sweep.models):
         try:
             if ":" in name and not config.models.allow_callables:
-                raise ConfigError(
-                    f"{printable(name)} runs code of yours; allow it with --set models.allow_callables=true"
-                )
+                raise ConfigError(f"{printable(name)} {NOT_ALLOWED}")
             canonical_name(name)
         except ResoMapError as error:
             problems.append(f"sweep.yaml: sweep.models[{index}]: {error}")

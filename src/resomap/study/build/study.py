@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from resomap.config.load import flatten
 from resomap.config.schema import ResoMapConfig
+from resomap.config.yaml_text import is_unicode
 from resomap.errors import without_secrets
 from resomap.layout import StudyLayout, folder_name
 from resomap.lease import Leases
@@ -106,11 +107,16 @@ def weight_files(config: ResoMapConfig) -> list[Path]:
 
 
 def storable(config: ResoMapConfig) -> ResoMapConfig:
-    """The configuration as study.yaml may hold it: no password of a tracking server."""
+    """The configuration as study.yaml may hold it: no password of a tracking server, images found from anywhere."""
+    from resomap.data.sources import found_anywhere
+
+    source = found_anywhere(config.data.source)
+    if not is_unicode(source):  # a folder above it has a name that no YAML file can hold
+        source = config.data.source
+    data = config.data.model_copy(update={"source": source})
     uri = config.mlflow.tracking_uri
-    if uri is None:
-        return config
-    return config.model_copy(update={"mlflow": config.mlflow.model_copy(update={"tracking_uri": without_secrets(uri)})})
+    mlflow = config.mlflow.model_copy(update={"tracking_uri": None if uri is None else without_secrets(uri)})
+    return config.model_copy(update={"data": data, "mlflow": mlflow})
 
 
 def study_params(config: ResoMapConfig) -> dict[str, object]:

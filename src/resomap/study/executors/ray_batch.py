@@ -22,7 +22,7 @@ import ray
 
 from resomap import __version__
 from resomap.data.pyramid import CachedStore
-from resomap.errors import ConfigError, StudyError, printable
+from resomap.errors import ConfigError, StudyError, counted, printable
 from resomap.layout import LAST_STATE
 from resomap.lease import Lease
 from resomap.records import Cell, RunRecord
@@ -261,10 +261,10 @@ def _check_fits(needs: Needs) -> None:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if not any(needs.fits(node) for node in nodes):
         largest = max((int(node.get("CPU", 0)) for node in nodes), default=0)
-        gpus = f" and {needs.gpus} GPU(s)" if needs.gpus else ""
+        gpus = f" and {counted(needs.gpus, 'GPU')}" if needs.gpus else ""
         raise ConfigError(
-            f"a run needs {needs.cpus} CPU(s){gpus} on one node, and no node of the Ray cluster has them (the largest "
-            f"has {largest} CPU(s)); lower system.threads or system.processes_per_run"
+            f"a run needs {counted(needs.cpus, 'CPU')}{gpus} on one node, and no node of the Ray cluster has them (the "
+            f"largest has {counted(largest, 'CPU')}); lower system.threads or system.processes_per_run"
         )
 
 
