@@ -27,18 +27,22 @@ _EXAMPLES = 24
 
 
 def chance(study: Study, metric: str, split: str | None = None) -> dict[str, Any]:
-    """The best that answers without a look at the image can expect on a split; None: the one that is reported.
+    """chance_of the labels of a split; None: the one that is reported."""
+    labels_N, _ = study.stack(next(iter(study.grid)), split or study.splits[1])
+    return chance_of(labels_N, study.class_names, metric)
+
+
+def chance_of(labels_N: np.ndarray, class_names: Sequence[str], metric: str) -> dict[str, Any]:
+    """The best that answers without a look at the image can expect: its value, and how.
 
     For macro F1: answering class k with probability q gives 2 p q / (p + q), whose mean over K classes is largest where
     q is the class's share p, and then 1 / K.
     """
-    labels, _ = study.stack(next(iter(study.grid)), split or study.splits[1])
-    counts = np.bincount(labels, minlength=len(study.class_names))
+    counts = np.bincount(labels_N, minlength=len(class_names))
     if metric == "accuracy":
         most = int(counts.argmax())
-        return {"value": float(counts[most] / len(labels)), "how": f"always answering {study.class_names[most]}"}
-    how = "answering each class as often as it occurs"
-    return {"value": 1 / int((counts > 0).sum()), "how": how}
+        return {"value": float(counts[most] / len(labels_N)), "how": f"always answering {class_names[most]}"}
+    return {"value": 1 / int((counts > 0).sum()), "how": "answering each class as often as it occurs"}
 
 
 def metric_table(study: Study, metric: str) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ from resomap.profiling.profiler import ProfileRecord, ProfilingPlan, Subject, pr
 from resomap.records import Cell, Condition, ImageDataset, Predictions, Preprocessing, information_at
 from resomap.study import build
 from resomap.study.cost import mode_gaps, shared_mode
+from resomap.study.evidence import chance_of
 
 Progress = Callable[[str], None]
 
@@ -80,6 +81,7 @@ def probe(
     plan = ProfilingPlan(device=device, protocols=(BATCH_1,), **options)
     profiles = profile_subjects([Subject(name, network, side) for side in resolutions], plan, progress=progress)
     timed = _compared(profiles)
+    chance = chance_of(answers[splits[0], resolutions[0]].labels, images.class_names, metric)
     verdict = recommend(
         [
             _option(name, side, answers, splits, metric, timed[side], profile.inference_memory.peak_mib)
@@ -90,6 +92,7 @@ def probe(
         metric=metric,
         splits=splits,
         labels_N=answers[splits[1], resolutions[0]].labels,
+        chance=(chance["value"], chance["how"]),
         warnings=(
             "one network trained at one size: a network trained at each size may do better there (resomap run)",
             *_modes_left_out(profiles),
