@@ -6,6 +6,7 @@ import json
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -161,3 +162,49 @@ def test_what_does_not_go_together_is_refused(
         "error: system.runs_at_once is 2, which goes with one process a run on this machine: not with a launcher, "
         "system.processes_per_run or system.executor ray; leave one of the two"
     )
+    outcome = cli(*small_run(data, *TWO, "--set", "training.successive_halving=true"))
+    assert outcome.status == 2
+    assert "training.successive_halving compares runs with those before them" in outcome.err
+
+
+def test_a_script_s_own_network_is_found_by_helpers(tmp_path: Path, make_images: Make) -> None:
+    folder = tmp_path / "scripts"
+    folder.mkdir()
+    (folder / "nets.py").write_text(
+        "from torch import nn\n"
+        "def net(num_classes):\n"
+        "    layers = nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes)\n"
+        "    return nn.Sequential(*layers)\n"
+    )
+    data = make_images(tmp_path / "data")
+    settings = [
+        f"data.source={data}", f"data.cache_dir={tmp_path}/cache", f"study.output={tmp_path}/study",
+        "sweep.models=[nets:net]", "models.allow_callables=true", "sweep.resolutions=[32]", "sweep.seeds=[0,1,2]",
+        "training.epochs=200", "training.batch_size=8", "system.device=cpu", "system.runs_at_once=2",
+        "mlflow.enabled=false",
+    ]  # fmt: skip
+    (folder / "study.py").write_text(
+        "import resomap\n"
+        "if __name__ == '__main__':\n"
+        f"    result = resomap.run_study(resomap.load_config(overrides={settings!r}))\n"
+        "    print([record.status for record in result.records])\n"
+    )
+    done = subprocess.run([sys.executable, folder / "study.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == "['finished', 'finished', 'finished']\n", done.stderr
+
+
+def test_a_suspended_study_suspends_its_helper(
+    tmp_path: Path, make_images: Make, small_run: Args, start: Start
+) -> None:
+    data, study = make_images(tmp_path / "data"), tmp_path / "study"
+    process = start(*small_run(data, *LONG, "--seeds", "0,1", *TWO))
+    wait_until(lambda: saved_states(study) == 2)
+    helper = helpers_of(process)[0]
+    process.send_signal(signal.SIGSTOP)
+    wait_until(lambda: helper.status() == psutil.STATUS_STOPPED, seconds=20)
+    process.send_signal(signal.SIGCONT)
+    wait_until(lambda: helper.status() != psutil.STATUS_STOPPED, seconds=20)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert is_gone(helper)

@@ -142,9 +142,11 @@ def recommend(
         for which in ("select_SN", "report_SN")
     }
     reached = np.array([_reaches(option, budget, priors["select_SN"][option.model]) for option in options])
-    candidates = fits & (reached == "yes")
+    eligible = fits & (reached == "yes")
+    least = _least_means(options, priors["select_SN"])
+    candidates = eligible if chance is None else eligible & (least > chance[0])
     affordable = fits if fits.any() else np.ones(len(options), bool)
-    reference = _best(options, candidates if candidates.any() else affordable)
+    reference = _best(options, next((some for some in (candidates, eligible) if some.any()), affordable))
     quality_DC = crossed_bootstrap(np.stack([o.report_SN for o in options]), draws=draws, seed=seed, strata_N=labels_N)
     latency_DC = _latency_draws(options, draws=draws, seed=seed)
     on_front = front_probability(quality_DC, latency_DC)
@@ -184,14 +186,11 @@ def recommend(
         "budget": {"max_latency_ms": budget.max_latency_ms, "max_memory_mib": budget.max_memory_mib,
                    "min_metric": budget.min_metric},
     }  # fmt: skip
-    if not candidates.any():
+    if not eligible.any():
         prior = priors["select_SN"][options[reference].model]
         return _nothing(options, fits, reached, reference, budget, prior, common)
-    best = mean_estimate(
-        options[reference].select_SN, level=1 - 2 * ALPHA, prior=priors["select_SN"][options[reference].model]
-    )
-    if chance is not None and best.low <= chance[0]:
-        return _no_better_than_chance(options[reference], best, chance, common)
+    if chance is not None and not candidates.any():
+        return _no_better_than_chance(options[reference], float(least[reference]), chance, common)
     usable = np.flatnonzero(candidates & passed).tolist()
     chosen = min(usable, key=lambda i: options[i].latency_ms)
     open_ones = [
@@ -200,7 +199,7 @@ def recommend(
     ]  # fmt: skip
     lost = regret(quality_DC, chosen, candidates)
     promising = [i for i in open_ones if compared[i].value >= -delta]
-    better = _may_gain(options, candidates, chosen, reference, priors["select_SN"], delta, level)
+    better = _may_gain(options, eligible, chosen, reference, priors["select_SN"], delta)
     status = CANNOT_TELL if better or (promising and chosen == reference) else RECOMMEND
     return Recommendation(
         status=status,
@@ -212,7 +211,7 @@ def recommend(
         regret_95=lost[1],
         would_change=(
             *(_would_change(options[i], compared[i], delta, level) for i in open_ones),
-            *(_would_settle(options[i], gain, delta, level) for i, gain in better.items()),
+            *(_would_settle(options[i], gain, delta) for i, gain in better.items()),
         ),
         **common,
     )
@@ -261,22 +260,24 @@ def _fixed_sequence(options: Sequence[Option], bounds: Sequence[float], referenc
     return passed
 
 
+def _least_means(options: Sequence[Option], priors: Mapping[str, SeedPrior | None]) -> np.ndarray:
+    """(C,) lower bounds of the means on the deciding split that hold for all options together (Bonferroni)."""
+    level = 1 - 2 * ALPHA / len(options)
+    return np.array([mean_estimate(o.select_SN, level=level, prior=priors[o.model]).low for o in options])
+
+
 def _may_gain(
     options: Sequence[Option],
-    candidates: np.ndarray,
+    eligible: np.ndarray,
     chosen: int,
     reference: int,
     priors: Mapping[str, SeedPrior | None],
     delta: float,
-    level: float,
 ) -> dict[int, Estimate]:
-    """Dearer candidates, but the reference, that are not shown to gain at most delta over the chosen one: their gains.
-
-    All have means of at most the reference's, to which the chosen one loses less than delta: no gain reaches it.
-    """
-    dearer = [i for i in np.flatnonzero(candidates).tolist() if options[i].latency_ms > options[chosen].latency_ms]
+    """Dearer options, but the reference, that are not shown to gain at most delta over the chosen one: their gains."""
+    dearer = [i for i in np.flatnonzero(eligible).tolist() if options[i].latency_ms > options[chosen].latency_ms]
     gains = {i: _difference(options[i], options[chosen], "select_SN", priors) for i in dearer if i != reference}
-    return {i: gain for i, gain in gains.items() if gain.one_sided_high(level) > delta}
+    return {i: gain for i, gain in gains.items() if gain.one_sided_high(1 - ALPHA) > delta}
 
 
 def _latency_draws(options: Sequence[Option], *, draws: int, seed: int) -> np.ndarray:
@@ -325,12 +326,12 @@ def _nothing(
 
 
 def _no_better_than_chance(
-    option: Option, found: Estimate, chance: tuple[float, str], common: Mapping[str, Any]
+    option: Option, least: float, chance: tuple[float, str], common: Mapping[str, Any]
 ) -> Recommendation:
     name, split = common["metric"].replace("_", " "), common["select_split"]
     sentence = (
         f"Cannot tell: no option is shown to be better than chance ({name} {chance[0]:.3f}, {chance[1]}). The best so "
-        f"far, {option.name}, has {found.value:.3f} on {split} (at least {found.low:.3f}): train longer, or "
+        f"far, {option.name}, has {option.select_SN.mean():.3f} on {split} (at least {least:.3f}): train longer, or "
         "on more images."
     )
     return Recommendation(CANNOT_TELL, sentence, None, None, option.name, **common)
@@ -387,20 +388,24 @@ def _doubts(
             f"whether {named(promising)} would do: a loss of more than {delta:g} is not ruled out ({needed} would tell)"
         )
     if better:
-        widest = max(better.values(), key=lambda gain: gain.one_sided_high(level))
+        widest = max(better.values(), key=lambda gain: gain.one_sided_high(1 - ALPHA))
+        needed = _needed_to_settle(widest, delta)
         parts.append(
             f"whether {named(better)} would be better: a gain of more than {delta:g} is not ruled out "
-            f"({_needed(widest, delta - widest.value, level)} would tell)"
+            f"({needed} would tell)"
         )
     return ", nor ".join(parts)
 
 
-def _would_settle(option: Option, difference: Estimate, delta: float, level: float) -> str:
+def _would_settle(option: Option, gain: Estimate, delta: float) -> str:
     """How many images or seeds would show that a dearer option gains nothing that matters."""
-    return (
-        f"{option.name} is dearer, and may be better by more than {delta:g}: "
-        f"{_needed(difference, delta - difference.value, level)} would show whether it is."
-    )
+    needed = _needed_to_settle(gain, delta)
+    return f"{option.name} is dearer, and may be better by more than {delta:g}: {needed} would show whether it is."
+
+
+def _needed_to_settle(gain: Estimate, delta: float) -> str:
+    # At a gain above the margin no number of images would show that it is below.
+    return _needed(gain, delta - gain.value, 1 - ALPHA) if gain.value < delta else "more images and seeds"
 
 
 def _would_change(option: Option, difference: Estimate, delta: float, level: float) -> str:

@@ -78,8 +78,7 @@ class _Remaining:
         self._started = cell, updates
         if self._time_left is None:
             self._time_left = TimeLeft()
-        if not self.running:
-            self._time_left.start()
+        self._time_left.start(cell)
         self.running[cell] = resumed_update
 
     def update_ended(self, cell: Cell, update: int) -> None:
@@ -94,7 +93,8 @@ class _Remaining:
     def seconds(self) -> float | None:
         if self._time_left is None:
             return None
-        return self._time_left.seconds([(cell, self._updates(cell) - self.running.get(cell, 0)) for cell in self.cells])
+        remaining = [(cell, self._updates(cell) - self.running.get(cell, 0)) for cell in self.cells]
+        return self._time_left.seconds(remaining, at_once=len(self.running))
 
     def _updates(self, cell: Cell) -> int:
         """Of the whole run: those of the latest, unless they train for other lengths."""

@@ -16,8 +16,8 @@ METHODS = (
     "with one class of two to five images among large ones balanced accuracy's intervals are too narrow.",
     "An option is recommended if it is the cheapest that is shown not to be worse than the best by more than "
     "delta (one-sided 95 % bound), tested down each model's resolutions in a fixed sequence [6, 7] and at a level "
-    "shared by the models, if no dearer one may still gain more than delta over it, and if the best is shown to beat "
-    "chance. Differences between resolutions carry p values adjusted by Holm [8] over a model's pairs; "
+    "shared by the models, if no dearer one may still gain more than delta over it, and if it is itself shown to "
+    "beat chance. Differences between resolutions carry p values adjusted by Holm [8] over a model's pairs; "
     "beside them stands McNemar's mid-p [11] and, for all resolutions at once, Cochran's Q [12], each joined over "
     "seeds by n / k times the k-th smallest p [13]. Probabilities of "
     "lying on the Pareto front and the expected regret come from a crossed bootstrap of images and seeds [9], images "

@@ -23,6 +23,8 @@ class StudyProgress:
             run_ended
         waiting(*)              other processes work on the last cells
         study_ended
+    Where several runs go on at once, their events lie between each other's, and a run_ended may come as late as the end
+    of the run that this process does itself.
     """
 
     def preparing(self, what: str, done: int, total: int) -> None:
@@ -67,34 +69,33 @@ class TimeLeft:
     """Remaining seconds of a study, from the time per update and pixel seen so far.
 
     An update at resolution r costs about c r^2. c is that of the model's latest run, since small images are dominated
-    by what every update costs; the mean over the models stands in for one that has not run yet. Where several runs go
-    on at once, each update is charged the time since the last one of any run, so that the sum is what the clock shows.
+    by what every update costs; the mean over the models stands in for one that has not run yet. Runs that go on at once
+    have a clock each, and what is left is shared by as many.
     """
 
     _cells: dict[str, Cell] = field(default_factory=dict)
     _seconds: dict[str, float] = field(default_factory=dict)
     _updates: dict[str, int] = field(default_factory=dict)
-    _seen: set[Cell] = field(default_factory=set)
-    _last: float | None = None
+    _last: dict[Cell, float] = field(default_factory=dict)
+    """When each run began, or had its latest update."""
 
-    def start(self) -> None:
-        """A run begins: the time since the last one is not training."""
-        self._last = time.monotonic()
-
-    def add(self, cell: Cell, updates: int = 1) -> None:
-        """`updates` more updates of `cell` were done since the last call."""
-        now = time.monotonic()
-        if cell not in self._seen:
-            self._seen.add(cell)
+    def start(self, cell: Cell) -> None:
+        """A run begins, or goes on: the time before is not training."""
+        self._last[cell] = time.monotonic()
+        if self._cells.get(cell.model) != cell:
             self._cells[cell.model] = cell
             self._seconds[cell.model], self._updates[cell.model] = 0.0, 0
-        if self._last is not None and self._cells[cell.model] == cell:
-            self._seconds[cell.model] += now - self._last
-            self._updates[cell.model] += updates
-        self._last = now
 
-    def seconds(self, remaining: Sequence[tuple[Cell, int]]) -> float | None:
-        """Seconds for (cell, updates still to do); None before anything was measured."""
+    def add(self, cell: Cell, updates: int = 1) -> None:
+        """`updates` more updates of `cell` were done since the last call, or since it began."""
+        now = time.monotonic()
+        if self._cells.get(cell.model) == cell:
+            self._seconds[cell.model] += now - self._last[cell]
+            self._updates[cell.model] += updates
+        self._last[cell] = now
+
+    def seconds(self, remaining: Sequence[tuple[Cell, int]], *, at_once: int = 1) -> float | None:
+        """Seconds for (cell, updates still to do), so many runs at once; None before anything was measured."""
         rates = {
             model: self._seconds[model] / (self._updates[model] * cell.resolution**2)
             for model, cell in self._cells.items()
@@ -103,4 +104,5 @@ class TimeLeft:
         if not rates:
             return None
         mean = sum(rates.values()) / len(rates)
-        return sum(rates.get(cell.model, mean) * updates * cell.resolution**2 for cell, updates in remaining)
+        work = sum(rates.get(cell.model, mean) * updates * cell.resolution**2 for cell, updates in remaining)
+        return work / max(1, min(at_once, len(remaining)))

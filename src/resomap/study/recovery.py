@@ -113,7 +113,10 @@ class Recovery:
     def _fewer(self, used: int) -> int | None:
         """Half as many images at once, or fewer, that the model can be trained on at all its resolutions."""
         config, stores = self.context.config, self.context.stores
-        of_side = build.fewest_images(config, self.cell.model, num_classes=self.context.images.num_classes)
+        try:
+            of_side = build.fewest_images(config, self.cell.model, num_classes=self.context.images.num_classes)
+        except (MemoryError, RuntimeError):  # memory is short at this moment
+            return used // 2 or None
         fewest = max(of_side.values())
         if fewest == 1:
             return used // 2 or None

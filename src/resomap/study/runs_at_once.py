@@ -6,12 +6,18 @@ as before: a run keeps its number of threads, and so its last bits.
 
 from __future__ import annotations
 
+import logging
+
+import psutil
+
 from resomap.profiling.memory import predict_memory
-from resomap.records import Cell
+from resomap.records import Cell, RunRecord
 from resomap.study import build
 from resomap.study.context import StudyContext
 from resomap.study.forecast import free_memory_mib
 from resomap.study.runs import stored_runs
+
+log = logging.getLogger(__name__)
 
 MOST = 4
 SHORTEST_S = 20.0
@@ -31,14 +37,31 @@ def settle_runs_at_once(context: StudyContext) -> int:
     alone = context.ranks.world_size == 1 and build.may_run_side_by_side(context.config)
     if most < 2 or not alone:
         return 1
-    if begun := [
-        run.provenance.get("runs_at_once", 1) for run in stored_runs(context.layout) if run.status == "running"
-    ]:
-        return min(max(begun), most)
+    if stopped := [run.provenance.get("runs_at_once", 1) for run in _stopped(context)]:
+        return min(max(stopped), most)
     if _least_seconds(context) < SHORTEST_S:
         return 1
-    fits = _SHARE_OF_FREE * free_memory_mib("cpu") / max(_peak_mib(context), 1.0)
+    try:
+        peak_mib = _peak_mib(context)
+    except Exception as error:
+        # A network may be a user's own: whatever ails it, its runs say so.
+        log.debug("memory of runs at once is not known: %r", error)
+        return 1
+    # A helper also holds the libraries, as this process does already.
+    own_mib = _own_mib()
+    fits = (_SHARE_OF_FREE * free_memory_mib("cpu") + own_mib) / (peak_mib + own_mib)
     return max(1, min(most, int(fits)))
+
+
+def _stopped(context: StudyContext) -> list[RunRecord]:
+    """Runs that were begun and are nobody's now."""
+    begun = [run for run in stored_runs(context.layout) if run.status == "running"]
+    return [run for run in begun if not context.leases.is_held(context.layout.lease_name(run.cell))]
+
+
+def _own_mib() -> float:
+    """Memory that is this process's alone."""
+    return float(psutil.Process().memory_full_info().uss) / 2**20
 
 
 def _least_seconds(context: StudyContext) -> float:

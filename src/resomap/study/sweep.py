@@ -126,14 +126,16 @@ def _run_cells(context: StudyContext, executor: Executor, *, tracker: Tracker, s
     tables = _Tables(context)
     while left:
         elsewhere, outgrown = [], []
-        for cell, record in executor.run(work, left):
-            if record is None:
-                elsewhere.append(cell)
-                continue
-            done.add(record)
-            outgrown += done.drop_outgrown()
-            context.progress.run_ended(record)
-            tables.refresh()
+        # Closed at once where something goes wrong in here: helpers save their states then.
+        with contextlib.closing(executor.run(work, left)) as outcomes:
+            for cell, record in outcomes:
+                if record is None:
+                    elsewhere.append(cell)
+                    continue
+                done.add(record)
+                outgrown += done.drop_outgrown()
+                context.progress.run_ended(record)
+                tables.refresh()
         idle = len(elsewhere) == len(left)
         if idle and not waits:
             break

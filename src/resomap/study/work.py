@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, Self
@@ -50,7 +50,7 @@ class Executor(Protocol):
 
     def __exit__(self, *exception: object) -> None: ...
 
-    def run(self, work: Work, cells: Sequence[Cell]) -> Iterator[tuple[Cell, RunRecord | None]]:
+    def run(self, work: Work, cells: Sequence[Cell]) -> Generator[tuple[Cell, RunRecord | None]]:
         """Each cell with its record as it ends, or None where another process has it.
 
         Raises:

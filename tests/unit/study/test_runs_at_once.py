@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from resomap import load_config
+from resomap.layout import StudyLayout
+from resomap.lease import Leases
 from resomap.profiling.memory import predict_memory
 from resomap.records import Cell
 from resomap.study import build, runs_at_once
@@ -15,6 +17,7 @@ from resomap.study.progress import StudyProgress
 from resomap.study.ranks import Ranks
 
 CELLS = 6
+OWN_MIB = 500.0
 
 
 @pytest.fixture
@@ -25,6 +28,7 @@ def settled(tmp_path, make_images, monkeypatch):
     def settle(*settings, cores=8, free_mib=1e6, ranks=None):
         monkeypatch.setattr(build, "usable_cores", lambda: cores)
         monkeypatch.setattr(runs_at_once, "free_memory_mib", lambda device: free_mib)
+        monkeypatch.setattr(runs_at_once, "_own_mib", lambda: OWN_MIB)
         config = load_config(
             overrides=[
                 f"data.source={images}", f"data.cache_dir={tmp_path}/cache", f"study.output={tmp_path}/study",
@@ -54,8 +58,20 @@ def test_a_long_one_has_as_many_as_there_are_cores_up_to_four(settled, cores, ru
 def test_memory_bounds_them(settled):
     network = build.model(load_config(), Cell("tiny_cnn", 64, 0), num_classes=2)
     peak = predict_memory(network, input_shape=(8, 3, 64, 64), training=True).peak_mib
-    assert settled("training.epochs=5000", free_mib=2 * 3.5 * peak) == 3
+    # Half of what is free holds three runs and the libraries of two helpers, not the third helper's.
+    three = 3 * peak + 2 * OWN_MIB
+    assert settled("training.epochs=5000", free_mib=2 * (three + 1)) == 3
+    assert settled("training.epochs=5000", free_mib=2 * (three + peak)) == 3
+    assert settled("training.epochs=5000", free_mib=2 * (three - 1)) == 2
     assert settled("training.epochs=5000", free_mib=peak) == 1
+
+
+def test_a_network_that_shapes_alone_cannot_pass_goes_one_run_after_the_other(settled, monkeypatch):
+    def predict(*_, **__):
+        raise RuntimeError("data-dependent")
+
+    monkeypatch.setattr(runs_at_once, "predict_memory", predict)
+    assert settled("training.epochs=5000") == 1
 
 
 def test_nothing_is_chosen_where_processes_are_in_use_already(settled):
@@ -70,12 +86,22 @@ def test_what_is_asked_for_is_done_up_to_the_grid(settled):
     assert settled("system.runs_at_once=1", "training.epochs=5000") == 1
 
 
-def test_a_stopped_study_goes_on_with_as_many_as_before(settled, monkeypatch):
-    stopped = SimpleNamespace(status="running", provenance={"runs_at_once": 3})
-    done = SimpleNamespace(status="finished", provenance={"runs_at_once": 4})
+def test_a_model_typed_into_a_notebook_stays_in_its_process():
+    named = load_config(overrides=["sweep.models=['__main__:Net']", "models.allow_callables=true", "system.device=cpu"])
+    assert not build.may_run_side_by_side(named)
+    assert build.may_run_side_by_side(load_config(overrides=["system.device=cpu"]))
+
+
+def test_a_stopped_study_goes_on_with_as_many_as_before(settled, monkeypatch, tmp_path):
+    cell = Cell("tiny_cnn", 32, 0)
+    stopped = SimpleNamespace(cell=cell, status="running", provenance={"runs_at_once": 3})
+    done = SimpleNamespace(cell=cell, status="finished", provenance={"runs_at_once": 4})
     monkeypatch.setattr(runs_at_once, "stored_runs", lambda layout: [done, stopped])
     assert settled("training.epochs=5000", free_mib=1.0) == 3
     assert settled("training.epochs=5000", cores=2) == 2
+    layout = StudyLayout(tmp_path / "study")
+    with Leases(layout.locks_dir).hold(layout.lease_name(cell)):  # another process does it: that is its own affair
+        assert settled("training.epochs=5000", free_mib=1.0) == 1
     monkeypatch.setattr(runs_at_once, "stored_runs", lambda layout: [done])
     assert settled("training.epochs=5000", free_mib=1.0) == 1
 

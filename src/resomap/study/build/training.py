@@ -61,12 +61,13 @@ def runs_at_once(config: ResoMapConfig) -> int | None:
 def may_run_side_by_side(config: ResoMapConfig) -> bool:
     """Whether more than one run at once may be chosen where none was asked for: on CPU, where one process runs cells.
 
-    Helpers are told what to do through pipes that Windows has not.
+    Helpers are told what to do through pipes that Windows has not, and cannot import what was typed into a notebook.
     successive_halving compares runs with those before them, so their order counts.
     """
     system = config.system
     alone = system.executor == "local" and system.processes_per_run == 1 and not config.training.successive_halving
-    return alone and os.name == "posix" and device_type(config) == "cpu"
+    typed = any(name.startswith("__main__:") for name in config.sweep.models)
+    return alone and not typed and os.name == "posix" and device_type(config) == "cpu"
 
 
 def threads_of_a_run(config: ResoMapConfig, runs: int) -> int:
@@ -135,11 +136,8 @@ def check_processes(config: ResoMapConfig, *, launched: int) -> None:
             "see their own run alone; turn one of the two off"
         )
     wanted = config.system.processes_per_run
-    if (config.system.runs_at_once or 1) > 1 and (launched > 1 or wanted > 1 or config.system.executor == "ray"):
-        raise ConfigError(
-            f"system.runs_at_once is {config.system.runs_at_once}, which goes with one process a run on this machine: "
-            "not with a launcher, system.processes_per_run or system.executor ray; leave one of the two"
-        )
+    if (config.system.runs_at_once or 1) > 1:
+        _check_runs_at_once(config, launched=launched)
     if wanted == 1:
         return
     if launched not in (1, wanted):
@@ -151,6 +149,22 @@ def check_processes(config: ResoMapConfig, *, launched: int) -> None:
         raise DeviceError(
             f"system.processes_per_run is {wanted}, but there are {there} {device.type} devices; lower it"
         )
+
+
+def _check_runs_at_once(config: ResoMapConfig, *, launched: int) -> None:
+    system = config.system
+    if launched > 1 or system.processes_per_run > 1 or system.executor == "ray":
+        raise ConfigError(
+            f"system.runs_at_once is {system.runs_at_once}, which goes with one process a run on this machine: "
+            "not with a launcher, system.processes_per_run or system.executor ray; leave one of the two"
+        )
+    if config.training.successive_halving:
+        raise ConfigError(
+            f"training.successive_halving compares runs with those before them, of which system.runs_at_once "
+            f"{system.runs_at_once} has several at the same time; turn one of the two off"
+        )
+    if os.name != "posix":
+        raise ConfigError(f"system.runs_at_once: expected 1 on this system, got {system.runs_at_once}")
 
 
 def device_and_precision(config: ResoMapConfig) -> tuple[str, str]:

@@ -38,8 +38,8 @@ class Child:
         try:
             with open(log, "wb") as output:
                 self.process = subprocess.Popen(
-                    [sys.executable, "-m", module, str(write)],
-                    env=environment,
+                    [sys.executable, "-P", "-m", module, str(write)],
+                    env={**environment, "PYTHONPATH": _import_path()},
                     stdin=subprocess.PIPE,
                     stdout=output,
                     stderr=subprocess.STDOUT,
@@ -53,9 +53,8 @@ class Child:
             os.close(write)
         self.stream: IO[bytes] = os.fdopen(read, "rb", buffering=0)
 
-    def send_job(self, job: object) -> None:
-        """What read_job() gives in there; waits until the process has taken it."""
-        data = pickle.dumps(job)
+    def send_job(self, data: bytes) -> None:
+        """What read_job() gives in there, pickled; waits until the process has taken it."""
         self.send(len(data).to_bytes(8, "big") + data)
 
     def send(self, data: bytes, *, last: bool = False) -> None:
@@ -103,6 +102,11 @@ class Child:
         if code is None or code >= 0 or self.killed_by_us:
             return None
         return signal.Signals(-code).name + (" (out of memory?)" if -code == signal.SIGKILL else "")
+
+
+def _import_path() -> str:
+    """Where this process finds modules, the user's own too, which may lie beside the script that was started."""
+    return os.pathsep.join(path or os.getcwd() for path in sys.path)
 
 
 def error_of(prefix: str, failure: dict[str, Any]) -> RunFailedError | StorageError:

@@ -18,6 +18,9 @@ from resomap.tracking.protocol import Tracker
 Event = tuple[str, dict[str, Any]]
 Tell = Callable[[Event], None]
 
+TRACKING = ("start_run", "log_metrics", "log_artifact", "end_run")
+"""Kinds that replay_tracking replays."""
+
 
 class TellingProgress(StudyProgress):
     """Tells the events of a run; the study's own (preparing, stages) stay with its process."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
+import select
+import signal
 import sys
 import threading
 from dataclasses import replace
+
+import psutil
 
 from resomap.records import Cell
 from resomap.study import build
@@ -14,6 +19,8 @@ from resomap.study.executors.child import STOPPED, failed_event, read_job, telle
 from resomap.study.executors.events import TellingProgress, TellingTracker
 from resomap.study.interrupt import StopSignal, stop_on_signals
 from resomap.study.work import attempt
+
+_LOOK_S = 1.0
 
 
 def main(descriptor: int) -> int:
@@ -41,10 +48,18 @@ def main(descriptor: int) -> int:
 def _listen(cells: queue.SimpleQueue[Cell | None], stop: StopSignal) -> None:
     """The parent names a cell ("resnet18 224 0"), says "stop", or is gone.
 
-    Then somebody else may claim our cell at any moment: nothing more is written. What is saved is whole.
+    Then somebody else may claim our cell at any moment: nothing more is written. What is saved is whole. While it is
+    stopped (Ctrl-Z), so are we, since nobody keeps our claim alive; it wakes us.
     """
-    rest = b""
-    while data := os.read(0, 1 << 16):
+    rest, parent = b"", os.getppid()
+    while True:
+        while not select.select([0], [], [], _LOOK_S)[0]:
+            with contextlib.suppress(psutil.Error):
+                if psutil.Process(parent).status() == psutil.STATUS_STOPPED:
+                    os.kill(os.getpid(), signal.SIGSTOP)
+        data = os.read(0, 1 << 16)
+        if not data:
+            break
         *lines, rest = (rest + data).split(b"\n")
         for line in lines:
             if line == b"stop":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Self
 
 from resomap.records import Cell, RunRecord
@@ -27,7 +27,7 @@ class LocalExecutor:
     def __exit__(self, *exception: object) -> None:
         pass
 
-    def run(self, work: Work, cells: Sequence[Cell]) -> Iterator[tuple[Cell, RunRecord | None]]:
+    def run(self, work: Work, cells: Sequence[Cell]) -> Generator[tuple[Cell, RunRecord | None]]:
         """Each cell with its record as it ends, or None where another process has it."""
         if work.context.runs_at_once > 1:
             with SideBySide(work, work.context.runs_at_once) as team:

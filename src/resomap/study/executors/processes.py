@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import selectors
 import tempfile
 import time
@@ -75,8 +76,9 @@ def _started(context: StudyContext, cell: Cell, count: int, folder: str) -> Iter
         for number in range(count):
             environment = _environment(context, store, rank=number, count=count)
             ranks.append(Child(number, _MODULE, environment, Path(folder) / f"{number}.log"))
+        job = pickle.dumps((replace(context, progress=StudyProgress()), cell))
         for rank in ranks:
-            rank.send_job((replace(context, progress=StudyProgress()), cell))
+            rank.send_job(job)
         yield ranks
     finally:
         for rank in ranks:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from resomap.allocator import keep_freed_memory
@@ -65,7 +65,7 @@ class RayExecutor:
         if self._is_ours:
             ray.shutdown()
 
-    def run(self, work: Work, cells: Sequence[Cell]) -> Iterator[tuple[Cell, RunRecord | None]]:
+    def run(self, work: Work, cells: Sequence[Cell]) -> Generator[tuple[Cell, RunRecord | None]]:
         """Each cell with its record as it ends, or None where another process has it."""
         from resomap.study.executors.ray_batch import Batch
         from resomap.study.schedule import longest_first

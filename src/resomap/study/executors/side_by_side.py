@@ -11,23 +11,24 @@ the code and the number of threads that this process uses.
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from resomap.errors import ResoMapError, StorageError
+from resomap.errors import StorageError
 from resomap.lease import Lease
 from resomap.records import Cell, EpochRecord, RunRecord
 from resomap.study import build
 from resomap.study.context import StudyContext
 from resomap.study.executors.child import STOPPED, Child, error_of
-from resomap.study.executors.events import Event, replay_progress, replay_tracking
+from resomap.study.executors.events import TRACKING, Event, replay_progress, replay_tracking
 from resomap.study.progress import StudyProgress
 from resomap.study.run import failed_record, stored_run
 from resomap.study.schedule import longest_first, seed_by_seed
@@ -56,11 +57,11 @@ class _Helper:
     """A process that runs cells; its events are collected by a thread, so that it never waits for us."""
 
     def __init__(self, number: int, job: StudyContext, environment: dict[str, str], log: Path) -> None:
+        self._job = pickle.dumps(job)
         self.child = Child(number, _MODULE, environment, log)
         self.flight: _Flight | None = None
         self.events: deque[Event | None] = deque()
         """What it told and nobody has looked at; None: it has ended."""
-        self._job = job
         self._to_say: list[bytes] = []
         self._is_told, self._lock = False, threading.Lock()
         self._thread = threading.Thread(target=self._talk, name=f"helper {number}", daemon=True)
@@ -82,15 +83,30 @@ class _Helper:
                 self._to_say.append(line)
 
     def _talk(self) -> None:
-        # The job may be larger than a pipe, and the process takes seconds before it reads.
-        self.child.send_job(self._job)
-        with self._lock:
-            self._is_told = True
-            self.child.send(b"".join(self._to_say))
-        while (new := self.child.receive()) is not None:
-            self.events.extend(new)
-        self.child.process.wait()
-        self.events.append(None)
+        try:
+            # The job may be larger than a pipe, and the process takes seconds before it reads.
+            self.child.send_job(self._job)
+            with self._lock:
+                self._is_told = True
+                self.child.send(b"".join(self._to_say))
+            while (new := self.child.receive()) is not None:
+                self.events.extend(new)
+        except Exception:
+            self.child.kill()  # what it says cannot be read
+            raise
+        finally:
+            self.child.process.wait()
+            self.events.append(None)
+
+    def wake(self) -> None:
+        """Let it go on where it has stopped itself, because this process was."""
+        if self.child.process.poll() is None:
+            self.child.process.send_signal(signal.SIGCONT)
+
+    def has_ended(self, *, within_s: float) -> bool:
+        """Whether it has ended, and all that it told has arrived."""
+        self._thread.join(within_s)
+        return not self._thread.is_alive()
 
     def close(self) -> None:
         self.child.kill()
@@ -108,10 +124,12 @@ class SideBySide:
         own = replace(self._context, progress=_Looking(self._context.progress, self._look))
         self._own = replace(work, context=own)
         self._queue: list[Cell] = []
-        self._ended: list[tuple[Outcome, list[Event]]] = []
+        self._ended: list[tuple[Outcome | None, list[Event]]] = []
+        """What has become of cells (None: nothing yet), each with what is to be tracked of it."""
         self._helpers: list[_Helper] = []
         self._is_shared = self._is_stopping = False
-        self._error: ResoMapError | None = None
+        self._error: Exception | None = None
+        self._woken_at = 0.0
         self._folder = tempfile.TemporaryDirectory(prefix="resomap-helpers-")
         self._started = 0
 
@@ -125,7 +143,7 @@ class SideBySide:
                 helper.flight.lease.release()
         self._folder.cleanup()
 
-    def run(self, cells: Sequence[Cell]) -> Iterator[Outcome]:
+    def run(self, cells: Sequence[Cell]) -> Generator[Outcome]:
         """As work.Executor's run."""
         self._queue = list(cells)
         try:
@@ -141,7 +159,7 @@ class SideBySide:
                     yield cell, record
                 self._look()
                 yield from self._taken()
-        except KeyboardInterrupt:
+        except BaseException:  # Ctrl-C, an error here, or one of whoever takes the outcomes (GeneratorExit)
             self._stop()
             raise
 
@@ -154,42 +172,48 @@ class SideBySide:
 
     def _hand_out(self) -> None:
         """Give every helper that has nothing to do a cell; start those that are missing."""
-        while self._queue and not self._is_stopping:
+        while self._queue and self._count > 1 and not self._is_stopping:
             idle = next((helper for helper in self._helpers if helper.flight is None), None)
             if idle is None and len(self._helpers) >= self._count - 1:
                 return
             cell = self._next()
             assert cell is not None
-            context = self._context
-            lease = context.leases.acquire(context.layout.lease_name(cell))
-            done = settled(context, cell, self._work.before.get(cell))
-            if done is not None or lease is None:
+            lease = self._context.leases.acquire(self._context.layout.lease_name(cell))
+            try:
+                done = settled(self._context, cell, self._work.before.get(cell))
+                if done is not None or lease is None:
+                    self._is_shared |= done is None
+                    self._ended.append(((cell, done), []))
+                    continue
+                helper = idle or self._start(cell)
+                if helper is not None:
+                    helper.begin(cell, lease)
+                    lease = None  # the helper's now
+            finally:
                 if lease is not None:
                     lease.release()
-                self._is_shared |= done is None
-                self._ended.append(((cell, done), []))
-                continue
-            try:
-                helper = idle or self._start()
-            except OSError as error:
-                lease.release()
-                self._go_on_alone(cell, f"could not be started ({error.strerror})")
-                return
-            helper.begin(cell, lease)
 
     def _go_on_alone(self, cell: Cell, why: str) -> None:
-        """No more helpers; the cell is this process's next one."""
+        """No more helpers: those that are left save their states, and their cells are done here."""
+        if self._count > 1:
+            self._context.progress.note(f"a helper {why}; runs go on one at a time, {cell} among them")
         self._count = 1
         self._queue.insert(0, cell)
-        self._context.progress.note(f"a helper {why}; runs go on one at a time, {cell} among them")
+        for helper in self._helpers:
+            helper.stop()
 
-    def _start(self) -> _Helper:
+    def _start(self, cell: Cell) -> _Helper | None:
+        """A new helper for the cell; None where the machine has no room for one."""
         number = next(n for n in range(1, self._count) if all(h.child.number != n for h in self._helpers))
         config = build.config_of_a_run(self._context.config, number, threads=self._threads)
         job = replace(self._context, config=config, progress=StudyProgress())
         environment = os.environ | {"OMP_NUM_THREADS": str(self._threads)}
         self._started += 1
-        helper = _Helper(number, job, environment, Path(self._folder.name) / f"{self._started}.log")
+        try:
+            helper = _Helper(number, job, environment, Path(self._folder.name) / f"{self._started}.log")
+        except OSError as error:
+            self._go_on_alone(cell, f"could not be started ({error.strerror})")
+            return None
         self._helpers.append(helper)
         return helper
 
@@ -198,18 +222,26 @@ class SideBySide:
 
         Called from within a run of this process: an error here is not that run's, and is kept until it has ended.
         """
-        if self._work.stop.requested:
-            self._tell_to_stop()
         try:
+            if self._work.stop.requested:
+                self._tell_to_stop()
+            self._wake()
             for helper in list(self._helpers):
                 while helper.events:
                     self._take(helper, helper.events.popleft())
                 if helper.flight is not None and helper.flight.lease.lost:
                     helper.child.kill()  # another process has its cell
             self._hand_out()
-        except ResoMapError as error:
+        except Exception as error:
             self._error = self._error or error
-            self._is_stopping = True
+            self._tell_to_stop()
+
+    def _wake(self) -> None:
+        now = time.monotonic()
+        if now - self._woken_at > 1.0:
+            self._woken_at = now
+            for helper in self._helpers:
+                helper.wake()
 
     def _take(self, helper: _Helper, event: Event | None) -> None:
         flight = helper.flight
@@ -220,7 +252,8 @@ class SideBySide:
         elif flight is not None:
             flight.has_begun = True
             replay_progress(event, flight.cell, self._context.progress)
-            flight.tracking.append(event)
+            if event[0] in TRACKING:
+                flight.tracking.append(event)
 
     def _land(self, helper: _Helper, flight: _Flight, record: RunRecord | None) -> None:
         """The cell has ended: its record, or None where another process has it."""
@@ -235,10 +268,13 @@ class SideBySide:
         helper.close()
         if flight is None:
             return
-        if self._is_stopping or flight.lease.lost:
-            self._land(helper, flight, None)
-        else:
-            self._settle_end(helper, flight)
+        try:
+            if self._is_stopping or flight.lease.lost:
+                self._land(helper, flight, None)
+            else:
+                self._settle_end(helper, flight)
+        finally:
+            flight.lease.release()
 
     def _settle_end(self, helper: _Helper, flight: _Flight) -> None:
         child = helper.child
@@ -252,29 +288,31 @@ class SideBySide:
         elif flight.has_begun and code != STOPPED and code != -signal.SIGKILL:
             self._land(helper, flight, failed_record(self._context, flight.cell, error=f"its process {why}"))
         else:
-            flight.lease.release()
+            self._ended.append((None, flight.tracking))
             self._go_on_alone(flight.cell, why)
 
     def _taken(self) -> Iterator[Outcome]:
         while self._ended:
             outcome, tracking = self._ended.pop(0)
             self._track(outcome, tracking)
-            yield outcome
+            if outcome is not None:
+                yield outcome
         if self._error is not None:
             raise self._error
         if self._work.stop.requested:
             raise KeyboardInterrupt
 
-    def _track(self, outcome: Outcome, tracking: list[Event]) -> None:
+    def _track(self, outcome: Outcome | None, tracking: list[Event]) -> None:
         replay_tracking(tracking, self._work.tracker, self._context.layout.root)
-        if outcome[1] is not None and outcome[1].status == "failed":
-            self._work.tracker.end_run("FAILED")
+        has_failed = outcome is not None and outcome[1] is not None and outcome[1].status == "failed"
+        self._work.tracker.end_run("FAILED" if has_failed else "KILLED")  # does nothing where it has ended
 
     def _wait(self) -> None:
         """Until a helper has something to tell."""
         with self._work.stop.between_updates():
             while not any(helper.events for helper in self._helpers) and not self._work.stop.requested:
                 time.sleep(_LOOK_S)
+                self._wake()
                 if any(helper.flight and helper.flight.lease.lost for helper in self._helpers):
                     return
 
@@ -287,12 +325,14 @@ class SideBySide:
     def _stop(self) -> None:
         """Let helpers save their state; what has ended meanwhile is on disk, and found at the next start."""
         self._tell_to_stop()
+        self._work.tracker.end_run("KILLED")  # this process's own
         deadline = time.monotonic() + STOP_S
-        while any(helper.child.process.poll() is None for helper in self._helpers) and time.monotonic() < deadline:
-            time.sleep(_LOOK_S)
+        for helper in self._helpers:
+            while not helper.has_ended(within_s=_LOOK_S) and time.monotonic() < deadline:
+                helper.wake()
         self._look()
-        for outcome, tracking in self._ended:
-            self._track(outcome, tracking)
+        while self._ended:
+            self._track(*self._ended.pop(0))
 
 
 class _Looking(StudyProgress):
