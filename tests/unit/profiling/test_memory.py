@@ -199,4 +199,4 @@ def test_profiles_train_on_the_same_number_of_images_at_every_size() -> None:
     plan = ProfilingPlan(protocols=("batch_1",), rounds=Rounds(5))
     records = profile_subjects([Subject("resnet18", model, side) for side in (32, 64)], plan)
     assert [record.training_memory.batch for record in records] == [2, 2]
-    assert "training with 2 image(s)" in profiling_report(records)
+    assert "training with 2 images" in profiling_report(records)
