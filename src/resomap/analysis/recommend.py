@@ -13,22 +13,19 @@ Legend: S seeds, N images, C options.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from resomap.analysis.statistics.intervals import Estimate, difference_estimate, mean_estimate, seed_prior
 from resomap.analysis.statistics.resampling import crossed_bootstrap
 from resomap.analysis.statistics.seed_variance import SeedPrior
 from resomap.analysis.tradeoff import front_probability, regret
-from resomap.errors import counted
+from resomap.analysis.wording import ALPHA, assumptions, needed_for, verdict_sentence, would_change, would_settle
 
 RECOMMEND, NONE_FITS, CANNOT_TELL = "recommend", "none fits", "cannot tell"
-ALPHA = 0.05
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -182,7 +179,7 @@ def recommend(
         "seeds": options[0].report_SN.shape[0],
         "options": assessed,
         "warnings": tuple(warnings),
-        "assumed": _assumed(options, delta, splits),
+        "assumed": assumptions(options, delta, splits),
         "budget": {"max_latency_ms": budget.max_latency_ms, "max_memory_mib": budget.max_memory_mib,
                    "min_metric": budget.min_metric},
     }  # fmt: skip
@@ -203,15 +200,17 @@ def recommend(
     status = CANNOT_TELL if better or (promising and chosen == reference) else RECOMMEND
     return Recommendation(
         status=status,
-        sentence=_sentence(status, assessed, chosen, reference, (promising, better), delta, metric, splits, level),
+        sentence=verdict_sentence(
+            status == CANNOT_TELL, assessed, chosen, reference, (promising, better), delta, metric, splits, level
+        ),
         model=options[chosen].model,
         resolution=options[chosen].resolution,
         reference=options[reference].name,
         expected_regret=lost[0],
         regret_95=lost[1],
         would_change=(
-            *(_would_change(options[i], compared[i], delta, level) for i in open_ones),
-            *(_would_settle(options[i], gain, delta) for i, gain in better.items()),
+            *(would_change(options[i], compared[i], delta, level) for i in open_ones),
+            *(would_settle(options[i], gain, delta) for i, gain in better.items()),
         ),
         **common,
     )
@@ -315,7 +314,7 @@ def _nothing(
     least = budget.min_metric
     if least is not None and (reached[fits] == "maybe").any():
         found = mean_estimate(best.select_SN, level=1 - 2 * ALPHA, prior=prior)
-        needed = _needed(found, abs(value - least), 1 - ALPHA)
+        needed = needed_for(found, abs(value - least), 1 - ALPHA)
         sentence = (
             f"Cannot tell: {best.name} has {value:.3f}, and its interval contains the {least} that is asked for; "
             f"{needed} would tell."
@@ -335,110 +334,3 @@ def _no_better_than_chance(
         "on more images."
     )
     return Recommendation(CANNOT_TELL, sentence, None, None, option.name, **common)
-
-
-def _sentence(
-    status: str,
-    assessed: Sequence[Assessed],
-    chosen: int,
-    reference: int,
-    doubts: tuple[Sequence[int], Mapping[int, Estimate]],
-    delta: float,
-    metric: str,
-    splits: tuple[str, str],
-    level: float,
-) -> str:
-    one, best = assessed[chosen], assessed[reference]
-    name = metric.replace("_", " ")
-    has = f"{name} {one.metric.value:.3f} ({one.metric.low:.3f} to {one.metric.high:.3f}) on {splits[1]}"
-    if status == CANNOT_TELL:
-        until_then = "The best choice so far is" if doubts[1] else "The safe choice until then is"
-        cheaper, dearer = doubts
-        doubted = _doubts(assessed, cheaper if chosen == reference else (), dearer, delta, level)
-        return (
-            f"Cannot tell {doubted}. {until_then} {one.model} at {one.resolution} px: {has}, {one.latency_ms:.2f} ms."
-        )
-    if chosen == reference:
-        has_cheaper = any(other.latency_ms < one.latency_ms for other in assessed)
-        return f"Ship {one.model} at {one.resolution} px: {has}, {one.latency_ms:.2f} ms an image; " + (
-            f"nothing cheaper is shown to stay within {delta:g} of it." if has_cheaper else "nothing is cheaper."
-        )
-    faster = f"{best.latency_ms / one.latency_ms:.1f}"
-    speed = "hardly faster than" if faster == "1.0" else f"{faster} times as fast as"
-    return (
-        f"Ship {one.model} at {one.resolution} px: {has}, {one.latency_ms:.2f} ms an image, {speed} "
-        f"the best ({best.model} at {best.resolution} px), and not worse than it by more than {delta:g}."
-    )
-
-
-def _doubts(
-    assessed: Sequence[Assessed], promising: Sequence[int], better: Mapping[int, Estimate], delta: float, level: float
-) -> str:
-    """What cannot be told: whether cheaper options would do, whether dearer ones are better."""
-
-    def named(positions: Iterable[int]) -> str:
-        return ", ".join(f"{assessed[i].model} at {assessed[i].resolution} px" for i in positions)
-
-    parts = []
-    if promising:
-        first = assessed[promising[0]].difference
-        # At a mean right at the margin no number of images would do: there the sentence names none.
-        needed = _needed(first, first.value + delta, level) if first.value > -delta else "more images and seeds"
-        parts.append(
-            f"whether {named(promising)} would do: a loss of more than {delta:g} is not ruled out ({needed} would tell)"
-        )
-    if better:
-        widest = max(better.values(), key=lambda gain: gain.one_sided_high(1 - ALPHA))
-        needed = _needed_to_settle(widest, delta)
-        parts.append(
-            f"whether {named(better)} would be better: a gain of more than {delta:g} is not ruled out "
-            f"({needed} would tell)"
-        )
-    return ", nor ".join(parts)
-
-
-def _would_settle(option: Option, gain: Estimate, delta: float) -> str:
-    """How many images or seeds would show that a dearer option gains nothing that matters."""
-    needed = _needed_to_settle(gain, delta)
-    return f"{option.name} is dearer, and may be better by more than {delta:g}: {needed} would show whether it is."
-
-
-def _needed_to_settle(gain: Estimate, delta: float) -> str:
-    # At a gain above the margin no number of images would show that it is below.
-    return _needed(gain, delta - gain.value, 1 - ALPHA) if gain.value < delta else "more images and seeds"
-
-
-def _would_change(option: Option, difference: Estimate, delta: float, level: float) -> str:
-    """How many images or seeds would settle an option that is neither shown to suffice nor shown to fall short."""
-    room = difference.value + delta
-    if room <= 0:
-        needed = f"it looks {-difference.value:.3f} worse; more data would more likely rule it out than in"
-        return f"{option.name} is cheaper and not ruled out: {needed}."
-    return f"{option.name} is cheaper and looks as good: {_needed(difference, room, level)} would show it."
-
-
-def _needed(found: Estimate, room: float, level: float) -> str:
-    """'about 300 more images or about 2 more seeds': what brings the one-sided bound of an estimate within `room`."""
-    target = (room / float(stats.norm.ppf(level))) ** 2
-    by_seeds = found.seed_variance / found.seeds
-    by_images = max(0.0, found.se**2 - by_seeds)
-    answers = []
-    if target > by_seeds:
-        images = math.ceil(found.images * by_images / (target - by_seeds))
-        answers.append(f"about {counted(max(1, images - found.images), 'more image')}")
-    if found.seed_variance > 0 and target > by_images:
-        seeds = math.ceil(found.seed_variance / (target - by_images))
-        if seeds > found.seeds:
-            answers.append(f"about {counted(seeds - found.seeds, 'more seed')}")
-    return " or ".join(answers) or "more images and more seeds together"
-
-
-def _assumed(options: Sequence[Option], delta: float, splits: tuple[str, str]) -> tuple[str, ...]:
-    return (
-        f"a loss of up to {delta:g} is acceptable",
-        f"chosen on {splits[0]} ({options[0].select_SN.shape[1]} images), reported on {splits[1]}"
-        if splits[0] != splits[1]
-        else f"chosen and reported on {splits[0]}: there is no other split, so the reported figure is optimistic",
-        "latency of one image at a time on the machine that was profiled",
-        "new images come from where these came from",
-    )
