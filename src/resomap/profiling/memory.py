@@ -17,7 +17,8 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
-from resomap.errors import ConfigError, DeviceError, printable
+from resomap.errors import ConfigError
+from resomap.models.devices import present_device
 from resomap.models.resolutions import least_training_batch
 from resomap.profiling.live_bytes import LiveBytes
 
@@ -275,31 +276,6 @@ def profile_gpu_memory(
     if chosen.type == "cpu":
         return measure_memory(model, device=chosen, **options)  # type: ignore[arg-type]
     return _accelerator_memory(model, chosen, options)
-
-
-def present_device(device: str | torch.device) -> torch.device:
-    """The device asked for; 'auto' is the accelerator where there is one.
-
-    Raises:
-        DeviceError: it is not there; names those that are.
-    """
-    there = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if str(device) == "auto":
-        return torch.device(there.type) if there is not None else torch.device("cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        known = "auto, cpu, cuda, cuda:1, mps, xpu"
-        raise DeviceError(f"device: {printable(device)!r} is no device; use {known}") from None
-    if chosen.type == "cpu":
-        return torch.device("cpu")
-    if there is None or there.type != chosen.type:
-        found = "only the CPU: no accelerator" if there is None else f"only {there.type} and the CPU"
-        raise DeviceError(f"device: {chosen} was asked for, this machine has {found}; use auto or cpu")
-    count = torch.accelerator.device_count()
-    if chosen.index is not None and chosen.index >= count:
-        raise DeviceError(f"device: {chosen} was asked for, there are {count}, from 0; choose another")
-    return chosen
 
 
 def _accelerator_memory(model: nn.Module, device: torch.device, options: Mapping[str, object]) -> MemoryRecord:

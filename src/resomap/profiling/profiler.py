@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from resomap.allocator import keeps_freed_memory
 from resomap.errors import ConfigError, DeviceError
+from resomap.models.devices import present_device
 from resomap.models.resolutions import least_training_batch
 from resomap.profiling.complexity import Complexity, get_model_complexity
 from resomap.profiling.latency import (
@@ -28,7 +29,7 @@ from resomap.profiling.latency import (
     saturating_batch,
     summarise,
 )
-from resomap.profiling.memory import MemoryRecord, OptimizerFactory, predict_memory, present_device, profile_gpu_memory
+from resomap.profiling.memory import MemoryRecord, OptimizerFactory, predict_memory, profile_gpu_memory
 from resomap.profiling.modes import COMPILES, Deployed, deploy
 from resomap.profiling.timing import Call, Clock, Enough, clock_of, fastest, time_in_turn
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 
 from resomap.errors import DeviceError, printable
+from resomap.models.devices import present_device
 
 PRECISIONS = ("auto", "no", "bf16", "fp16")
 
@@ -20,24 +21,7 @@ def select_device(requested: str | torch.device = "auto") -> torch.device:
     Raises:
         DeviceError: no such device on this machine.
     """
-    present = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if str(requested) == "auto":
-        return torch.device(present.type) if present is not None else torch.device("cpu")
-    try:
-        device = torch.device(requested)
-    except RuntimeError:
-        raise DeviceError(
-            f"system.device: {printable(requested)!r} is no device; use auto, cpu, cuda, cuda:1, mps, xpu"
-        ) from None
-    if device.type == "cpu":
-        return torch.device("cpu")
-    if present is None or present.type != device.type:
-        found = "only the CPU" if present is None else f"only {present.type} and the CPU"
-        raise DeviceError(f"system.device: {device} was asked for, this machine has {found}; use auto or cpu")
-    count = torch.accelerator.device_count()
-    if device.index is not None and device.index >= count:
-        raise DeviceError(f"system.device: {device} was asked for, there are {count}, from 0; choose another")
-    return device
+    return present_device(requested, name="system.device")
 
 
 def resolve_precision(requested: str, device: str | torch.device) -> str:

@@ -1,0 +1,35 @@
+"""Which device of this machine is meant."""
+
+from __future__ import annotations
+
+import torch
+
+from resomap.errors import DeviceError, printable
+
+
+def present_device(device: str | torch.device, *, name: str = "device") -> torch.device:
+    """The device asked for; 'auto' is the accelerator where there is one.
+
+    Args:
+        name: what the user gave it as.
+    Raises:
+        DeviceError: it is not there; names those that are.
+    """
+    there = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if str(device) == "auto":
+        return torch.device(there.type) if there is not None else torch.device("cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise DeviceError(
+            f"{name}: {printable(device)!r} is no device; use auto, cpu, cuda, cuda:1, mps, xpu"
+        ) from None
+    if chosen.type == "cpu":
+        return torch.device("cpu")
+    if there is None or there.type != chosen.type:
+        found = "only the CPU" if there is None else f"only {there.type} and the CPU"
+        raise DeviceError(f"{name}: {chosen} was asked for, this machine has {found}; use auto or cpu")
+    count = torch.accelerator.device_count()
+    if chosen.index is not None and chosen.index >= count:
+        raise DeviceError(f"{name}: {chosen} was asked for, there are {count}, from 0; choose another")
+    return chosen
