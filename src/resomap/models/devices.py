@@ -27,8 +27,9 @@ def present_device(device: str | torch.device, *, name: str = "device") -> torch
     if chosen.type == "cpu":
         return torch.device("cpu")
     if there is None or there.type != chosen.type:
-        found = "only the CPU" if there is None else f"only {there.type} and the CPU"
-        raise DeviceError(f"{name}: {chosen} was asked for, this machine has {found}; use auto or cpu")
+        found = "the CPU" if there is None else f"{there.type} and the CPU"
+        why = " (torch finds no accelerator)" if there is None else ""
+        raise DeviceError(f"{name}: {chosen} was asked for, this machine has only {found}; use auto or cpu{why}")
     count = torch.accelerator.device_count()
     if chosen.index is not None and chosen.index >= count:
         raise DeviceError(f"{name}: {chosen} was asked for, there are {count}, from 0; choose another")
