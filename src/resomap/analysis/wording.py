@@ -29,6 +29,13 @@ def verdict_sentence(
     splits: tuple[str, str],
     level: float,
 ) -> str:
+    """The answer in one sentence, or in two where it cannot be told.
+
+    Args:
+        chosen, reference: positions among the assessed.
+        doubts: cheaper options that may do, and dearer ones that may gain more than delta, with their gains.
+        level: of one-sided bounds against the reference.
+    """
     one, best = assessed[chosen], assessed[reference]
     name = metric.replace("_", " ")
     has = f"{name} {one.metric.value:.3f} ({one.metric.low:.3f} to {one.metric.high:.3f}) on {splits[1]}"
@@ -115,6 +122,7 @@ def needed_for(found: Estimate, room: float, level: float) -> str:
 
 
 def assumptions(options: Sequence[Option], delta: float, splits: tuple[str, str]) -> tuple[str, ...]:
+    """What the recommendation takes for granted."""
     return (
         f"a loss of up to {delta:g} is acceptable",
         f"chosen on {splits[0]} ({options[0].select_SN.shape[1]} images), reported on {splits[1]}"
