@@ -37,6 +37,9 @@ _DRAWS_TO_GO_ON = 400
 """Of the bootstrap that is asked every few rounds for each model and resolution; what it finds narrow enough is looked
 at with all draws before timing ends."""
 
+_SEARCH_CALLS = 3
+"""Of each batch that is tried for the throughput."""
+
 
 @dataclass(frozen=True, slots=True)
 class EndToEnd:
@@ -318,7 +321,15 @@ def _searchable(subject: Subject, ready: Deployed, mode: str, plan: ProfilingPla
 
 
 def _seconds_of(ready: Deployed, resolution: int, clock: Clock) -> Callable[[int], float]:
-    return lambda batch: fastest(ready(_images(batch, resolution)), clock=clock)
+    def seconds(batch: int) -> float:
+        try:
+            return fastest(ready(_images(batch, resolution)), clock=clock, calls=_SEARCH_CALLS)
+        except torch.OutOfMemoryError:
+            if batch == 1:
+                raise
+            return math.inf
+
+    return seconds
 
 
 def _images(batch: int, resolution: int) -> Tensor:

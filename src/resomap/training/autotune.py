@@ -28,7 +28,7 @@ from resomap.training.device import isolated_generators
 
 SHARE = 0.02
 """Of the training time that the search may take."""
-SHORTEST_S = 60.0
+SHORTEST_S = 20.0
 """A shorter training of all a model's runs is not tuned: what starting a search costs would not be small beside it."""
 TOLERANCE = 0.04
 """What is written first among the options wins unless another is faster by more: fp32, NHWC, the larger batch."""
