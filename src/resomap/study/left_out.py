@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
+from resomap.errors import counted
 from resomap.study.load import Study
 from resomap.study.runs import some_of
 
@@ -29,7 +30,7 @@ def _unfinished(study: Study) -> Iterator[str]:
         ):
             options[f"{cell.model} @{cell.resolution}"] = None
     for state, cells in sorted(states.items()):
-        yield f"{len(cells)} run(s) {state} and not assessed (`resomap status` says more): {some_of(cells)}"
+        yield f"{counted(len(cells), 'run')} {state} and not assessed (`resomap status` says more): {some_of(cells)}"
     if options:
         yield f"left out, since no run of them is finished: {', '.join(options)}"
 
@@ -40,7 +41,7 @@ def _within(
     for side, seeds in sides.items():
         if side not in resolutions:
             yield (
-                f"{model} @{side} is left out: it has seed(s) {_listed(sorted(seeds))}; without it "
+                f"{model} @{side} is left out: it has {_seeds(sorted(seeds))}; without it "
                 f"{_listed(shared)} are compared"
             )
     yield from _lacking(model, {f"@{side}": sides[side] for side in resolutions}, shared)
@@ -51,7 +52,7 @@ def _between(study: Study) -> Iterator[str]:
     for model, (_, seeds) in study.grid.items():
         if model not in models:
             yield (
-                f"{model} is left out of the recommendation: it has seed(s) {_listed(seeds)}; without it "
+                f"{model} is left out of the recommendation: it has {_seeds(seeds)}; without it "
                 f"{_listed(shared)} are compared"
             )
     own = {model: frozenset(study.grid[model][1]) for model in models}
@@ -64,7 +65,11 @@ def _lacking(where: str, seeds_of: dict[str, frozenset[int]], shared: Iterable[i
     for seed in sorted(frozenset().union(*seeds_of.values()) - frozenset(shared)):
         lacking.setdefault(tuple(name for name, own in seeds_of.items() if seed not in own), []).append(seed)
     for names, seeds in lacking.items():
-        yield f"{where}: seed(s) {_listed(seeds)} left out, not finished by {_listed(names)}"
+        yield f"{where}: {_seeds(seeds)} left out, not finished by {_listed(names)}"
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"seed{'s' * (len(seeds) > 1)} {_listed(seeds)}"
 
 
 def _listed(values: Iterable[object]) -> str:

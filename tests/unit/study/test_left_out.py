@@ -99,17 +99,17 @@ def test_failed_and_unfinished_runs_are_named_and_the_seeds_that_they_cost(study
         )
     )
     assert lines == [
-        "1 run(s) failed and not assessed (`resomap status` says more): a @64 seed 2",
-        "2 run(s) not finished and not assessed (`resomap status` says more): a @96 seed 0, b @32 seed 0",
+        "1 run failed and not assessed (`resomap status` says more): a @64 seed 2",
+        "2 runs not finished and not assessed (`resomap status` says more): a @96 seed 0, b @32 seed 0",
         "left out, since no run of them is finished: a @96, b @32",
-        "a: seed(s) 2 left out, not finished by @64",
+        "a: seed 2 left out, not finished by @64",
     ]
 
 
 def test_a_resolution_with_one_of_five_seeds_is_left_out_and_named(study):
     five = study({("a", 64): range(5), ("a", 128): range(5), ("a", 256): [0]})
     assert judge(five, metric="accuracy").seeds == 5
-    assert warned(five) == ["a @256 is left out: it has seed(s) 0; without it 0, 1, 2, 3, 4 are compared"]
+    assert warned(five) == ["a @256 is left out: it has seed 0; without it 0, 1, 2, 3, 4 are compared"]
 
 
 def test_models_that_would_cost_the_others_their_seeds_are_left_out_and_named(study):
@@ -118,7 +118,7 @@ def test_models_that_would_cost_the_others_their_seeds_are_left_out_and_named(st
     lines = warned(left)
     assert lines == [
         "c is left out: none of its seeds is finished at two resolutions (32, 64 px)",
-        "b is left out of the recommendation: it has seed(s) 0; without it 0, 1, 2 are compared",
+        "b is left out of the recommendation: it has seed 0; without it 0, 1, 2 are compared",
     ]
     analysed = analyse_study(left, metric="accuracy", delta=0.1)
     assert {option["model"] for option in analysed["recommendation"]["options"]} == {"a"}
@@ -129,7 +129,7 @@ def test_models_are_compared_with_the_seeds_that_they_share(study):
     three = {("a", 32): [0, 1, 2], ("a", 64): [0, 1, 2]}
     both = study(three | {("b", 32): [0, 1], ("b", 64): [0, 1]})
     assert judge(both, metric="accuracy").seeds == 2
-    assert warned(both) == ["models together: seed(s) 2 left out, not finished by b"]
+    assert warned(both) == ["models together: seed 2 left out, not finished by b"]
 
 
 def test_models_that_share_no_seed_are_refused(study):
