@@ -6,12 +6,13 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
-from resomap.config.expected import Where, dotted, fragment_at, in_words, is_section, places, remedy, unknown
+from resomap.config.expected import Where, dotted, fragment_at, in_words, is_section, kinds, places, remedy, unknown
 from resomap.config.schema import FILES, ResoMapConfig
 from resomap.config.yaml_text import is_unicode, show
 from resomap.errors import ConfigError, printable, without_secrets
@@ -81,6 +82,7 @@ class Draft:
         """
         values = self._representable(self._values)
         self._check_choices()
+        self._check_floats()
         config = None
         try:
             # As JSON and strict: lists may become tuples and whole numbers floats, nothing else is converted.
@@ -118,6 +120,18 @@ class Draft:
             value = self._value(where)
             if not any(type(value) is type(choice) and value == choice for choice in fragment["enum"]):
                 self._misfit(where)
+
+    def _check_floats(self) -> None:
+        """A whole number beyond 2^53 may have no float, and would become its neighbour without a word."""
+        for where, fragment in places():
+            value = self._value(where)
+            if type(value) is not int or abs(value) <= _WHOLE_FLOATS or "integer" in kinds(fragment):
+                continue
+            if "number" in kinds(fragment) and (value.bit_length() > sys.float_info.max_exp or float(value) != value):
+                self.problem(
+                    self._source(where),
+                    f"{dotted(where)}: expected a number that a float holds exactly, got {show(value)}",
+                )
 
     def _explain(self, item: Any) -> None:
         where = self._deepest_known(item["loc"])
@@ -169,6 +183,8 @@ class Draft:
 
 
 _NOTHING = object()
+_WHOLE_FLOATS = 2**53
+"""Up to here every whole number is a float."""
 
 
 def _plain(value: object) -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from resomap.config import ResoMapConfig, dump_config, flatten, load_config
@@ -132,6 +132,7 @@ def test_overrides_give_a_configuration_or_a_config_error(overrides: list[str]) 
 
 
 @settings(deadline=None)
+@example("training.save_every_s", 2**53 + 1)
 @given(st.sampled_from(KEYS), st.none() | st.booleans() | st.integers() | st.floats() | texts | st.lists(st.integers()))
 def test_flags_change_nothing_silently(key: str, value: object) -> None:
     result = attempt(flags={key: value})
