@@ -16,6 +16,8 @@ import torch
 
 from resomap.layout import StudyLayout
 from resomap.models.registry import build_model
+from resomap.profiling.latency import SATURATED
+from resomap.profiling.profiler import profile_model
 from resomap.study.load import load_study
 from resomap.study.runs import stored_runs
 from resomap.training.autotune import Options, tune
@@ -51,6 +53,12 @@ def little_memory() -> Iterator[Callable[[int], None]]:
     yield lambda mib: torch.cuda.set_per_process_memory_fraction(mib * 2**20 / total)
     torch.cuda.set_per_process_memory_fraction(1.0)
     torch.cuda.empty_cache()
+
+
+def test_a_batch_beyond_the_memory_ends_the_search_for_throughput(little_memory: Callable[[int], None]) -> None:
+    little_memory(1024)  # of 32 images of 512 px resnet18's first maps alone take 512 MiB, twice at a time
+    record = profile_model(build_model("resnet18", num_classes=10), "cuda", resolution=512, runs=3, max_batch=256)
+    assert 1 <= record.at(SATURATED).batch_size <= 32
 
 
 def test_a_study_with_all_its_stages(tmp_path: Path, data: Path, small_run: Args, cli: Cli) -> None:

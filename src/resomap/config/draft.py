@@ -6,7 +6,6 @@ import json
 import math
 import os
 import re
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -82,7 +81,6 @@ class Draft:
         """
         values = self._representable(self._values)
         self._check_choices()
-        self._check_floats()
         config = None
         try:
             # As JSON and strict: lists may become tuples and whole numbers floats, nothing else is converted.
@@ -90,6 +88,7 @@ class Draft:
         except ValidationError as error:
             for item in error.errors(include_url=False):
                 self._explain(item)
+        self._check_floats()
         if self._problems or config is None:
             raise ConfigError(self._shown())
         return config
@@ -125,13 +124,11 @@ class Draft:
         """A whole number beyond 2^53 may have no float, and would become its neighbour without a word."""
         for where, fragment in places():
             value = self._value(where)
-            if type(value) is not int or abs(value) <= _WHOLE_FLOATS or "integer" in kinds(fragment):
+            if where in self._named or type(value) is not int or "number" not in kinds(fragment):
                 continue
-            if "number" in kinds(fragment) and (value.bit_length() > sys.float_info.max_exp or float(value) != value):
-                self.problem(
-                    self._source(where),
-                    f"{dotted(where)}: expected a number that a float holds exactly, got {show(value)}",
-                )
+            if float(value) != value:
+                text = f"{dotted(where)}: expected a number that a float holds exactly, got {show(value)}"
+                self.problem(self._source(where), text)
 
     def _explain(self, item: Any) -> None:
         where = self._deepest_known(item["loc"])
@@ -183,8 +180,6 @@ class Draft:
 
 
 _NOTHING = object()
-_WHOLE_FLOATS = 2**53
-"""Up to here every whole number is a float."""
 
 
 def _plain(value: object) -> Any:
