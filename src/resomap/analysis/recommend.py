@@ -23,7 +23,15 @@ from resomap.analysis.statistics.intervals import Estimate, difference_estimate,
 from resomap.analysis.statistics.resampling import crossed_bootstrap
 from resomap.analysis.statistics.seed_variance import SeedPrior
 from resomap.analysis.tradeoff import front_probability, regret
-from resomap.analysis.wording import ALPHA, assumptions, needed_for, verdict_sentence, would_change, would_settle
+from resomap.analysis.wording import (
+    ALPHA,
+    assumptions,
+    held_back,
+    needed_for,
+    verdict_sentence,
+    would_change,
+    would_settle,
+)
 
 RECOMMEND, NONE_FITS, CANNOT_TELL = "recommend", "none fits", "cannot tell"
 
@@ -195,7 +203,8 @@ def recommend(
         if options[i].latency_ms < options[chosen].latency_ms and compared[i].high >= -delta
     ]  # fmt: skip
     lost = regret(quality_DC, chosen, candidates)
-    promising = [i for i in open_ones if compared[i].value >= -delta]
+    held = {i for i in open_ones if bounds[i] > -delta}  # by the sequence alone: no more data would change that
+    promising = [i for i in open_ones if i not in held and compared[i].value >= -delta]
     better = _may_gain(options, eligible, chosen, reference, priors["select_SN"], delta)
     status = CANNOT_TELL if better or (promising and chosen == reference) else RECOMMEND
     return Recommendation(
@@ -209,7 +218,10 @@ def recommend(
         expected_regret=lost[0],
         regret_95=lost[1],
         would_change=(
-            *(would_change(options[i], compared[i], delta, level) for i in open_ones),
+            *(
+                held_back(options[i], delta) if i in held else would_change(options[i], compared[i], delta, level)
+                for i in open_ones
+            ),
             *(would_settle(options[i], gain, delta) for i, gain in better.items()),
         ),
         **common,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from scipy import stats
+from scipy import special
 
 from resomap.analysis.statistics.intervals import Estimate
 from resomap.errors import counted
@@ -105,9 +105,17 @@ def would_change(option: Option, difference: Estimate, delta: float, level: floa
     return f"{option.name} is cheaper and looks as good: {needed_for(difference, room, level)} would show it."
 
 
+def held_back(option: Option, delta: float) -> str:
+    """Why an option is not recommended that is within the margin, but comes after one that is not."""
+    return (
+        f"{option.name} is cheaper and shown to stay within {delta:g}, but a larger size of {option.model} is not: "
+        "sizes are tested from the largest down, and the first that fails ends the sequence."
+    )
+
+
 def needed_for(found: Estimate, room: float, level: float) -> str:
     """'about 300 more images or about 2 more seeds': what brings the one-sided bound of an estimate within `room`."""
-    target = (room / float(stats.norm.ppf(level))) ** 2
+    target = (room / float(special.stdtrit(found.df, level))) ** 2
     by_seeds = found.seed_variance / found.seeds
     by_images = max(0.0, found.se**2 - by_seeds)
     answers = []

@@ -71,9 +71,10 @@ def _measure(row: Mapping[str, Any]) -> str:
 
 def _between(row: Mapping[str, Any] | None) -> dict[str, Any]:
     """'0.42 (0.05 to 0.61)', sorted by the value across resolutions."""
-    if row is None or row["cross"] is None:
+    figures = {name: (row or {}).get(name) or {"value": None} for name in ("floor", "cross", "ceiling")}
+    floor, across, ceiling = (figure["value"] for figure in figures.values())
+    if across is None:  # no pair of runs, or no window of this measure in what maps show of wide images
         return cell("", None)
-    floor, across, ceiling = (row[name]["value"] if row[name] else None for name in ("floor", "cross", "ceiling"))
     ends = " to ".join("?" if value is None else f"{value:.2f}" for value in (floor, ceiling))
     return cell(f"{across:.2f} ({ends})", across)
 

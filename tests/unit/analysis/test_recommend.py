@@ -12,10 +12,12 @@ from sklearn.metrics import balanced_accuracy_score, f1_score
 from resomap.analysis.cascade import best_cascade, margins
 from resomap.analysis.per_class import critical_resolutions, image_needs
 from resomap.analysis.recommend import CANNOT_TELL, NONE_FITS, RECOMMEND, Budget, Option, recommend
+from resomap.analysis.statistics.intervals import Estimate
 from resomap.analysis.statistics.power import detectable, images_needed, seeds_needed
 from resomap.analysis.statistics.pseudo import pseudo_values
 from resomap.analysis.statistics.resampling import crossed_bootstrap
 from resomap.analysis.tradeoff import front_probability, hypervolume, knee, pareto_front, regret
+from resomap.analysis.wording import needed_for
 
 SIDES = (64, 96, 128, 192)
 COSTS = (1.0, 2.0, 4.0, 8.0)
@@ -177,6 +179,25 @@ def test_too_few_images_cannot_tell_and_says_how_many_would() -> None:
     assert found.status == CANNOT_TELL
     assert re.match(r"Cannot tell whether .+ \(about \d+ more (images|seeds).* would tell\)", found.sentence)
     assert any("more images" in line or "more seeds" in line for line in found.would_change)
+
+
+def test_the_images_that_would_tell_are_those_with_which_the_bound_holds() -> None:
+    # Student's t of 5 degrees of freedom at .95 is 2.015: a variance of (.02 / 2.015)^2 = 9.851e-5 is wanted. Seeds
+    # leave 5e-5 of it; the images' 1.0376e-4 has to become 4.851e-5, with 300 * 2.139 = 642 images.
+    found = Estimate(-0.03, -0.06, 0.0, se=1.5376e-4**0.5, df=5.0, images=300, seeds=2, seed_variance=1e-4)
+    assert needed_for(found, 0.02, 0.95) == "about 342 more images"
+
+
+def test_an_option_behind_one_that_fails_is_not_said_to_lack_images() -> None:
+    # 64 px answers as the best, 128 px, does; 96 px, tested before it, is wrong in a third.
+    found = recommend(_by_hand(slice(0, 90), slice(0, 60), slice(0, 91)), delta=0.05, draws=50)
+    assert (found.status, found.resolution) == (RECOMMEND, 128)
+    assert found.options[0].lower_bound > -0.05
+    assert not found.options[0].not_inferior
+    assert found.would_change == (
+        "m at 64 px is cheaper and shown to stay within 0.05, but a larger size of m is not: sizes are tested from the "
+        "largest down, and the first that fails ends the sequence.",
+    )
 
 
 def test_calibrated_on_many_studies() -> None:

@@ -65,6 +65,10 @@ def test_every_measure_of_agreement_stands_between_its_ends_and_overlap_beside_c
     assert table is not None
     assert table.columns == ["maps", "spearman", "top k iou (chance 0.25)"]
     assert [cell["text"] for cell in table.rows[0][1:]] == ["0.50 (0.10 to 0.90)", "0.40 (0.10 to ?)"]
+    # Wide images leave no window of structural similarity in a map of 4 x 4: there is no figure, and there are others.
+    rows.append(row | {"similarity": "ssim", "floor": None, "cross": _figure(None), "ceiling": None})
+    table = agreement_table(_study(explanations={"consistency": rows}))
+    assert [cell["text"] for cell in table.rows[0][1:]] == ["0.50 (0.10 to 0.90)", "0.40 (0.10 to ?)", ""]
     assert agreement_table(_study(explanations={"consistency": rows[:1]})) is None  # stands in the other table
 
 
