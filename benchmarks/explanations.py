@@ -26,7 +26,8 @@ from pytorch_grad_cam import GradCAM as OtherGradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
 from resomap.allocator import keep_freed_memory
-from resomap.data.decode import decode_rgb, to_square
+from resomap.data.decode import decode_rgb
+from resomap.data.resize import to_square
 from resomap.explainability.gradcam import GradCAM
 from resomap.explainability.integrated_gradients import IntegratedGradients
 from resomap.models.registry import build_model

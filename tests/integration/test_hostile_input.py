@@ -41,7 +41,7 @@ from resomap.records import Cell, Condition, Predictions, Preprocessing
 from resomap.serialize import read_json
 from resomap.study.runs import read_run
 from resomap.study.status import study_status
-from resomap.training.state import read_state
+from resomap.training.last_state import read_state
 
 RECIPE = Preprocessing(32, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 

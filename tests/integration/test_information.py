@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from resomap.data.decode import to_square
 from resomap.data.hashes import content_hashes
 from resomap.data.pyramid import StoreSettings, open_store
+from resomap.data.resize import to_square
 from resomap.data.sources import open_dataset
 from resomap.records import CropBox
 from resomap.study.gain import detail_rows

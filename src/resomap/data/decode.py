@@ -1,4 +1,4 @@
-"""From an image file to upright 8-bit RGB, and from there to the square that a model sees.
+"""From an image file to upright 8-bit RGB.
 
 Whatever Pillow reads becomes an image here or a BadImageError that names the file: never a warning,
 a hang, or an allocation that a forged header asked for. ICC profiles are not applied.
@@ -18,18 +18,11 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from resomap.data.pillow import pillow_formats, pillow_guard
-from resomap.errors import BadImageError, ConfigError, StorageError, printable
+from resomap.errors import BadImageError, StorageError, printable
 from resomap.serialize import DAMAGE
 
 MAX_PIXELS = 178_956_970
 """Pillow's own limit: larger images are refused as decompression bombs."""
-
-KERNELS = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-    "box": Image.Resampling.BOX,
-}
 
 # Hostile bytes make Pillow's pure-Python plugins fail in many ways; all of them mean "cannot be decoded".
 _DECODE_ERRORS: tuple[type[Exception], ...] = (*DAMAGE, Image.DecompressionBombError)
@@ -49,8 +42,6 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-MAX_ASPECT = 32
-"""A 1 x 20,000 image would be 512 x 10,240,000 before its centre is cut: it is cut to this aspect ratio first."""
 
 
 def decode_rgb(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -87,39 +78,6 @@ def native_size(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int,
         # TIFF already reports the upright size. PngImageFile.getexif would decode: the base class's does not.
         turned = image.format != "TIFF" and _orientation(lambda: Image.Image.getexif(image)) >= 5
         return (width, height) if turned else (height, width)
-
-
-def to_square(image: Image.Image, resolution: int, *, kernel: str, information: int | None = None) -> np.ndarray:
-    """Resize the short side to `resolution` (antialiased), then cut the centre square.
-
-    The long side becomes its length times resolution / short side, rounded half up. Images longer
-    than 32 times their width are cut to that ratio about the centre first.
-
-    Args:
-        image: mode RGB.
-        resolution: side in pixels.
-        kernel: 'bilinear', 'bicubic', 'lanczos' or 'box' (area average).
-        information: side to which the image is brought first, if it is smaller: a larger input without the detail.
-    Returns:
-        (resolution, resolution, 3) uint8, contiguous and writable.
-    """
-    if kernel not in KERNELS:
-        raise ConfigError(f"kernel: expected one of {', '.join(KERNELS)}; got {printable(repr(kernel))}")
-    if resolution < 1:
-        raise ConfigError(f"resolution: expected a side of at least 1 pixel; got {resolution}")
-    if information is not None and information < resolution:
-        image = Image.fromarray(to_square(image, information, kernel=kernel))
-    short = min(image.size)
-    if max(image.size) > MAX_ASPECT * short:
-        image = _centre(image, *(min(side, MAX_ASPECT * short) for side in image.size))
-    width, height = ((2 * side * resolution + short) // (2 * short) for side in image.size)
-    resized = image.resize((width, height), KERNELS[kernel])
-    return np.array(_centre(resized, resolution, resolution))
-
-
-def _centre(image: Image.Image, width: int, height: int) -> Image.Image:
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image.crop((left, top, left + width, top + height))
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from resomap.data.decode import KERNELS
+from resomap.data.resize import KERNELS
 
 GAP = 2.0
 

@@ -22,11 +22,11 @@ from torch.utils.data import DataLoader, Dataset
 from resomap.data.augmentation import AugmentationSettings, Draws, draw
 from resomap.data.batches import Batch, as_batches, to_model_input
 from resomap.data.colour import jitter_map, normalisation_map
+from resomap.data.epoch_plan import MicroBatch, plan_epoch
 from resomap.data.pyramid import ImageStore
 from resomap.data.randomness import epoch_order, image_keys
 from resomap.data.ring import Ring, ring_for
 from resomap.data.warp import warp
-from resomap.data.windows import MicroBatch, plan_epoch
 
 __all__ = ["Batch", "EvalLoader", "TrainLoader", "as_batches", "to_model_input"]
 

@@ -2,7 +2,7 @@
 
     store = open_store(images, settings=StoreSettings(resolutions=(224, 320)), cache_dir=..., cache_gib=20,
                        content_hashes=hashes)
-    store.square(0, 224)            the evaluation image, byte for byte decode.to_square's
+    store.square(0, 224)            the evaluation image, byte for byte resize.to_square's
     store.crop(0, box, 224)         a random crop
 
 A store is a folder of flat uint8 files (data/store_files.py); where it does not fit, images are decoded at each
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -23,11 +22,13 @@ from PIL import Image
 from torch import Tensor
 
 from resomap.data import levels
-from resomap.data.decode import decode_rgb, to_square
+from resomap.data.bad_files import settle_bad_files
+from resomap.data.decode import decode_rgb
+from resomap.data.resize import to_square
 from resomap.data.store_build import Progress, decode_all, header_sizes
 from resomap.data.store_files import StoredImages, find, find_or_build, open_stored
 from resomap.data.store_settings import StoreSettings
-from resomap.errors import ConfigError, DatasetError, StorageError, printable
+from resomap.errors import ConfigError, StorageError, printable
 from resomap.records import BadFile, CropBox, ImageRecord, information_at
 
 __all__ = ["CachedStore", "ImageStore", "OnTheFlyStore", "StoreSettings", "find_store", "open_store", "reopen_store"]
@@ -217,7 +218,7 @@ def open_store(
         store = _on_the_fly(images, settings, workers=workers, progress=progress)
     else:
         store = CachedStore(images, stored, settings)
-    _settle_bad_files(store, images, on_bad_file=on_bad_file)
+    settle_bad_files(store.bad_files, images, kept=store.images, on_bad_file=on_bad_file)
     return store
 
 
@@ -239,7 +240,7 @@ def find_store(
     if stored is None:
         return None
     store = CachedStore(images, stored, settings)
-    _settle_bad_files(store, images, on_bad_file=on_bad_file)
+    settle_bad_files(store.bad_files, images, kept=store.images, on_bad_file=on_bad_file)
     return store
 
 
@@ -265,20 +266,3 @@ def _on_the_fly(
     good = [i for i in range(len(images)) if i not in bad]
     listed = [BadFile(images[i].image_id, reason) for i, reason in sorted(bad.items())]
     return OnTheFlyStore([images[i] for i in good], sizes[good], listed, settings)
-
-
-def _settle_bad_files(store: ImageStore, images: Sequence[ImageRecord], *, on_bad_file: str) -> None:
-    if not store.bad_files:
-        return
-    if on_bad_file == "stop":
-        listed = "; ".join(f"{printable(bad.path)}: {bad.reason}" for bad in store.bad_files)
-        raise DatasetError(
-            f"{len(store.bad_files)} of {len(images)} images cannot be read: {listed}. "
-            "Mend or delete them, or set data.on_bad_file=skip"
-        )
-    log.warning("%d of %d images cannot be read and are left out", len(store.bad_files), len(images))
-    left = Counter(store.labels.tolist())
-    emptied = sorted({image.label for image in images} - set(left))
-    if emptied:
-        folder = next(image for image in images if image.label == emptied[0]).path.parent
-        raise DatasetError(f"no image of {printable(folder)} can be read; a class needs at least one")

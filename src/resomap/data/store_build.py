@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from resomap.data import levels
-from resomap.data.decode import decode_rgb, native_size, to_square
+from resomap.data.decode import decode_rgb, native_size
+from resomap.data.resize import to_square
 from resomap.data.store_settings import StoreSettings
 from resomap.errors import BadImageError
 from resomap.records import ImageRecord

@@ -19,8 +19,6 @@ import json
 import logging
 import mmap
 import os
-import re
-import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -32,6 +30,7 @@ import PIL
 import torch
 from torch import Tensor
 
+from resomap.data.cache_limit import make_room
 from resomap.data.decode import native_size
 from resomap.data.store_build import (
     FORMAT,
@@ -46,7 +45,6 @@ from resomap.data.store_build import (
     decode_as_promised,
     header_sizes,
     needed_bytes,
-    remove,
     small_digest,
     squares_name,
 )
@@ -58,7 +56,6 @@ from resomap.serialize import DAMAGE, digest, make_dirs, storage_errors
 
 log = logging.getLogger(__name__)
 
-_KEY = re.compile(r"[0-9a-f]{32}")
 _DAMAGE: tuple[type[Exception], ...] = (*DAMAGE, StorageError)
 
 
@@ -234,7 +231,7 @@ def find_or_build(
         if stored is not None:
             return stored
         sizes, bad = header_sizes(images, max_pixels=settings.max_pixels, workers=workers)
-        if not _make_room(root, needed_bytes(sizes, settings), limit_bytes, key=folder.name):
+        if not make_room(root, needed_bytes(sizes, settings), limit_bytes, key=folder.name):
             return None
         build(folder, images, sizes, bad, settings=settings, workers=workers, progress=progress)
         return open_stored(folder, images, settings)
@@ -279,54 +276,3 @@ def _is_readable(image: ImageRecord, settings: StoreSettings) -> bool:
     except BadImageError:
         return False
     return True
-
-
-def _make_room(root: Path, needed: int, limit: int, *, key: str) -> bool:
-    """Delete unfinished stores of dead builders, then the stores used longest ago until `needed` more bytes fit.
-
-    False where they do not; no store is deleted if they never can.
-    """
-    held = _other_stores(root, key)
-    used, free = sum(size for _, size, _ in held), shutil.disk_usage(root).free
-
-    def fits() -> bool:
-        return used + needed <= limit and needed <= free
-
-    possible = needed <= limit and needed <= free + used
-    for last_use, size, folder in sorted(held):
-        if (last_use == 0 or (possible and not fits())) and _evict(folder):
-            used, free = used - size, free + size
-    if not fits():
-        log.warning(
-            "decoded images need %.2f GiB, data.cache_gib is %.2f and %.2f GiB are free: decoding on the fly, "
-            "which is slower",
-            needed / 2**30,
-            limit / 2**30,
-            free / 2**30,
-        )
-    return fits()
-
-
-def _other_stores(root: Path, key: str) -> list[tuple[float, int, Path]]:
-    """(time of last use, bytes, folder) of the others; unfinished ones have the time 0."""
-    found = []
-    for folder in root.iterdir():
-        if folder.stem == key or not _KEY.fullmatch(folder.stem) or not folder.is_dir():
-            continue  # also what is not ours: nobody's folder is deleted because a cache was laid beside it
-        with contextlib.suppress(FileNotFoundError):  # another process evicts too
-            meta = folder / META
-            last_use = meta.stat().st_mtime if folder.suffix != ".tmp" and meta.exists() else 0.0
-            found.append((last_use, sum(path.stat().st_size for path in folder.iterdir()), folder))
-    return found
-
-
-def _evict(folder: Path) -> bool:
-    """Delete a store unless somebody builds it."""
-    lease = Leases(folder.parent).acquire(folder.stem)
-    if lease is None:
-        return False
-    try:
-        remove(folder)
-        return True
-    finally:
-        lease.release()

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from resomap.data.batches import Batch, to_model_input
-from resomap.data.decode import to_square
+from resomap.data.resize import to_square
 from resomap.data.sizes_loader import SizesLoader
 from resomap.evaluation.predict import autocast, concatenated, in_order
 from resomap.models.resolutions import in_eval_mode

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from resomap.data.colour import normalised
-from resomap.data.decode import to_square
+from resomap.data.resize import to_square
 from resomap.errors import ConfigError, printable
 from resomap.explainability.attribution import Attribution, Targets, as_targets
 from resomap.explainability.methods import METHODS, explain

@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from resomap.data.colour import normalised
-from resomap.data.decode import decode_rgb, to_square
+from resomap.data.decode import decode_rgb
+from resomap.data.resize import to_square
 from resomap.errors import BadImageError, DatasetError
 from resomap.explainability.store import choose_images, seen_boxes
 from resomap.records import ImageDataset, ImageRecord, Preprocessing

@@ -9,6 +9,7 @@ from typing import Any
 from resomap.config.schema import ResoMapConfig
 from resomap.errors import StudyError, printable
 from resomap.explainability.agreement import compare_maps
+from resomap.explainability.spectral import occlude_bands
 from resomap.explainability.store import StoredMaps
 from resomap.layout import StudyLayout
 from resomap.models.checkpoints import Checkpoint, load_checkpoint
@@ -18,10 +19,11 @@ from resomap.study import build
 from resomap.study.explain import MapRecipe, Source, make_maps, with_layers
 from resomap.study.explained import ExplainedImages, masks_of, open_explained
 from resomap.study.limits import comparable_runs
-from resomap.study.probes import occlude_bands, probe_run
+from resomap.study.map_tests import run_map_tests
 from resomap.study.runs import assessed_runs
 
 Progress = Callable[[str], None]
+_LARGEST_OCCLUDED = 512
 
 
 def explained_of(config: ResoMapConfig, images: ImageDataset) -> ExplainedImages:
@@ -136,7 +138,7 @@ def analyse_sources(
         if one.cell in checkpoints:
             progress(f"faithfulness of {one.method}: {one.cell}")
             probes.append(
-                probe_run(
+                run_map_tests(
                     checkpoints[one.cell], one, explained, options=recipe.options_of(one.cell.model, one.method),
                     layer=recipe.layers[one.cell.model], device=recipe.device,
                     random_weights=extras["random_weights"], masks=masks, draws=agreement["draws"],
@@ -171,13 +173,17 @@ def _first_seeds(sources: Sequence[Source]) -> list[Source]:
 def _spectral(
     checkpoints: Any, explained: ExplainedImages, recipe: MapRecipe, progress: Progress
 ) -> list[dict[str, Any]]:
+    """Every model's networks on one common picture of each image, at the model's largest resolution."""
     progress("spectral occlusion")
     of_model: dict[str, list[Checkpoint]] = {}
     for checkpoint in checkpoints:
         of_model.setdefault(checkpoint.metadata.model, []).append(checkpoint)
     rows: list[dict[str, Any]] = []
     for group in of_model.values():
-        rows += occlude_bands(group, explained, batch_size=recipe.batch_size, device=recipe.device)
+        seen = group[0].preprocessing
+        side = min(_LARGEST_OCCLUDED, max(checkpoint.preprocessing.resolution for checkpoint in group))
+        squares = explained.squares(side, kernel=seen.kernel, information=seen.information_resolution)
+        rows += occlude_bands(group, squares, explained.labels, batch_size=recipe.batch_size, device=recipe.device)
     return rows
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from resomap.config.schema import ResoMapConfig
-from resomap.data.decode import MAX_ASPECT
+from resomap.data.resize import MAX_ASPECT
 from resomap.errors import DeviceError, StudyError, printable
 from resomap.layout import BEST_WEIGHTS, METADATA, RUN_RECORD, study_of
 from resomap.models.checkpoints import load_checkpoint
@@ -145,7 +145,7 @@ def _preprocessing(recipe: Preprocessing, class_names: tuple[str, ...]) -> dict[
 
 
 def preprocessing_steps(recipe: Preprocessing) -> Iterator[str]:
-    """What is done to an image, in words that pin every pixel of data.decode.to_square."""
+    """What is done to an image, in words that pin every pixel of data.resize.to_square."""
     yield (
         "decode the first frame to 8-bit RGB, upright by EXIF orientation, transparency over white, 16-bit grey by its "
         "high byte, without ICC profiles"

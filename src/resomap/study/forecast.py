@@ -19,7 +19,7 @@ from resomap.profiling.memory import largest_micro_batch, left_out, predict_memo
 from resomap.records import Cell, ImageDataset
 from resomap.serialize import write_json
 from resomap.study import build
-from resomap.study.budget import stored_reference
+from resomap.study.budget_reference import stored_reference
 from resomap.study.calibrate import calibrate
 from resomap.study.ranks import Ranks
 from resomap.study.tuning import choices_in_force

@@ -16,7 +16,7 @@ from resomap.layout import StudyLayout
 from resomap.records import Cell, RunRecord
 from resomap.serialize import make_dirs, storage_errors, write_text
 from resomap.study import build
-from resomap.study.budget import forget_reference, settle_reference, stored_reference
+from resomap.study.budget_reference import forget_reference, settle_reference, stored_reference
 from resomap.study.context import StudyContext
 from resomap.study.limits import comparable_runs, is_outgrown, limit_of, mend_limits
 from resomap.study.progress import StudyProgress

@@ -15,7 +15,8 @@ from torch import nn
 from resomap.allocator import keeps_freed_memory
 from resomap.config.schema import ResoMapConfig
 from resomap.data.colour import normalised
-from resomap.data.decode import decode_rgb, to_square
+from resomap.data.decode import decode_rgb
+from resomap.data.resize import to_square
 from resomap.errors import BadImageError, StudyError
 from resomap.layout import StudyLayout
 from resomap.models.resolutions import takes

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from resomap.data.decode import decode_rgb, to_square
+from resomap.data.decode import decode_rgb
+from resomap.data.resize import to_square
 from resomap.errors import BadImageError, counted, printable
 from resomap.explainability.overlay import overlay
 from resomap.explainability.store import read_maps

@@ -20,8 +20,8 @@ from resomap.models.checkpoints import make_metadata, save_weights, write_metada
 from resomap.records import EpochRecord
 from resomap.serialize import make_dirs, storage_errors, temporary_beside, write_atomic
 from resomap.training.events import Callback
+from resomap.training.last_state import remove_unfinished
 from resomap.training.selection import check_mode, monitored_value
-from resomap.training.state import remove_unfinished
 
 if TYPE_CHECKING:
     from resomap.training.trainer import Trainer

@@ -19,11 +19,11 @@ from resomap.training.device import backend_flags, resolve_precision, select_dev
 from resomap.training.engine import Engine
 from resomap.training.events import Callback
 from resomap.training.feed import make_feed
+from resomap.training.last_state import StateKeeper, check_same, read_state
 from resomap.training.loop import TrainingLoop
 from resomap.training.passes import Passes
 from resomap.training.recipe import Recipe
 from resomap.training.selection import check_mode, fit_record
-from resomap.training.state import StateKeeper, check_same, read_state
 from resomap.training.validation import validation_metrics
 
 T = TypeVar("T")

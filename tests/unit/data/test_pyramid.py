@@ -24,9 +24,10 @@ from PIL import Image
 
 from resomap.data import levels, store_build, store_files
 from resomap.data.augmentation import AugmentationSettings, draw_one
-from resomap.data.decode import decode_rgb, to_square
+from resomap.data.decode import decode_rgb
 from resomap.data.hashes import content_hashes
 from resomap.data.pyramid import CachedStore, OnTheFlyStore, StoreSettings
+from resomap.data.resize import to_square
 from resomap.errors import BadImageError, ConfigError, DatasetError, StorageError
 from resomap.lease import Leases
 from resomap.records import CropBox

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from resomap.data import pyramid
-from resomap.data.decode import to_square
 from resomap.data.loaders import EvalLoader
 from resomap.data.pyramid import ImageStore, StoreSettings, open_store
+from resomap.data.resize import to_square
 from resomap.data.sizes_loader import SizesLoader
 from resomap.errors import DatasetError
 from resomap.evaluation.many import View, predict_many

@@ -9,7 +9,7 @@ from resomap.layout import StudyLayout
 from resomap.lease import Leases
 from resomap.records import ImageDataset, RunRecord
 from resomap.study import build
-from resomap.study.budget import stored_reference
+from resomap.study.budget_reference import stored_reference
 from resomap.study.context import StudyContext
 from resomap.study.progress import StudyProgress
 from resomap.study.ranks import Ranks

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resomap.data.decode import to_square
+from resomap.data.resize import to_square
 from resomap.records import Preprocessing
 from resomap.study.export import preprocessing_steps
 

@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 
 from resomap.data.colour import normalised
-from resomap.data.decode import to_square
+from resomap.data.resize import to_square
 from resomap.records import ImageRecord, Preprocessing
 from resomap.report.html import data_uri
 from resomap.study.explained import ExplainedImages
-from resomap.study.probes import occlude_bands
+from resomap.study.explanations import _spectral
 from resomap.study.report_galleries import flip_galleries
 
 COLOURS = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
@@ -42,7 +42,7 @@ def test_bands_are_taken_out_of_the_images_that_the_network_was_trained_on(tmp_p
     metadata = SimpleNamespace(model="m", resolution=16, seed=0)
     images = ExplainedImages("test", ("a", "b", "c"), (ImageRecord("x", tmp_path / "x", 0),), (picture(),))
     checkpoint = SimpleNamespace(model=network, preprocessing=recipe, metadata=metadata)
-    occlude_bands([checkpoint], images, batch_size=1, device="cpu")
+    _spectral([checkpoint], images, SimpleNamespace(batch_size=1, device="cpu"), progress=lambda _: None)
     whole = to_square(picture(), 16, kernel="bilinear", information=8)[None].astype(np.float32)
     torch.testing.assert_close(network.shown[0], normalised(whole, **COLOURS))
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from resomap.config.schema import ResoMapConfig
-from resomap.study.build import loaders
+from resomap.study.build import workers as chosen
 
 
 @pytest.mark.parametrize(
@@ -19,13 +19,13 @@ from resomap.study.build import loaders
     ],
 )
 def test_workers_follow_from_the_cores(device, cores, accelerators, workers, monkeypatch):
-    monkeypatch.setattr(loaders, "usable_cores", lambda: cores)
+    monkeypatch.setattr(chosen, "usable_cores", lambda: cores)
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: accelerators)
     config = ResoMapConfig()
-    assert loaders.loader_workers(config, device) == workers
-    assert loaders.fewest_workers(config, device) == min(4, workers)
+    assert chosen.loader_workers(config, device) == workers
+    assert chosen.fewest_workers(config, device) == min(4, workers)
     if device != "cpu":
         config = ResoMapConfig.model_validate({"system": {"threads": 9}})
-        assert loaders.loader_workers(config, device) == 8
+        assert chosen.loader_workers(config, device) == 8
     config = ResoMapConfig.model_validate({"data": {"workers": 2}})
-    assert loaders.loader_workers(config, device) == loaders.fewest_workers(config, device) == 2
+    assert chosen.loader_workers(config, device) == chosen.fewest_workers(config, device) == 2

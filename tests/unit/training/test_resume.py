@@ -15,8 +15,8 @@ import torch
 
 from resomap.errors import CheckpointError, ConfigError, StorageError
 from resomap.training.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from resomap.training.last_state import read_state
 from resomap.training.schedule import SCHEDULES
-from resomap.training.state import read_state
 
 
 class StopAfter(Callback):

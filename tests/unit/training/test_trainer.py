@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from resomap.errors import ConfigError, TrainingDivergedError
 from resomap.training.callbacks import Callback, ModelCheckpoint
-from resomap.training.state import read_state
+from resomap.training.last_state import read_state
 
 
 class Recorder(Callback):

@@ -43,7 +43,6 @@ from resomap.study.build.loaders import (
     checkpoint_loader,
     eval_loader,
     fewest_images,
-    fewest_workers,
     micro_batch,
     sizes_loader,
     smallest_micro_batch,
@@ -110,6 +109,7 @@ from resomap.study.build.tuning import (
     tuning_options,
     with_choice,
 )
+from resomap.study.build.workers import fewest_workers
 
 __all__ = [
     "accepted_loss",

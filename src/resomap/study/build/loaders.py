@@ -10,44 +10,14 @@ from resomap.errors import ConfigError
 from resomap.records import Cell, ImageDataset, Preprocessing
 from resomap.study.build.data import augmentation, squares_store
 from resomap.study.build.models import cells, model_on_meta, preprocessing
-from resomap.study.build.training import processes_per_run, usable_cores
+from resomap.study.build.training import processes_per_run
+from resomap.study.build.workers import fewest_workers, loader_workers
 from resomap.study.ranks import Ranks
 
 if TYPE_CHECKING:
     from resomap.data.loaders import EvalLoader, TrainLoader
     from resomap.data.pyramid import ImageStore
     from resomap.data.sizes_loader import SizesLoader
-
-
-_WORKERS = (4, 16)
-"""Fewest and most on an accelerator. A core cuts some 800 crops of 224 px a second, and an H100 trains small networks
-on 10,000 and more."""
-
-
-def loader_workers(config: ResoMapConfig, device_type: str) -> int:
-    """DataLoader workers of each process for training.
-
-    Where they are left open: none on CPU; else what the machine has for each accelerator, one core left to drive it.
-    """
-    if config.data.workers is not None:
-        return config.data.workers
-    if device_type == "cpu":
-        return 0
-    import torch
-
-    fewest, most = _WORKERS
-    cores = config.system.threads or usable_cores() // max(1, torch.accelerator.device_count())
-    return min(most, max(fewest, cores - 1))
-
-
-def fewest_workers(config: ResoMapConfig, device_type: str) -> int:
-    """The same, but where they are left open no more than any machine has.
-
-    For evaluation, whose images are read as they are, and to ask a cluster for, whose nodes may have few cores.
-    """
-    if config.data.workers is not None:
-        return config.data.workers
-    return 0 if device_type == "cpu" else _WORKERS[0]
 
 
 def _loader_options(config: ResoMapConfig, device_type: str, *, trains: bool = False) -> dict[str, Any]:
@@ -78,7 +48,7 @@ def fewest_images(config: ResoMapConfig, model: str, *, num_classes: int) -> dic
 
 def smallest_micro_batch(config: ResoMapConfig, micro_batch: int, *, images: int) -> int:
     """Images of the smallest micro-batch of an epoch of so many images: what is left over is cut too."""
-    from resomap.data.windows import smallest_part
+    from resomap.data.epoch_plan import smallest_part
 
     return smallest_part(images, effective_batch=config.training.batch_size, micro_batch=micro_batch)
 

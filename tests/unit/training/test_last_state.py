@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from resomap.errors import CheckpointError, StorageError, UnsafeCheckpointError
-from resomap.training.state import FORMAT, StateKeeper, check_same, read_state, write_state
+from resomap.training.last_state import FORMAT, StateKeeper, check_same, read_state, write_state
 
 
 def test_state_round_trip_keeps_tensors_and_plain_values(tmp_path):
@@ -143,7 +143,7 @@ def test_state_keeper_saves_large_states_less_often(tmp_path, monkeypatch):
     def slow(path, state):
         now[0] += 5.0
 
-    monkeypatch.setattr("resomap.training.state.write_state", slow)
+    monkeypatch.setattr("resomap.training.last_state.write_state", slow)
     keeper.write({})
     # 5 s a state may be 5 % of the time: one every 100 s.
     now[0] += 99

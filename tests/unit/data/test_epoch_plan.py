@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resomap.data.windows import MicroBatch, plan_epoch, smallest_part
+from resomap.data.epoch_plan import MicroBatch, plan_epoch, smallest_part
 from resomap.errors import ConfigError
 
 

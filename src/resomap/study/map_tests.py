@@ -1,4 +1,4 @@
-"""What needs the model again: faithfulness of its maps, random weights, receptive field, spectral occlusion."""
+"""Tests of maps that need the model again: faithfulness, random weights, receptive field."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from resomap.data.colour import normalised
 from resomap.errors import TargetLayerError
 from resomap.explainability.agreement import energy_of, mean_interval, pooled_energy
 from resomap.explainability.faithfulness import insertion_deletion, max_sensitivity, with_random_weights
 from resomap.explainability.methods import explain, make_explainer
 from resomap.explainability.receptive_field import effective_receptive_field
-from resomap.explainability.spectral import octave_bands, without_band
 from resomap.explainability.store import StoredMaps
 from resomap.metrics import maps as measures
 from resomap.models.checkpoints import Checkpoint
@@ -24,10 +22,9 @@ from resomap.study.explained import ExplainedImages
 
 FAITHFUL_IMAGES = 16
 SENSITIVE_IMAGES = 4
-_LARGEST_REFERENCE = 512
 
 
-def probe_run(
+def run_map_tests(
     checkpoint: Checkpoint,
     stored: StoredMaps,
     images: ExplainedImages,
@@ -116,54 +113,3 @@ def _random_maps(
     fresh = with_random_weights(network, seed=seed)
     found = explain(fresh, images_BCHW, method=method, targets_B=targets_B, **options)
     return found.maps_Bhw.float().cpu().numpy()
-
-
-def occlude_bands(
-    checkpoints: Sequence[Checkpoint], images: ExplainedImages, *, batch_size: int, device: str
-) -> list[dict[str, Any]]:
-    """Accuracy and target logit of each network with each octave band taken out of the images.
-
-    The bands are taken out of one common picture of each image, at the largest resolution; every network then gets that
-    picture at its own size. So a band is the same detail for all of them, and a network that was given fewer pixels
-    than the band needs cannot change.
-    """
-    if not checkpoints:
-        return []
-    reference = min(_LARGEST_REFERENCE, max(c.preprocessing.resolution for c in checkpoints))
-    known = checkpoints[0].preprocessing
-    squares = images.squares(reference, kernel=known.kernel, information=known.information_resolution)
-    squares = squares.astype(np.float32)
-    rows: list[dict[str, Any]] = []
-    for band in (None, *octave_bands(reference)):
-        altered = squares if band is None else without_band(squares, *band)
-        for position, checkpoint in enumerate(checkpoints):
-            logits_NK = _logits(checkpoint, altered, batch_size=batch_size, device=device)
-            right = logits_NK.argmax(axis=1) == images.labels
-            target = logits_NK[np.arange(len(right)), images.labels] - logits_NK.mean(axis=1)
-            metadata = checkpoint.metadata
-            row: dict[str, Any] = {
-                "model": metadata.model, "resolution": metadata.resolution, "seed": metadata.seed,
-                "low_cycles": band[0] if band else None, "high_cycles": band[1] if band else None,
-                "accuracy": float(right.mean()), "target_logit": float(target.mean()),
-            }  # fmt: skip
-            whole = rows[position] if band else row
-            row["accuracy_drop"] = whole["accuracy"] - row["accuracy"]
-            row["logit_drop"] = whole["target_logit"] - row["target_logit"]
-            rows.append(row)
-    return [row for row in rows if row["low_cycles"] is not None]
-
-
-def _logits(checkpoint: Checkpoint, squares_NHW3: np.ndarray, *, batch_size: int, device: str) -> np.ndarray:
-    """(N, K) of pictures brought to the network's own resolution by area."""
-    recipe = checkpoint.preprocessing
-    side = recipe.resolution
-    rows = []
-    with torch.inference_mode():
-        for start in range(0, len(squares_NHW3), batch_size):
-            images_BCHW = normalised(squares_NHW3[start : start + batch_size], mean=recipe.mean, std=recipe.std)
-            if images_BCHW.shape[-1] != side:
-                images_BCHW = nn.functional.interpolate(
-                    images_BCHW, size=(side, side), mode="bilinear", antialias=True, align_corners=False
-                )
-            rows.append(checkpoint.model.to(device).eval()(images_BCHW.to(device)).float().cpu().numpy())
-    return np.concatenate(rows)
