@@ -6,8 +6,10 @@ Larger or smaller images than those of the training change the statistics of the
 
 from __future__ import annotations
 
+from collections import Counter
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from resomap.data.loaders import EvalLoader, to_model_input
@@ -18,15 +20,22 @@ _HEAD_RATE = 1e-3
 
 
 def reestimate_batch_norm(network: nn.Module, loader: EvalLoader, *, device: str, images: int = _BN_IMAGES) -> None:
-    """Mean and variance of every BatchNorm as plain averages over training batches; nothing for other networks."""
+    """Mean and variance of every BatchNorm as averages over training batches, each batch weighing as much as it has
+    images; nothing for other networks."""
     layers = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if not layers:
         return
     momenta = [layer.momentum for layer in layers]
+    averaged: Counter[nn.Module] = Counter()
+
+    def weigh(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        averaged[layer] += len(inputs[0])
+        layer.momentum = len(inputs[0]) / averaged[layer]
+
+    hooks = [layer.register_forward_pre_hook(weigh) for layer in layers]
     network.eval()
     for layer in layers:
         layer.reset_running_stats()
-        layer.momentum = None  # a cumulative average
         layer.train()
     seen = 0
     with torch.no_grad():
@@ -37,8 +46,9 @@ def reestimate_batch_norm(network: nn.Module, loader: EvalLoader, *, device: str
             seen += len(labels)
             if seen >= images:
                 break
-    for layer, momentum in zip(layers, momenta, strict=True):
+    for layer, momentum, hook in zip(layers, momenta, hooks, strict=True):
         layer.momentum = momentum
+        hook.remove()
     network.eval()
 
 
