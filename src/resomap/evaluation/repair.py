@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from resomap.data.loaders import EvalLoader, to_model_input
+from resomap.models.weights import classifier_names
 
 _BN_IMAGES = 1024
 _HEAD_EPOCHS = 1
@@ -53,12 +54,13 @@ def reestimate_batch_norm(network: nn.Module, loader: EvalLoader, *, device: str
 
 
 def finetune_head(network: nn.Module, loader: EvalLoader, *, device: str) -> None:
-    """One epoch of the last linear layer, and of BatchNorm's scales and shifts, on training images of the test
-    resolution; all else stays, BatchNorm's statistics too (FixRes, arXiv:1906.06423, section 4)."""
-    linear = [m for m in network.modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1]
+    """One epoch of the classifier (every head, where there are several), and of BatchNorm's scales and shifts, on
+    training images of the test resolution; all else stays, BatchNorm's statistics too (FixRes, arXiv:1906.06423,
+    section 4)."""
+    heads = [network.get_submodule(name) for name in classifier_names(network)]
     norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     network.requires_grad_(False)
-    trained = list(dict.fromkeys(p for module in (linear, *norms) for p in module.parameters()))
+    trained = list(dict.fromkeys(p for module in (*heads, *norms) for p in module.parameters()))
     for parameter in trained:
         parameter.requires_grad_(True)
     optimizer = torch.optim.AdamW(trained, lr=_HEAD_RATE, weight_decay=0.0)

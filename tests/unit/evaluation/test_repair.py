@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+import timm
 import torch
 from torch import nn
 
 from resomap.data.batches import Batch
-from resomap.evaluation.repair import reestimate_batch_norm
+from resomap.evaluation.repair import finetune_head, reestimate_batch_norm
 
 
 def _batch(values: Sequence[float]) -> Batch:
@@ -43,3 +44,14 @@ def test_a_layer_that_runs_twice_averages_both() -> None:
     reestimate_batch_norm(network, [_batch([0, 0, 4, 4])], device="cpu")
     assert network.norm.running_mean.item() == pytest.approx((2 + 0) / 2, rel=1e-4)
     assert network.norm.running_var.item() == pytest.approx((16 / 3 + 4 / 3) / 2, rel=1e-4)
+
+
+def test_every_head_of_a_distilled_network_is_trained() -> None:
+    network = timm.create_model(
+        "deit_tiny_distilled_patch16_224", num_classes=2, img_size=32, depth=1, embed_dim=12, num_heads=1
+    )
+    before = {name: value.clone() for name, value in network.named_parameters()}
+    batch = Batch(torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 1, 1]), torch.full((4,), -1))
+    finetune_head(network, [batch], device="cpu")
+    changed = {name for name, value in network.named_parameters() if not torch.equal(value, before[name])}
+    assert changed == {"head.weight", "head.bias", "head_dist.weight", "head_dist.bias"}
