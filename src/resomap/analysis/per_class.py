@@ -45,6 +45,8 @@ def critical_resolutions(
 ) -> list[ClassNeed]:
     """For each class with images: the smallest resolution from which on recall stays within `margin` of its best.
 
+    Where recall falls again by the largest resolution: the smallest from which on it stays so up to the best.
+
     Args:
         right_RSN: bool; resolutions ascending.
     """
@@ -84,11 +86,13 @@ def _draw(recall_Rn: np.ndarray, draws: int, rng: np.random.Generator) -> np.nda
 
 
 def _first_sufficient(recall_DR: np.ndarray, margin: float) -> np.ndarray:
-    """(D,) position from which on all recalls are within the margin of the best."""
-    enough_DR = recall_DR >= recall_DR.max(axis=1, keepdims=True) - margin - _ROUNDING
-    # The best itself may lie below the largest resolution: what follows it need not stay up.
-    after_DR = np.logical_and.accumulate(enough_DR[:, ::-1], axis=1)[:, ::-1]
-    return np.where(after_DR.any(axis=1), after_DR.argmax(axis=1), enough_DR.argmax(axis=1))
+    """(D,) position from which on all recalls are within the margin of the best; where the last ones are not, the start
+    of the stretch around the best (the first of equals) that is."""
+    best_D1 = recall_DR.argmax(axis=1)[:, None]
+    short_DR = recall_DR < np.take_along_axis(recall_DR, best_D1, axis=1) - margin - _ROUNDING
+    positions_R = np.arange(recall_DR.shape[1])
+    before_DR = short_DR & (~short_DR[:, -1:] | (positions_R < best_D1))
+    return np.where(before_DR, positions_R + 1, 0).max(axis=1)
 
 
 def image_needs(right_RSN: np.ndarray) -> np.ndarray:

@@ -90,7 +90,8 @@ def classes_table(verdict: Mapping[str, Any]) -> Table:
     ]
     shown = sorted(rows, key=lambda row: -row[6]["value"])[:_LARGEST_TABLE]
     return Table(
-        "Critical resolution of each class: from there on recall stays within 0.05 of its best (an interval needs "
+        "Critical resolution of each class: from there on recall stays within 0.05 of its best, or, where it falls "
+        "again by the largest size, up to the best (an interval needs "
         f"{LEAST_IMAGES} images){_of(rows, 'gain')}",
         ["class", "model", "images", "critical px (95 %)", "recall at smallest", "best recall", "gain"],
         shown,

@@ -301,6 +301,23 @@ def test_critical_resolution_by_hand() -> None:
     assert image_needs(right)[[0, 150, 191, 195]].tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("tenths", "expected"),
+    [
+        ((2, 9, 9, 9), 96),  # rises and stays
+        ((9, 4, 9, 3), 64),  # equals: the stretch of the first
+        ((8, 4, 9, 3), 128),  # within the margin, but it falls in between
+        ((3, 8, 9, 2), 96),  # the stretch begins below the best
+        ((3, 9, 4, 8), 192),  # what the largest reaches counts where it is within the margin
+        ((9, 2, 3, 2), 64),
+    ],
+)
+def test_a_class_that_falls_again_needs_the_stretch_that_has_its_best(tenths: tuple[int, ...], expected: int) -> None:
+    right = np.arange(10) < np.array(tenths)[:, None, None]
+    found = critical_resolutions(right, np.zeros(10, int), SIDES, ("a",), margin=0.1)[0]
+    assert found.critical_resolution == expected
+
+
 @pytest.mark.parametrize("images", [20, 40, 60, 100])
 def test_a_recall_just_at_the_margin_suffices_and_one_image_less_does_not(images: int) -> None:
     labels = np.zeros(images, dtype=int)
