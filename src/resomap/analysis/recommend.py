@@ -171,7 +171,7 @@ def recommend(
             metric=mean_estimate(option.report_SN, prior=priors["report_SN"][option.model]),
             difference=compared[i],
             reported_difference=_difference(option, options[reference], "report_SN", priors["report_SN"]),
-            lower_bound=bounds[i],
+            lower_bound=max(-1.0, bounds[i]),
             not_inferior=bool(passed[i]),
             front_probability=float(on_front[i]),
             over_budget_probability=_over(latency_DC[:, i], budget.max_latency_ms),

@@ -55,12 +55,19 @@ def cell(text: str, value: float | None) -> dict[str, Any]:
 
 
 def interval_cell(found: Mapping[str, Any] | None, *, digits: int = 3) -> dict[str, Any]:
-    """'0.95 (0.93-0.97)', sorted by the value; a dash where there is none."""
+    """'0.95 (0.93-0.97)', sorted by the value; a dash where there is none, and no value that may be anything."""
     if found is None or found["value"] is None:
         return cell("–", None)
     value, low, high = found["value"], found.get("low"), found.get("high")
+    if says_nothing(found):
+        return cell("no information", None)
     shown = f"{value:.{digits}f}"
     return cell(shown if low is None else f"{shown} ({low:.{digits}f} to {high:.{digits}f})", value)
+
+
+def says_nothing(found: Mapping[str, Any]) -> bool:
+    """Whether an interval goes from -1 to 1: all that a difference of two shares may be."""
+    return (found.get("low"), found.get("high")) == (-1, 1)
 
 
 def render(context: Mapping[str, Any], plots: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from resomap.analysis.per_class import LEAST_IMAGES
 from resomap.errors import counted, printable
-from resomap.report.html import Table, cell, interval_cell
+from resomap.report.html import Table, cell, interval_cell, says_nothing
 
 _LARGEST_TABLE = 2000
 
@@ -52,7 +52,7 @@ def detail_table(verdict: Mapping[str, Any], name: str) -> Table | None:
 
 def class_detail_table(verdict: Mapping[str, Any]) -> Table | None:
     """The same by class; the steps that gain or lose most."""
-    ordered = sorted(verdict["detail_classes"], key=lambda r: -abs(r["total"]["value"]))
+    ordered = sorted(verdict["detail_classes"], key=lambda r: (says_nothing(r["total"]), -abs(r["total"]["value"])))
     rows = [[r["name"], _step(r), r["images"], *_parts(r)] for r in ordered[:_LARGEST_TABLE]]
     caption = f"Gain of recall of each class and its two parts, with 95 % intervals{_of(ordered, 'change')}"
     columns = ["class", "step", "images", "whole gain", "larger maps", "more detail"]

@@ -12,7 +12,7 @@ from resomap.analysis.per_class import critical_resolutions
 from resomap.records import Cell
 from resomap.serialize import plain
 from resomap.study.report_tables import agreement_table, consistency_table, cost_table, masks_table, memory_table
-from resomap.study.verdict_tables import classes_table
+from resomap.study.verdict_tables import class_detail_table, classes_table
 
 
 def _figure(value: float | None) -> dict[str, Any]:
@@ -109,3 +109,18 @@ def test_a_class_of_few_images_has_a_critical_resolution_and_no_interval() -> No
     assert "an interval needs 20 images" in table.caption
     shown = {row[0]: (row[2], row[3]["text"], row[3]["value"]) for row in table.rows}
     assert shown == {"many": (20, "96 (96 to 96)", 96), "late": (20, "128 (128 to 128)", 128), "rare": (1, "128", 128)}
+
+
+def test_a_gain_that_may_be_anything_is_not_shown_as_one_and_comes_last() -> None:
+    """One image: its gain of 1 has an interval of all that a gain may be."""
+    one = {"value": 1.0, "low": -1.0, "high": 1.0}
+    many = {"value": 0.2, "low": 0.1, "high": 0.3}
+    step = {"model": "a", "low_resolution": 32, "high_resolution": 64}
+    rows = [
+        step | {"name": name, "images": images, "total": found, "size": found, "detail": found}
+        for name, images, found in (("rare", 1, one), ("common", 100, many))
+    ]
+    table = class_detail_table({"detail_classes": rows})
+    assert table is not None
+    assert [row[0] for row in table.rows] == ["common", "rare"]
+    assert [row[3]["text"] for row in table.rows] == ["0.200 (0.100 to 0.300)", "no information"]

@@ -94,7 +94,7 @@ def difference_estimate(
     prior_of_b: SeedPrior | None = None,
     same_runs: bool = False,
 ) -> Estimate:
-    """Mean of a - b, paired by image.
+    """Mean of a - b, paired by image, of a metric in 0..1: its interval ends at -1 and 1, as the difference does.
 
     One image more on either side (+1 and -1, half a weight each) keeps the interval honest where the two hardly ever
     differ (Agresti and Min 2005, doi:10.1002/sim.1781, for a single pair of runs).
@@ -115,7 +115,7 @@ def difference_estimate(
     value = float((a - b).mean())
     se = float(np.sqrt(se**2 + 1.0 / images**2))  # half of (+1)^2 and of (-1)^2, over N^2
     half = float(special.stdtrit(df, 0.5 + level / 2)) * se
-    return Estimate(value, value - half, value + half, se, df, images, seeds, seed_variance)
+    return Estimate(value, max(-1.0, value - half), min(1.0, value + half), se, df, images, seeds, seed_variance)
 
 
 def seed_prior(values_RSN: Sequence[np.ndarray]) -> SeedPrior | None:

@@ -81,6 +81,14 @@ def test_two_runs_of_one_seed_compare_like_a_paired_t_test() -> None:
     assert found.one_sided_low() > found.low
 
 
+@pytest.mark.parametrize("images", [1, 2, 5])
+def test_a_difference_of_shares_is_never_said_to_be_beyond_what_it_can_be(images: int) -> None:
+    """All right against all wrong. By hand: 1 and 1 -+ 2.776 / 5 with five images, whose t of 4 df is 2.776."""
+    found = difference_estimate(np.ones((1, images)), np.zeros((1, images)))
+    low = {1: -1.0, 2: -1.0, 5: 1 - 2.776 / 5}[images]
+    assert (found.value, found.low, found.high) == (1.0, pytest.approx(low, abs=1e-4), 1.0)
+
+
 def _runs(
     rng: np.random.Generator, seeds: int, images: int, levels: list[float], seed_sd: float | np.ndarray
 ) -> np.ndarray:
