@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 from scipy import special
 
 from resomap.analysis.statistics.intervals import Estimate
-from resomap.errors import counted
+from resomap.errors import counted, listed
 
 if TYPE_CHECKING:
     from resomap.analysis.recommend import Assessed, Option
 
 ALPHA = 0.05
 """Error that a one-sided statement of the recommendation may have."""
+
+_FEW = 5
+"""Images of a class, below which a verdict comes with a warning: four right of four leave 0.51 to 1 (Wilson)."""
 
 
 def verdict_sentence(
@@ -127,6 +131,17 @@ def needed_for(found: Estimate, room: float, level: float) -> str:
         if seeds > found.seeds:
             answers.append(f"about {counted(seeds - found.seeds, 'more seed')}")
     return " or ".join(answers) or "more images and more seeds together"
+
+
+def few_images(labels_N: np.ndarray, class_names: Sequence[str], split: str) -> Iterator[str]:
+    """A warning that names the classes of which a split has fewer than five images; none where it has enough of all."""
+    counts = np.bincount(labels_N, minlength=len(class_names)).tolist()
+    few = sorted((count, name) for count, name in zip(counts, class_names, strict=True) if count < _FEW)
+    if few:
+        yield (
+            f"fewer than {_FEW} images in {split}: {listed([f'{name} ({count})' for count, name in few])}; how well "
+            "these classes are recognised is hardly known"
+        )
 
 
 def assumptions(options: Sequence[Option], delta: float, splits: tuple[str, str]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from torch import nn
 
 from resomap.analysis.recommend import Budget, Option, Recommendation, recommend
 from resomap.analysis.statistics.pseudo import pseudo_values
+from resomap.analysis.wording import few_images
 from resomap.config.schema import ResoMapConfig
 from resomap.errors import CheckpointError, ConfigError, DeviceError, ResolutionError, counted, listed, printable
 from resomap.evaluation.many import View, predict_many
@@ -96,6 +97,11 @@ def probe(
         warnings=(
             "one network trained at one size: a network trained at each size may do better there (resomap run)",
             *_modes_left_out(profiles),
+            *(
+                line
+                for split in dict.fromkeys(splits)
+                for line in few_images(answers[split, resolutions[0]].labels, images.class_names, split)
+            ),
         ),
     )
     reported = {Condition(splits[1], side, shown[side]): answers[splits[1], side] for side in resolutions}

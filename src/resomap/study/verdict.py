@@ -10,6 +10,7 @@ import numpy as np
 from resomap.analysis.recommend import Budget, Option, Recommendation, recommend
 from resomap.analysis.statistics.power import detectable
 from resomap.analysis.tradeoff import hypervolume, knee, pareto_front
+from resomap.analysis.wording import few_images
 from resomap.errors import StudyError
 from resomap.profiling.latency import BATCH_1
 from resomap.serialize import plain, write_json, write_text
@@ -107,6 +108,10 @@ def _warnings(study: Study, options: Sequence[Option], delta: float) -> Iterator
     used = [p for p in study.profiles if (p["model"], p["resolution"]) in ranked]
     for mode, where in mode_gaps(used, BATCH_1).items():
         yield f"latency in mode {mode} is not compared, since it was not timed at {where}"
+    model = options[0].model
+    for split in dict.fromkeys(study.splits):
+        labels, _ = study.stack(model, split, seeds=[study.grid[model][1][0]])
+        yield from few_images(labels, study.class_names, split)
     seeds, images = options[0].select_SN.shape
     least = detectable(images, discordant=_discordant(study))
     if seeds == 1:

@@ -90,6 +90,13 @@ def warned(study):
     return [line for line in judge(study, metric="accuracy").warnings if about_data not in line]
 
 
+def test_a_class_without_images_in_a_split_is_named(study):
+    made = study({("a", 32): [0], ("a", 64): [0]})
+    made.about["class_names"].append("c")
+    named = [line.split(";")[0] for line in warned(made) if "images in" in line]
+    assert named == ["fewer than 5 images in val: c (0)", "fewer than 5 images in test: c (0)"]
+
+
 def test_failed_and_unfinished_runs_are_named_and_the_seeds_that_they_cost(study):
     lines = warned(
         study(
