@@ -156,9 +156,7 @@ def recommend(
     latency_DC = _latency_draws(options, draws=draws, seed=seed)
     on_front = front_probability(quality_DC, latency_DC)
     level = 1 - ALPHA / len({option.model for option in options})
-    compared = [
-        _difference(o, options[reference], "select_SN", priors["select_SN"]) for o in options
-    ]  # fmt: skip
+    compared = [_difference(o, options[reference], "select_SN", priors["select_SN"]) for o in options]
     bounds = [d.one_sided_low(level) if i != reference else 0.0 for i, d in enumerate(compared)]
     passed = _fixed_sequence(options, bounds, reference, delta)
     assessed = tuple(
@@ -219,7 +217,9 @@ def recommend(
         regret_95=lost[1],
         would_change=(
             *(
-                held_back(options[i], delta) if i in held else would_change(options[i], compared[i], delta, level)
+                held_back(options[i], delta)
+                if i in held
+                else would_change(options[i], compared[i], delta, level, splits[0])
                 for i in open_ones
             ),
             *(would_settle(options[i], gain, delta) for i, gain in better.items()),
@@ -324,15 +324,16 @@ def _nothing(
     best = options[reference]
     value = best.select_SN.mean()
     least = budget.min_metric
+    has = f"{common['metric'].replace('_', ' ')} {value:.3f} on {common['select_split']}"
     if least is not None and (reached[fits] == "maybe").any():
         found = mean_estimate(best.select_SN, level=1 - 2 * ALPHA, prior=prior)
         needed = needed_for(found, abs(value - least), 1 - ALPHA)
         sentence = (
-            f"Cannot tell: {best.name} has {value:.3f}, and its interval contains the {least} that is asked for; "
+            f"Cannot tell: {best.name} has {has}, and its interval contains the {least} that is asked for; "
             f"{needed} would tell."
         )
         return Recommendation(CANNOT_TELL, sentence, None, None, best.name, **common)
-    sentence = f"No option fits: the best within the budget, {best.name}, has {value:.3f}, below the {least} asked for."
+    sentence = f"No option fits: the best within the budget, {best.name}, has {has}, below the {least} asked for."
     return Recommendation(NONE_FITS, sentence, None, None, best.name, **common)
 
 

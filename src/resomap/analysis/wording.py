@@ -100,11 +100,15 @@ def _needed_to_settle(gain: Estimate, delta: float) -> str:
     return needed_for(gain, delta - gain.value, 1 - ALPHA) if gain.value < delta else "more images and seeds"
 
 
-def would_change(option: Option, difference: Estimate, delta: float, level: float) -> str:
-    """How many images or seeds would settle an option that is neither shown to suffice nor shown to fall short."""
+def would_change(option: Option, difference: Estimate, delta: float, level: float, split: str) -> str:
+    """How many images or seeds would settle an option that is neither shown to suffice nor shown to fall short.
+
+    Args:
+        split: the one of the difference.
+    """
     room = difference.value + delta
     if room <= 0:
-        needed = f"it looks {-difference.value:.3f} worse; more data would more likely rule it out than in"
+        needed = f"it looks {-difference.value:.3f} worse on {split}; more data would more likely rule it out than in"
         return f"{option.name} is cheaper and not ruled out: {needed}."
     return f"{option.name} is cheaper and looks as good: {needed_for(difference, room, level)} would show it."
 
