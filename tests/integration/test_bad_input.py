@@ -204,6 +204,12 @@ def _(tmp: Path, make: Make, args: Args) -> list[str]:
     return args(make(tmp / "data"), "--models", "os:getcwd")
 
 
+@case("code of the user's that raises an error", r"models\[0\]: torch\.nn:Module raised TypeError.*mend that code")
+def _(tmp: Path, make: Make, args: Args) -> list[str]:
+    named = ["--models", "torch.nn:Module", "--set", "models.allow_callables=true"]
+    return args(make(tmp / "data"), *named, "--resolutions", "32,64")
+
+
 @case("weights that are not there", r"weights\.pth")
 def _(tmp: Path, make: Make, args: Args) -> list[str]:
     return args(make(tmp / "data"), "--pretrained", str(tmp / "weights.pth"))

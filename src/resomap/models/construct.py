@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from resomap.errors import ConfigError, ResolutionError, UnknownModelError, printable
+from resomap.errors import ConfigError, ResolutionError, ResoMapError, UnknownModelError, printable
 from resomap.models.names import model_source
 from resomap.models.pretrained import check_published, load_torchvision_weights, timm_pretrained
 from resomap.models.simple_cnn import DEFAULT_SPECS, CnnSpec, SimpleCnn
@@ -46,7 +46,7 @@ def construct(
         device: 'meta' gives shapes without weights.
     Raises:
         ConfigError: num_classes is no number of classes.
-        UnknownModelError: code of the user's that cannot be imported or makes no module.
+        UnknownModelError: code of the user's that cannot be imported, raises an error or makes no module.
         CheckpointError: the published weights cannot be had.
         ResolutionError: the user's module has layers whose size depends on the first input.
     Side effects: none on the caller's random state when a seed is given.
@@ -96,7 +96,7 @@ def construct_on_meta(name: str, *, num_classes: int, specs: Specs | None = None
     """The model without weights where its code allows that, else with them (on the CPU)."""
     try:
         return construct(name, num_classes=num_classes, specs=specs, seed=0, device="meta")
-    except (RuntimeError, TypeError, ValueError):
+    except (RuntimeError, TypeError, ValueError, UnknownModelError):
         # Some constructors ask a tensor for its value, which meta tensors do not have.
         return construct(name, num_classes=num_classes, specs=specs, seed=0)
 
@@ -136,10 +136,23 @@ def _call(target: str, *, num_classes: int) -> nn.Module:
         inspect.signature(factory).bind(num_classes=num_classes)
     except (TypeError, ValueError) as error:
         raise UnknownModelError(f"{target} cannot be called with num_classes=...: {printable(error)}") from error
-    model = factory(num_classes=num_classes)
+    try:
+        model = factory(num_classes=num_classes)
+    except ResoMapError:
+        raise
+    except Exception as error:
+        raise users_error(target, "when it was called with num_classes=", error) from error
     if not isinstance(model, nn.Module):
         raise UnknownModelError(f"{target} returned {type(model).__name__}, not a torch.nn.Module")
     return model
+
+
+def users_error(target: str, when: str, error: BaseException) -> UnknownModelError:
+    """The one line that is said of an error in code of the user's."""
+    return UnknownModelError(
+        f"{target} raised {type(error).__name__} {when}: {printable(error) or 'no message'}; mend that code, or "
+        "leave the model out"
+    )
 
 
 def _import(target: str) -> Callable[..., object]:
@@ -152,6 +165,8 @@ def _import(target: str) -> Callable[..., object]:
         raise UnknownModelError(
             f"cannot import {target}: {printable(error)}; check the name, and put its folder on PYTHONPATH"
         ) from error
+    except (Exception, SystemExit) as error:
+        raise users_error(target, "when it was imported", error) from error
     if not callable(found):
         raise UnknownModelError(f"{target} is {type(found).__name__}, which cannot be called")
     return found

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from resomap.errors import ResolutionError, UnknownModelError
-from resomap.models.construct import Specs, any_size_options, cnn_spec, construct, construct_on_meta
+from resomap.errors import ResolutionError, ResoMapError, UnknownModelError
+from resomap.models.construct import Specs, any_size_options, cnn_spec, construct, construct_on_meta, users_error
 from resomap.models.names import FAMILIES, canonical_name, model_source
 from resomap.models.pretrained import timm_config
 from resomap.models.simple_cnn import CnnSpec
@@ -128,7 +128,8 @@ def check_resolution(name: str, resolution: int, *, specs: Specs | None = None, 
 
     Raises:
         ResolutionError: names the nearest sizes it can take.
-        UnknownModelError: no such model, or it is no classifier.
+        UnknownModelError: no such model, it is no classifier, or code of the user's that raises an error at this size
+            and those near it.
     """
     name = canonical_name(name)
     if isinstance(resolution, bool) or not isinstance(resolution, Integral):
@@ -139,6 +140,8 @@ def check_resolution(name: str, resolution: int, *, specs: Specs | None = None, 
     stride = model_stride(name, specs=specs)
     wrong = f"a multiple of {stride}" if resolution % stride else "a size"
     nearest = _nearest(name, resolution, spec, num_classes, stride)
+    if not nearest and model_source(name).kind == "callable" and 1 <= resolution <= _LARGEST:
+        _users_forward(name, resolution, num_classes)
     hint = f"nearest: {', '.join(map(str, nearest))}" if nearest else "no size near it works either"
     raise ResolutionError(f"{resolution} is not {wrong} that {name} accepts; {hint}")
 
@@ -193,22 +196,26 @@ def _runs(name: str, resolution: int, spec: CnnSpec | None, num_classes: int) ->
     """Whether a forward pass at this size works.
 
     Raises:
-        UnknownModelError: it works, but gives no logits.
+        UnknownModelError: it works, but gives no logits; or code of the user's raises what no size explains.
     """
     model, default = _probe(name, spec, num_classes)
+    is_users = model_source(name).kind == "callable"
+    errors: tuple[type[Exception], ...] = (Exception,) if is_users else SIZE_ERRORS
     try:
         logits = dry_forward(model, resolution)
         if resolution != default and _is_fixed(name):
             # Shapes do not show an index that runs past a table of positions.
             logits = _real_forward(name, resolution, num_classes)
-    except SIZE_ERRORS:
-        if model_source(name).kind != "callable":
+    except errors:
+        if not is_users:
             return False
         # The user's code may do what tensors without values cannot: ask the real thing.
         try:
-            logits = _real_forward(name, resolution, num_classes)
-        except SIZE_ERRORS:
-            return False
+            logits = _users_forward(name, resolution, num_classes)
+        except UnknownModelError as error:
+            if isinstance(error.__cause__, SIZE_ERRORS):
+                return False
+            raise
     if not isinstance(logits, Tensor) or logits.shape != (2, num_classes):
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise UnknownModelError(
@@ -230,6 +237,17 @@ def _real_forward(name: str, resolution: int, num_classes: int) -> object:
     model = construct(name, num_classes=num_classes, seed=0).eval()
     with torch.no_grad():
         return model(torch.zeros(2, 3, resolution, resolution))
+
+
+def _users_forward(name: str, resolution: int, num_classes: int) -> object:
+    """_real_forward of code of the user's, whose errors become an UnknownModelError."""
+    try:
+        return _real_forward(name, resolution, num_classes)
+    except ResoMapError:
+        raise
+    except Exception as error:
+        shape = f"(2, 3, {resolution}, {resolution})"
+        raise users_error(name, f"in forward, given images {shape}", error) from error
 
 
 def _timm_stride(model: nn.Module) -> int:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import re
 import sys
 import types
 from pathlib import Path
@@ -14,6 +15,7 @@ from resomap.models.construct import construct
 from resomap.models.registry import (
     build_model,
     check_pretrained,
+    check_resolution,
     count_parameters,
     list_models,
     normalisation_of,
@@ -130,6 +132,26 @@ def test_user_code_that_makes_no_model_is_named(user_code: types.ModuleType, nam
     user_code.no_arguments = lambda: nn.Identity()
     with pytest.raises(UnknownModelError, match=message):
         build_model(name, num_classes=2)
+
+
+def test_what_the_users_constructor_raises_is_said_in_one_line(user_code: types.ModuleType) -> None:
+    user_code.broken = lambda num_classes: {}["width"]
+    said = "users_nets:broken raised KeyError when it was called with num_classes=: 'width'; mend that code, or leave"
+    for check in (build_model, lambda name, num_classes: check_resolution(name, 32, num_classes=num_classes)):
+        with pytest.raises(UnknownModelError, match=re.escape(said)) as found:
+            check("users_nets:broken", num_classes=2)
+        assert isinstance(found.value.__cause__, KeyError)
+
+
+@pytest.mark.parametrize("statement", ["1 / 0", "raise SystemExit(3)"])
+def test_what_the_users_module_raises_is_said_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statement: str
+) -> None:
+    name = f"module_that_raises_{len(statement)}"
+    (tmp_path / f"{name}.py").write_text(statement)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UnknownModelError, match=rf"{name}:Net raised \w+ when it was imported: "):
+        build_model(f"{name}:Net", num_classes=2)
 
 
 def test_a_syntax_error_in_user_code_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

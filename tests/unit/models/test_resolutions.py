@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from resomap.errors import ResolutionError, UnknownModelError
+from resomap.config.load import load_config
+from resomap.errors import ConfigError, ResolutionError, UnknownModelError
 from resomap.models.registry import assert_same_parameters, build_model, check_resolution, list_models, model_stride
 from resomap.models.resolutions import dry_forward, in_eval_mode, least_training_batch, takes_here
+from resomap.study import build
 
 HERE = "test_resolutions_nets"
 
@@ -88,6 +90,20 @@ class FeatureMap(Plain):
         return self.conv(images_BCHW)
 
 
+class Misspelt(Plain):
+    """Raises what no size explains."""
+
+    def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        return self.convolution(images_BCHW)
+
+
+class Misshapen(Plain):
+    """Raises at every size what a wrong size would raise."""
+
+    def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        return images_BCHW.reshape(len(images_BCHW), 7)
+
+
 class Lazy(nn.Module):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -111,6 +127,34 @@ def test_check_resolution_tries_the_users_own_model(nets: str) -> None:
     check_resolution(f"{nets}:AsksForValues", 32)
     with pytest.raises(ResolutionError, match=r"20 is not a size .* nearest: 32"):
         check_resolution(f"{nets}:AsksForValues", 20)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "Misspelt",
+            "raised AttributeError in forward, given images (2, 3, 64, 64): 'Misspelt' object has no attribute",
+        ),
+        ("Misshapen", "raised RuntimeError in forward, given images (2, 3, 64, 64): shape '[2, 7]' is invalid"),
+    ],
+)
+def test_what_the_users_forward_raises_is_said_once_for_all_sizes(nets: str, name: str, said: str) -> None:
+    named = ["models.allow_callables=true", f"sweep.models=['{nets}:{name}']", "sweep.resolutions=[64,96,128]"]
+    with pytest.raises(UnknownModelError, match=re.escape(said)) as found:
+        check_resolution(f"{nets}:{name}", 64)
+    assert isinstance(found.value.__cause__, (AttributeError, RuntimeError))
+    with pytest.raises(ConfigError, match=re.escape(said)) as listed:
+        build.check_models(load_config(overrides=named))
+    assert len(listed.value.problems) == 1
+
+
+@pytest.mark.parametrize("name", ["no_such_module_here:Net", f"{HERE}:Lazy"])
+def test_a_model_that_is_wrong_at_every_size_is_said_to_be_so_once(nets: str, name: str) -> None:
+    named = ["models.allow_callables=true", f"sweep.models=['{name}']", "sweep.resolutions=[64,96,128]"]
+    with pytest.raises(ConfigError) as listed:
+        build.check_models(load_config(overrides=named))
+    assert len(listed.value.problems) == 1
 
 
 def test_check_resolution_refuses_what_is_no_classifier(nets: str) -> None:

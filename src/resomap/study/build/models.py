@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from resomap.config.schema import ResoMapConfig
-from resomap.errors import ConfigError, ResoMapError, printable
+from resomap.errors import ConfigError, ResoMapError, UnknownModelError, printable
 from resomap.models.names import NOT_ALLOWED
 from resomap.records import Cell, Preprocessing
 
@@ -47,11 +47,17 @@ def check_models(config: ResoMapConfig) -> None:
         except ResoMapError as error:
             problems.append(f"sweep.yaml: sweep.models[{index}]: {error}")
             continue
+        told: set[str] = set()
         for position, resolution in enumerate(config.sweep.resolutions):
             try:
                 check_resolution(name, resolution, specs=model_specs(config), num_classes=2)
+            except UnknownModelError as error:
+                problems.append(f"sweep.yaml: sweep.models[{index}]: {error}")
+                break
             except ResoMapError as error:
-                problems.append(f"sweep.yaml: sweep.resolutions[{position}]: {error}")
+                if str(error) not in told:  # lazy layers are wrong at every size
+                    problems.append(f"sweep.yaml: sweep.resolutions[{position}]: {error}")
+                told.add(str(error))
     if problems:
         raise ConfigError(problems)
 
