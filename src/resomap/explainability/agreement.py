@@ -125,7 +125,9 @@ def _spread(
         }
         if masks is not None:
             pairs = [framed_with_masks(one.maps, one.boxes, masks) for one in of_side]
-            figures["pointing_game"] = np.nanmean([measures.pointing_game(*pair) for pair in pairs], axis=0)
+            figures["pointing_game"] = measures.mean_of_known(
+                np.array([measures.pointing_game(*pair) for pair in pairs]), axis=0
+            )
         row: dict[str, Any] = {"resolution": resolution, "seeds": len(of_side)}
         row |= {name: asdict(mean_interval(values, draws=draws, seed=seed)) for name, values in figures.items()}
         if masks is not None:
@@ -240,7 +242,7 @@ def energy_of(
 
 
 def _methods(group: Sequence[StoredMaps]) -> list[dict[str, Any]]:
-    """Mean similarity of two methods' maps of the same runs."""
+    """Mean similarity of two methods' maps of the same runs; None where every map is constant."""
     rows = []
     by_seed: dict[int, dict[str, StoredMaps]] = {}
     for one in group:
@@ -252,7 +254,8 @@ def _methods(group: Sequence[StoredMaps]) -> list[dict[str, Any]]:
                 frames, _ = _framed_pair(of_run[first], of_run[second])
                 found.append(measures.spearman(*frames))
         if found:
-            rows.append({"first": first, "second": second, "spearman": float(np.nanmean(found))})
+            likeness = float(measures.mean_of_known(np.array(found)))
+            rows.append({"first": first, "second": second, "spearman": None if np.isnan(likeness) else likeness})
     return rows
 
 

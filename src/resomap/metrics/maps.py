@@ -201,3 +201,11 @@ def pointing_game(maps_Nhw: np.ndarray, masks_Nhw: np.ndarray) -> np.ndarray:
     masks = np.asarray(masks_Nhw).reshape(len(masks_Nhw), -1)
     hit = masks[np.arange(len(maps)), maps.argmax(axis=1)] > 0
     return np.where(np.ptp(maps, axis=1) > 0, hit.astype(np.float64), np.nan)
+
+
+def mean_of_known(values: np.ndarray, axis: int | None = None) -> np.ndarray:
+    """Mean of what is not NaN; NaN where nothing is."""
+    values = np.asarray(values, dtype=np.float64)
+    known = ~np.isnan(values)
+    count = known.sum(axis=axis)
+    return np.where(count > 0, np.where(known, values, 0).sum(axis=axis) / np.maximum(count, 1), np.nan)

@@ -58,7 +58,9 @@ def run_map_tests(
         "images": len(images_BCHW),
         "deletion_auc": asdict(mean_interval(curves.deletion_auc, draws=draws)),
         "insertion_auc": asdict(mean_interval(curves.insertion_auc, draws=draws)),
-        "max_sensitivity": float(np.nanmean(max_sensitivity(explain_again, images_BCHW[few], targets_B[few]))),
+        "max_sensitivity": float(
+            measures.mean_of_known(max_sensitivity(explain_again, images_BCHW[few], targets_B[few]))
+        ),
     }
     if random_weights:
         random = [

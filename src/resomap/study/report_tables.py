@@ -124,7 +124,7 @@ def faithfulness_table(study: Study) -> Table | None:
             f"{r['model']}, {_words(r['method'])} at {r['resolution']} px",
             interval_cell(r["insertion_auc"], digits=2),
             interval_cell(r["deletion_auc"], digits=2),
-            cell(f"{r['max_sensitivity']:.2f}", r["max_sensitivity"]),
+            interval_cell({"value": r["max_sensitivity"]}, digits=2),
             interval_cell(r.get("random_weights_spearman"), digits=2),
             "–"
             if r["receptive_field_px"] is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -116,3 +118,21 @@ def test_one_image_has_an_energy_but_no_other_image_to_be_held_against() -> None
         assert row["energy_in_mask"]["value"] == pytest.approx(4)  # all of it in a quarter of the area
         assert row["energy_in_other_masks"] == {"value": None, "low": None, "high": None}
     assert {row["verdict"] for row in tables["consistency"]} == {"fewer than two images to compare"}
+
+
+@pytest.mark.filterwarnings("error")
+def test_maps_that_are_constant_in_every_run_point_at_nothing() -> None:
+    """Of the second image one of two seeds has a map: its hit is that of the image."""
+    maps = np.zeros((2, 2, 4, 4), dtype=np.float32)  # seeds, images
+    maps[0, 1, 0, 0] = 1
+    mask = np.zeros((4, 4), dtype=np.float32)
+    mask[:2, :2] = 1
+    stored = [_stored(32, seed, of_seed) for seed, of_seed in enumerate(maps)]
+    empty = [replace(one, maps=np.zeros_like(one.maps)) for one in stored]
+    other = [replace(one, method="saliency") for one in empty]
+    tables = compare_maps([*stored, *other], masks=[mask, mask], draws=50)
+    games = {row["method"]: row["pointing_game"]["value"] for row in tables["spread"]}
+    assert games == {"gradcam": 1.0, "saliency": None}
+    assert tables["between_methods"] == [
+        {"model": "tiny_cnn", "resolution": 32, "first": "gradcam", "second": "saliency", "spearman": None}
+    ]
