@@ -2,6 +2,7 @@
 
     ResoMapError
     ├── ConfigError              a YAML file, an override or a flag is wrong (all problems in one message)
+    ├── ArgumentError            arrays or numbers that a function cannot take; a ValueError too
     ├── DatasetError             the images cannot make a study: folders, classes, splits
     │   └── BadImageError        one file cannot be decoded; carries the path and the reason
     ├── UnknownModelError        no model of that name; carries the nearest names
@@ -26,6 +27,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
+from numbers import Integral, Real
 from pathlib import Path
 
 
@@ -43,6 +45,10 @@ class ConfigError(ResoMapError):
     def __init__(self, problems: str | list[str]) -> None:
         self.problems = [problems] if isinstance(problems, str) else list(problems)
         super().__init__("\n".join(self.problems))
+
+
+class ArgumentError(ResoMapError, ValueError):
+    """A function was given arrays or numbers that it cannot take."""
 
 
 class DatasetError(ResoMapError):
@@ -127,6 +133,16 @@ _SECRETS = "password|passwd|pwd|token|secret|api[_-]?key|access[_-]?key|credenti
 def printable(text: object) -> str:
     """`text` on one line: control characters (newline, escape, ...) shown as \\n, \\x1b."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in str(text))
+
+
+def is_whole(value: object) -> bool:
+    """Whether it is a whole number, numpy's too; True and False are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a real number, numpy's too; True and False are none, NaN is one."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def counted(count: int, noun: str) -> str:

@@ -16,7 +16,7 @@ from resomap.data.acuity_theory import (
     placements,
     resize_matrix,
 )
-from resomap.errors import ConfigError
+from resomap.errors import ConfigError, ResoMapError
 
 KERNELS = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -187,3 +187,22 @@ def test_unknown_kernel_and_resolution_are_named():
         ideal_accuracy(32, band=26.0, kernel="nearest")
     with pytest.raises(ConfigError, match="expected 1 or more pixels, got 0"):
         ideal_dprime(0, band=26.0)
+
+
+@pytest.mark.parametrize("band", [-3, 0, 0.0, 200, float("nan"), float("inf"), "27", True, 3.9, 121])
+def test_bands_that_no_image_can_show_are_refused(band):
+    """At 256 px from 4 cycles, one a patch, to 120: Nyquist's 128 less two cycles a patch of 64 px, which are 8."""
+    with pytest.raises(ResoMapError, match="band"):
+        ideal_accuracy(64, band=band)
+
+
+@pytest.mark.parametrize("options", [{"size": 63}, {"size": 64.5}, {"native_dprime": 0}, {"native_dprime": -1.0}])
+def test_sizes_and_strengths_that_make_no_image_are_refused(options):
+    with pytest.raises(ConfigError, match=f"{next(iter(options))}: expected"):
+        ideal_accuracy(64, **{"band": 8.0} | options)
+
+
+@pytest.mark.parametrize("resolution", [-1, 2.5, True, "64", None])
+def test_resolutions_that_are_no_number_of_pixels_are_refused(resolution):
+    with pytest.raises(ConfigError, match="resolution: expected 1 or more pixels"):
+        ideal_accuracy(resolution, band=26.0)

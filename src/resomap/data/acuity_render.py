@@ -15,7 +15,7 @@ import numpy as np
 from resomap.data import acuity_signal as signal
 from resomap.data.acuity_theory import IdealObserver
 from resomap.data.randomness import derive_seed, generator
-from resomap.errors import DatasetError
+from resomap.errors import DatasetError, is_number, is_whole
 
 _ROWS = 32
 """Rows of background made at a time: they stay in the cache."""
@@ -45,12 +45,13 @@ class AcuitySpec:
     shortcut_agreement: float = signal.SHORTCUT_AGREEMENT
 
     def __post_init__(self) -> None:
+        self._check_types()
         object.__setattr__(self, "bands", tuple(float(band) for band in self.bands))
         if self.variant not in signal.VARIANTS:
             variants = ", ".join(signal.VARIANTS)
             raise DatasetError(f"acuity variant: expected one of {variants}, got {self.variant!r}")
-        if self.size < 64:
-            raise DatasetError(f"acuity size: expected 64 pixels or more, got {self.size}")
+        if self.size < signal.LEAST_SIZE:
+            raise DatasetError(f"acuity size: expected {signal.LEAST_SIZE} pixels or more, got {self.size}")
         signal.check_bands(self.bands, self.size)
         self._check_counts()
         self._check_noise()
@@ -75,6 +76,17 @@ class AcuitySpec:
             white_noise=self.white_noise,
             background=self.background,
         )
+
+    def _check_types(self) -> None:
+        for name in ("seed", "size", *SPLITS):
+            value = getattr(self, name)
+            if not is_whole(value):
+                raise DatasetError(f"acuity {name}: expected a whole number, got {value!r}")
+        for name in ("native_dprime", "white_noise", "background", "shortcut_agreement"):
+            if not is_number(getattr(self, name)):
+                raise DatasetError(f"acuity {name}: expected a number, got {getattr(self, name)!r}")
+        if not all(is_number(band) for band in self.bands):
+            raise DatasetError(f"acuity bands: expected numbers, got {list(self.bands)}")
 
     def _check_counts(self) -> None:
         classes = 2 * len(self.bands)

@@ -20,6 +20,8 @@ from resomap.errors import DatasetError
 
 SIZE = 256
 """Default side of the images in pixels."""
+LEAST_SIZE = 64
+"""Smaller images have no room for a patch."""
 BANDS = (27.0, 47.0)
 """Default bands in cycles an image."""
 NATIVE_DPRIME = 50.0

@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image
 
 from resomap.data import acuity_signal as signal
-from resomap.errors import ConfigError
+from resomap.errors import ConfigError, is_number, is_whole
 
 PLACEMENTS = 128
 
@@ -144,10 +144,10 @@ def ideal_dprime(
         kernel: 'bilinear', 'bicubic', 'lanczos' or 'box', Pillow's antialiased resize.
         native_dprime: d' at native size, which sets the amplitude.
     Raises:
-        ConfigError: unknown kernel, or a resolution below 1.
+        ConfigError: unknown kernel, or a number that is none or out of range.
+        DatasetError: a band that an image of that size cannot show.
     """
-    observer = IdealObserver(kernel=kernel, size=size, bands=(band,), native_dprime=native_dprime)
-    return observer.dprime(resolution, band)
+    return _observer(resolution, band, kernel, size, native_dprime).dprime(resolution, band)
 
 
 def ideal_accuracy(
@@ -163,8 +163,19 @@ def ideal_accuracy(
     Arguments and errors as for `ideal_dprime`. Where d' depends on place and phase (evidence near the
     limit) the mean of Phi(d'/2) is a little below Phi of half the root mean square.
     """
-    observer = IdealObserver(kernel=kernel, size=size, bands=(band,), native_dprime=native_dprime)
-    return observer.within_band(resolution, band)
+    return _observer(resolution, band, kernel, size, native_dprime).within_band(resolution, band)
+
+
+def _observer(resolution: int, band: float, kernel: str, size: int, native_dprime: float) -> IdealObserver:
+    """The observer of a set of one band, where there can be one."""
+    for name, pixels, least in (("resolution", resolution, 1), ("size", size, signal.LEAST_SIZE)):
+        if not is_whole(pixels) or pixels < least:
+            raise ConfigError(f"{name}: expected {least} or more pixels, got {pixels!r}")
+    for name, number in (("band", band), ("native_dprime", native_dprime)):
+        if not is_number(number) or not 0 < number < math.inf:
+            raise ConfigError(f"{name}: expected a number above 0, got {number!r}")
+    signal.check_bands((float(band),), size)
+    return IdealObserver(kernel=kernel, size=size, bands=(band,), native_dprime=native_dprime)
 
 
 @lru_cache(maxsize=64)

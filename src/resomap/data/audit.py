@@ -16,7 +16,7 @@ from resomap.data.decode import MAX_PIXELS, decode_rgb
 from resomap.data.duplicates import near_groups
 from resomap.data.hashes import content_hashes
 from resomap.data.signatures import Signature, signature
-from resomap.errors import BadImageError
+from resomap.errors import BadImageError, ConfigError, is_whole
 from resomap.records import BadFile, ImageDataset, ImageRecord
 
 __all__ = ["AuditReport", "CopyGroup", "audit_dataset", "format_audit"]
@@ -90,7 +90,12 @@ def audit_dataset(
         max_pixels: larger images are bad files.
         workers: decoding threads; None: one a core.
         progress: called with (images done, images in all).
+    Raises:
+        ConfigError: a resolution is no number of pixels.
     """
+    for side in resolutions:
+        if not is_whole(side) or side < 1:
+            raise ConfigError(f"resolutions: expected whole numbers of pixels from 1, got {side!r}")
     records = [record for split in dataset.splits.values() for record in split]
     hashes = content_hashes(records, cache_dir=cache_dir)
     looks, bad_files = _look_at(records, max_pixels=max_pixels, workers=workers, progress=progress)

@@ -6,17 +6,27 @@ over a batch (legend: B images) and are pure functions of (seed, epoch, image id
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from resomap.data.randomness import image_keys, uniforms
-from resomap.errors import ConfigError
+from resomap.errors import ConfigError, is_number
 from resomap.records import CropBox
 
 _TRIES = 10
 """Boxes drawn until one fits into the image, as torchvision's RandomResizedCrop does."""
 _FIXED_DRAWS = 12
+
+
+_RANGES = {
+    **dict.fromkeys(("horizontal_flip", "vertical_flip", "blur_probability"), 1.0),
+    **dict.fromkeys(("brightness", "contrast", "saturation"), math.inf),
+    "hue": 0.5,
+    "rotation_degrees": 180.0,
+}
+"""Settings that are numbers from 0, and their highest values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +54,12 @@ class AugmentationSettings:
     def __post_init__(self) -> None:
         if self.crop not in ("random_resized", "center"):
             raise ConfigError(f"crop: expected 'random_resized' or 'center', got {self.crop!r}")
+        for name, highest in _RANGES.items():
+            value = getattr(self, name)
+            if not (is_number(value) and 0 <= value <= highest and value < math.inf):
+                raise ConfigError(f"{name}: expected a number from 0 to {highest:g}, got {value!r}")
+        if not 0 <= self.blur_sigma[0] <= self.blur_sigma[1]:
+            raise ConfigError(f"blur_sigma: expected 0 <= low <= high, got {self.blur_sigma}")
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ConfigError(f"scale: expected 0 < low <= high <= 1, got {self.scale}")
         if not 0 < self.ratio[0] <= self.ratio[1]:

@@ -64,6 +64,8 @@ def as_batches(loader: Iterable[Any], accumulation_steps: int = 1) -> Iterator[B
     Raises:
         ConfigError: a batch is none of these.
     """
+    if not hasattr(loader, "__iter__") and not hasattr(loader, "__getitem__"):
+        raise ConfigError(f"loader: expected batches of (images, labels), got {type(loader).__name__}")
     window: list[tuple[Tensor, Tensor]] = []
     for batch in loader:
         window.append(_images_and_labels(batch))

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from resomap.data.batches import Batch, to_model_input
 from resomap.data.resize import to_square
 from resomap.data.sizes_loader import SizesLoader
-from resomap.evaluation.predict import autocast, concatenated, in_order
+from resomap.evaluation.predict import autocast, concatenated, in_order, softmax_of
 from resomap.models.resolutions import in_eval_mode
 from resomap.records import Predictions
 
@@ -70,7 +70,7 @@ def predict_many(
                 shown = enlarged(batches[information], side, kernel=kernel, pool=pool)
                 images_BCHW, labels_B = to_model_input(shown, device, non_blocking=True, channels_last=True)
                 for key in keys:
-                    probabilities_BK = views[key].network(images_BCHW).float().softmax(dim=1)
+                    probabilities_BK = softmax_of(views[key].network(images_BCHW), images_BCHW)
                     answers[key].append((shown.indices, labels_B, probabilities_BK))
     return {
         key: in_order([concatenated(*map(list, zip(*parts, strict=True)))] if parts else [], loader, class_names)

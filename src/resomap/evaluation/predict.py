@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from resomap.data.loaders import Batch, EvalLoader, as_batches, to_model_input
-from resomap.errors import DatasetError
+from resomap.errors import ConfigError, DatasetError
+from resomap.models.devices import present_device
 from resomap.models.resolutions import in_eval_mode
+from resomap.models.target_layers import check_module
 from resomap.records import Predictions
 
 Gather = Callable[[Any], list[Any]]
@@ -44,9 +46,12 @@ def predict(
         gather: with several ranks: object -> every rank's object, in rank order; each rank evaluates its shard.
     Raises:
         DatasetError: the loader is empty.
-        ConfigError: its batches are no (images, labels).
+        ConfigError: its batches are no (images, labels), the model is no network or its answers no logits, or
+            class_names are not one a class.
+        DeviceError: no such device on this machine.
     """
-    device = torch.device(device)
+    check_module(model)
+    device = present_device(device)
     model.to(device)
     if channels_last:
         model.to(memory_format=torch.channels_last)
@@ -58,16 +63,34 @@ def predict(
             )
             indices.append(batch.indices)
             labels.append(labels_B)
-            probabilities.append(model(images_BCHW).float().softmax(dim=1))
+            probabilities.append(softmax_of(model(images_BCHW), images_BCHW))
     own = concatenated(indices, labels, probabilities)
     shards = gather(own) if gather is not None and world_size > 1 else [own]
     return in_order(shards, loader, class_names)
 
 
 def autocast(device: torch.device, mixed_precision: str) -> torch.autocast:
-    """The forward pass in 'bf16' or 'fp16'; nothing for 'no'."""
+    """The forward pass in 'bf16' or 'fp16'; nothing for 'no'.
+
+    Raises:
+        ConfigError: none of these.
+    """
+    if mixed_precision not in ("no", "bf16", "fp16"):
+        raise ConfigError(f"mixed_precision: expected no, bf16 or fp16, got {mixed_precision!r}")
     dtype = torch.float16 if mixed_precision == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype=dtype, enabled=mixed_precision != "no")
+
+
+def softmax_of(logits: object, images_BCHW: Tensor) -> Tensor:
+    """(B, K) float32 probabilities of a model's answer to (B, C, H, W).
+
+    Raises:
+        ConfigError: the answer is no logits.
+    """
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images_BCHW):
+        came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ConfigError(f"model: expected logits (B, K) of {len(images_BCHW)} images, got {came}")
+    return logits.float().softmax(dim=1)
 
 
 def _batches(loader: Any) -> Iterator[Batch]:
@@ -98,5 +121,8 @@ def in_order(
         indices, first = np.unique(indices, return_index=True)
         labels, probabilities = labels[first], probabilities[first]
         image_ids = np.array([loader.store.images[i].image_id for i in indices])
-    names = class_names if class_names is not None else [str(k) for k in range(probabilities.shape[1])]
+    classes = probabilities.shape[1]
+    names = class_names if class_names is not None else [str(k) for k in range(classes)]
+    if len(names) != classes:
+        raise ConfigError(f"class_names: expected one for each of the model's {classes} classes, got {len(names)}")
     return Predictions(image_ids, labels.astype(np.int64), probabilities, tuple(names))

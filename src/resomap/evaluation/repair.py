@@ -29,7 +29,7 @@ def reestimate_batch_norm(network: nn.Module, loader: EvalLoader, *, device: str
     momenta = [layer.momentum for layer in layers]
     averaged: Counter[nn.Module] = Counter()
 
-    def weigh(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def weigh(layer: nn.modules.batchnorm._BatchNorm, inputs: tuple[Tensor, ...]) -> None:
         averaged[layer] += len(inputs[0])
         layer.momentum = len(inputs[0]) / averaged[layer]
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resomap.errors import ConfigError
+from resomap.errors import ConfigError, is_whole
 from resomap.models.resolutions import in_eval_mode
 from resomap.models.target_layers import unwrapped
 
@@ -62,6 +62,17 @@ def borrowed(model: nn.Module) -> Iterator[nn.Module]:
 
 Targets = Tensor | Sequence[int] | int | None
 """Class ids, one an image; one for all images; or None for the predicted classes."""
+
+
+def check_method(model: nn.Module, chunk: int) -> None:
+    """Refuse what no method can be made with.
+
+    Raises:
+        ConfigError: the model is no torch.nn.Module, or `chunk` no number of images.
+    """
+    unwrapped(model)
+    if not is_whole(chunk) or chunk < 1:
+        raise ConfigError(f"chunk: expected a whole number of images from 1, got {chunk!r}")
 
 
 def check_images(images_BCHW: Tensor, targets_B: Targets) -> Tensor | None:

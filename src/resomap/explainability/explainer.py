@@ -18,7 +18,9 @@ from resomap.errors import ConfigError, printable
 from resomap.explainability.attribution import Attribution, Targets, as_targets
 from resomap.explainability.methods import METHODS, explain
 from resomap.explainability.overlay import colour_map, overlay, resized_map
+from resomap.models.devices import present_device
 from resomap.models.pretrained import IMAGENET_MEAN, IMAGENET_STD
+from resomap.models.target_layers import check_module
 from resomap.records import Preprocessing
 from resomap.serialize import write_atomic
 
@@ -60,8 +62,9 @@ class ModelExplainer:
         class_names: Sequence[str] | None = None,
         preprocessing: Preprocessing | None = None,
     ) -> None:
-        self.model = model.to(device)
-        self.device = torch.device(device)
+        check_module(model)
+        self.device = present_device(device)
+        self.model = model.to(self.device)
         self.target_layer = target_layer
         self.class_names = tuple(class_names) if class_names is not None else None
         self.preprocessing = preprocessing

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from resomap.errors import ConfigError
+from resomap.errors import ConfigError, is_whole
 
 
 def coarsest_grid(shapes: Iterable[tuple[int, ...]]) -> int:
@@ -33,15 +33,15 @@ def to_common_frame(maps_Nhw: np.ndarray, boxes_N4: np.ndarray, *, grid: int) ->
         ConfigError: shapes that do not belong together, or regions outside the image.
     """
     maps, boxes = np.asarray(maps_Nhw, dtype=np.float64), np.asarray(boxes_N4, dtype=np.float64)
-    if maps.ndim != 3 or boxes.shape != (len(maps), 4) or grid < 1:
-        raise ConfigError(
-            f"maps: expected (N, h, w) with (N, 4) boxes and a grid >= 1, got {maps.shape}, {boxes.shape}"
-        )
+    if maps.ndim != 3 or 0 in maps.shape[1:] or boxes.shape != (len(maps), 4):
+        raise ConfigError(f"maps: expected (N, h, w) with (N, 4) boxes, got {maps.shape}, {boxes.shape}")
+    if not is_whole(grid) or grid < 1:
+        raise ConfigError(f"grid: expected a whole number of cells from 1, got {grid!r}")
     top, left, height, width = boxes.T
-    if (
-        boxes.min(initial=0) < -1e-9
-        or (top + height).max(initial=0) > 1 + 1e-9
-        or (left + width).max(initial=0) > 1 + 1e-9
+    if not (
+        boxes.min(initial=0) >= -1e-9
+        and (top + height).max(initial=0) <= 1 + 1e-9
+        and (left + width).max(initial=0) <= 1 + 1e-9
     ):
         raise ConfigError("boxes: expected fractions of the image from 0 to 1; a region lies outside of it")
     rows_Ngh = _shares(top, height, cells=maps.shape[1], grid=grid)

@@ -8,7 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from resomap.errors import TargetLayerError
-from resomap.explainability.attribution import Attribution, Targets, borrowed, check_images, chosen_targets
+from resomap.explainability.attribution import (
+    Attribution,
+    Targets,
+    borrowed,
+    check_images,
+    check_method,
+    chosen_targets,
+)
 from resomap.models.target_layers import get_target_layer, unwrapped
 
 
@@ -26,14 +33,18 @@ class GradCAM:
         chunk: images at a time.
     Raises:
         TargetLayerError: no such layer.
+        ConfigError: `model` is no torch.nn.Module, or `chunk` no number of images.
     Reference: Selvaraju et al. 2017, arXiv:1610.02391, eq. 1-2.
     """
 
     def __init__(self, model: nn.Module, target_layer: str | nn.Module | None = None, *, chunk: int = 16) -> None:
+        check_method(model, chunk)
         self.model = model
         self.chunk = chunk
         self._asked = _name_of(unwrapped(model), target_layer) if isinstance(target_layer, nn.Module) else target_layer
-        if self._asked is not None and self._asked not in dict(unwrapped(model).named_modules()):
+        if self._asked is not None and not (
+            isinstance(self._asked, str) and self._asked in dict(unwrapped(model).named_modules())
+        ):
             get_target_layer(model, self._asked)  # raises, and names the nearest
         self._found: dict[int, str] = {}
 

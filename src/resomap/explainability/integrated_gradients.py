@@ -20,12 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from resomap.errors import ConfigError
+from resomap.errors import ConfigError, is_number, is_whole
 from resomap.explainability.attribution import (
     Attribution,
     Targets,
     borrowed,
     check_images,
+    check_method,
     chosen_targets,
     input_gradients,
 )
@@ -64,6 +65,14 @@ class IntegratedGradients:
     ) -> None:
         if placement not in PLACEMENTS:
             raise ConfigError(f"placement: expected one of {', '.join(PLACEMENTS)}, got {placement!r}")
+        check_method(model, chunk)
+        for name, count in (("steps", steps), ("max_steps", max_steps)):
+            if not is_whole(count):
+                raise ConfigError(f"{name}: expected a whole number, got {count!r}")
+        if max_error is not None and not (is_number(max_error) and max_error >= 0):
+            raise ConfigError(f"max_error: expected a share from 0, or None, got {max_error!r}")
+        if baseline_CHW is not None and not isinstance(baseline_CHW, Tensor):
+            raise ConfigError(f"baseline_CHW: expected a tensor, or None, got {type(baseline_CHW).__name__}")
         least = _PARTS if placement == "adaptive" else 1
         if steps < least or (max_error is not None and max_steps < steps):
             raise ConfigError(f"steps: expected {least} or more and at most max_steps, got {steps} and {max_steps}")

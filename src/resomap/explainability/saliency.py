@@ -5,7 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from resomap.explainability.attribution import Attribution, Targets, borrowed, check_images, input_gradients
+from resomap.explainability.attribution import (
+    Attribution,
+    Targets,
+    borrowed,
+    check_images,
+    check_method,
+    input_gradients,
+)
 
 
 class Saliency:
@@ -18,6 +25,7 @@ class Saliency:
     """
 
     def __init__(self, model: nn.Module, *, chunk: int = 16) -> None:
+        check_method(model, chunk)
         self.model, self.chunk = model, chunk
 
     def __call__(self, images_BCHW: Tensor, targets_B: Targets = None) -> Attribution:

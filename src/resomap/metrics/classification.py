@@ -14,10 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from resomap.errors import ResoMapError
+from resomap.errors import ArgumentError, ResoMapError, is_whole
 
 _SMALLEST = float(np.finfo(np.float32).eps)
 """Probabilities are clipped here in the logarithm, as scikit-learn does for float32."""
+
+_ROUNDING = 0.01
+"""By which rows of probabilities may miss a sum of 1: half precision, and rounding to two digits."""
 
 
 def confusion_matrix(labels_N: np.ndarray, predicted_N: np.ndarray, *, num_classes: int) -> np.ndarray:
@@ -116,8 +119,8 @@ def classification_metrics(
     """All metrics of one evaluation as plain values.
 
     Args:
-        labels_N: int64, 0 .. K-1.
-        probabilities_NK: rows sum to 1.
+        labels_N: whole numbers, 0 .. K-1; an array, or a list.
+        probabilities_NK: rows sum to 1; an array, or lists.
         top_k: bounded by the number of classes.
         bins: of the calibration error.
         confidence: coverage of accuracy_low .. accuracy_high (Wilson).
@@ -126,10 +129,15 @@ def classification_metrics(
         macro_recall, macro_f1, log_loss, ece; per_class: [{class, support, precision, recall, f1}];
         confusion_matrix: K x K counts.
     Raises:
-        ValueError: no images, or shapes that do not fit.
+        ArgumentError: a ValueError; no images, shapes that do not fit, or values out of range.
         ResoMapError: the model answered NaN.
     """
-    _check(labels_N, probabilities_NK, len(class_names))
+    labels_N, probabilities_NK = _checked(labels_N, probabilities_NK, len(class_names))
+    for name, count in (("top_k", top_k), ("bins", bins)):
+        if not is_whole(count) or count < 1:
+            raise ArgumentError(f"{name}: expected a whole number from 1, got {count!r}")
+    if not 0 < confidence < 1:
+        raise ArgumentError(f"confidence: expected a share between 0 and 1, got {confidence!r}")
     confusion = confusion_matrix(labels_N, probabilities_NK.argmax(axis=1), num_classes=len(class_names))
     precision, recall, f1 = precision_recall_f1(confusion)
     support = confusion.sum(axis=1)
@@ -159,16 +167,41 @@ def classification_metrics(
     }
 
 
-def _check(labels_N: np.ndarray, probabilities_NK: np.ndarray, num_classes: int) -> None:
-    if len(labels_N) == 0:
-        raise ValueError("there are no predictions to compute metrics from")
-    if probabilities_NK.shape != (len(labels_N), num_classes):
-        raise ValueError(f"probabilities: expected shape {(len(labels_N), num_classes)}, got {probabilities_NK.shape}")
-    if labels_N.min() < 0 or labels_N.max() >= num_classes:
-        raise ValueError(f"labels: expected 0 to {num_classes - 1}, got {labels_N.min()} to {labels_N.max()}")
-    broken = int(np.isnan(probabilities_NK).any(axis=1).sum())
+def _checked(labels_N: Any, probabilities_NK: Any, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """(labels, probabilities) as arrays of the shapes and ranges that metrics are made of."""
+    labels, probabilities = _array("labels", labels_N), _array("probabilities", probabilities_NK)
+    if labels.size == 0:
+        raise ArgumentError("there are no predictions to compute metrics from")
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise ArgumentError(f"labels: expected whole numbers of shape (N,), got {labels.dtype} of shape {labels.shape}")
+    if probabilities.shape != (len(labels), num_classes):
+        raise ArgumentError(
+            f"probabilities: expected shape {(len(labels), num_classes)}, got {probabilities.shape}; class_names has "
+            f"{num_classes}"
+        )
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise ArgumentError(f"labels: expected 0 to {num_classes - 1}, got {labels.min()} to {labels.max()}")
+    if not np.issubdtype(probabilities.dtype, np.floating):
+        probabilities = probabilities.astype(np.float64)
+    broken = int(np.isnan(probabilities).any(axis=1).sum())
     if broken:
         raise ResoMapError(
-            f"the model's answers are not numbers for {broken} of {len(labels_N)} images; "
+            f"the model's answers are not numbers for {broken} of {len(labels)} images; "
             "train again with a lower training.learning_rate, or with training.mixed_precision=no"
         )
+    if probabilities.min() < 0 or np.abs(probabilities.sum(axis=1) - 1).max() > _ROUNDING:
+        raise ArgumentError(
+            "probabilities: expected rows from 0 to 1 that sum to 1, got some from "
+            f"{probabilities.min():.3g} to {probabilities.max():.3g}; of logits give the softmax"
+        )
+    return labels.astype(np.int64), probabilities
+
+
+def _array(name: str, values: Any) -> np.ndarray:
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError):
+        raise ArgumentError(f"{name}: expected an array, got {type(values).__name__} that makes none") from None
+    if array.dtype.kind not in "iuf":
+        raise ArgumentError(f"{name}: expected numbers, got {array.dtype}")
+    return array

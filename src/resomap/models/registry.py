@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from resomap.errors import UnknownModelError, printable
+from resomap.errors import ConfigError, UnknownModelError, is_whole, printable
 from resomap.models.construct import Specs, construct, construct_on_meta
 from resomap.models.names import NOT_ALLOWED, canonical_name, family_of, list_models
 from resomap.models.pretrained import check_published, library_normalisation
@@ -53,11 +53,15 @@ def build_model(
         allow_callables: False refuses `package.module:callable`, which runs that code.
         seed: of the initialisation; None draws from torch's global state.
     Raises:
-        ConfigError: num_classes is no number of classes.
+        ConfigError: num_classes is no number of classes, or pretrained or seed are of a wrong kind.
         UnknownModelError: no such model; names the nearest.
         ResolutionError: the model cannot take that size; names the nearest it can.
         CheckpointError: the weights cannot be had, or are another model's.
     """
+    if not isinstance(pretrained, (bool, str, Path)):
+        raise ConfigError(f"pretrained: expected True, False or the path of a weights file, got {pretrained!r}")
+    if seed is not None and not is_whole(seed):
+        raise ConfigError(f"seed: expected a whole number, or None, got {seed!r}")
     name = canonical_name(name)
     if ":" in name and not allow_callables:
         raise UnknownModelError(f"{printable(name)} {NOT_ALLOWED}")

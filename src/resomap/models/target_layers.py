@@ -6,7 +6,7 @@ import difflib
 
 from torch import Tensor, nn
 
-from resomap.errors import TargetLayerError
+from resomap.errors import ConfigError, TargetLayerError
 from resomap.models.resolutions import SIZE_ERRORS, dry_forward
 
 _POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
@@ -25,6 +25,8 @@ def get_target_layer(model: nn.Module, name: str | None = None, *, resolution: i
     Side effects: none.
     """
     model = unwrapped(model)
+    if name is not None and not isinstance(name, str):
+        raise TargetLayerError(f"target layer: expected a layer's dotted name, got {name!r}")
     if name is not None and name not in dict(model.named_modules()):
         raise TargetLayerError(f"no layer {name!r} in {type(model).__name__}; nearest: {_nearest(model, name)}")
     shapes = _feature_maps(model, resolution)
@@ -44,8 +46,23 @@ def get_target_layer(model: nn.Module, name: str | None = None, *, resolution: i
     return candidates[-1]
 
 
+def check_module(model: object) -> None:
+    """Refuse what is no network.
+
+    Raises:
+        ConfigError: it is no torch.nn.Module.
+    """
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model: expected a torch.nn.Module, got {type(model).__name__}; build_model(name) makes one")
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside DistributedDataParallel or DataParallel."""
+    """The network inside DistributedDataParallel or DataParallel.
+
+    Raises:
+        ConfigError: it is no torch.nn.Module.
+    """
+    check_module(model)
     if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
         return model.module
     return model

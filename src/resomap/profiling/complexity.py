@@ -9,7 +9,7 @@ convolutions torch counts the forward pass right, but the gradient as if they we
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,9 @@ from torch import nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
-from resomap.errors import ResolutionError
+from resomap.errors import ConfigError, ResolutionError, is_whole
 from resomap.models.resolutions import SIZE_ERRORS, in_eval_mode
+from resomap.models.target_layers import check_module
 
 FLOPS_PER_MAC = 2
 
@@ -56,6 +57,18 @@ class Complexity:
         return self.flops + self.backward_flops
 
 
+def checked_shape(input_shape: Sequence[int]) -> tuple[int, ...]:
+    """(B, C, H, W) of a shape with or without B.
+
+    Raises:
+        ConfigError: not three or four whole numbers from 1.
+    """
+    shape = tuple(input_shape) if isinstance(input_shape, Iterable) else ()
+    if len(shape) not in (3, 4) or not all(is_whole(side) and side > 0 for side in shape):
+        raise ConfigError(f"input_shape: expected (B, C, H, W) or (C, H, W), whole numbers from 1, got {input_shape!r}")
+    return tuple(int(side) for side in (shape if len(shape) == 4 else (1, *shape)))
+
+
 def get_model_complexity(model: nn.Module, input_shape: Sequence[int] = (1, 3, 224, 224)) -> Complexity:
     """Count a model's operations for one input shape, without touching it or needing its memory.
 
@@ -64,10 +77,11 @@ def get_model_complexity(model: nn.Module, input_shape: Sequence[int] = (1, 3, 2
         input_shape: (B, C, H, W), or (C, H, W) for one image.
     Raises:
         ResolutionError: the model cannot take that shape.
+        ConfigError: it is no shape, or the model is no network.
     Side effects: none. Mode, weights, gradients and hooks are as before.
     """
-    shape = tuple(int(side) for side in input_shape)
-    shape = (1, *shape) if len(shape) == 3 else shape
+    check_module(model)
+    shape = checked_shape(input_shape)
     forward, total = _count(model, shape)
     per_module = {name: sum(counts.values()) for name, counts in forward.items() if name != "Global"}
     flops = sum(forward.get("Global", {}).values())

@@ -20,6 +20,8 @@ from torch.optim import Optimizer
 from resomap.errors import ConfigError
 from resomap.models.devices import present_device
 from resomap.models.resolutions import least_training_batch
+from resomap.models.target_layers import check_module
+from resomap.profiling.complexity import checked_shape
 from resomap.profiling.live_bytes import LiveBytes
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -270,9 +272,16 @@ def profile_gpu_memory(
     Args: as measure_memory; device 'auto' is the accelerator where there is one.
     Raises:
         DeviceError: the device is not there.
+        ConfigError: `model` is no network, or `input_shape` no shape.
     """
+    check_module(model)
     chosen = present_device(device)
-    options = {"input_shape": input_shape, "precision": precision, "training": training, "optimizer": optimizer}
+    options = {
+        "input_shape": checked_shape(input_shape),
+        "precision": precision,
+        "training": training,
+        "optimizer": optimizer,
+    }
     if chosen.type == "cpu":
         return measure_memory(model, device=chosen, **options)  # type: ignore[arg-type]
     return _accelerator_memory(model, chosen, options)

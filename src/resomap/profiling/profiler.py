@@ -9,7 +9,6 @@ import math
 import platform
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from resomap.allocator import keeps_freed_memory
-from resomap.errors import ConfigError, DeviceError
+from resomap.errors import ConfigError, DeviceError, is_whole
 from resomap.models.devices import present_device
 from resomap.models.resolutions import least_training_batch
+from resomap.models.target_layers import check_module
 from resomap.profiling.complexity import Complexity, get_model_complexity
 from resomap.profiling.latency import (
     BATCH_1,
@@ -151,11 +151,16 @@ def profile_model(
         modes: ways to deploy, see modes.deploy; those that cannot run here are named in `unavailable`.
         max_batch: largest batch tried for the throughput.
     Raises:
-        ConfigError: the loader's images are not square (B, 3, H, W), or there are no runs.
+        ConfigError: the loader's images are not square (B, 3, H, W), `model` is no network, or a number is none or out
+            of range.
         DeviceError: no such device.
     """
-    if isinstance(runs, bool) or not isinstance(runs, Integral) or runs < 1:
+    check_module(model)
+    if not is_whole(runs) or runs < 1:
         raise ConfigError(f"runs: expected a whole number of timed blocks from 1, got {runs!r}")
+    for what, number, least in (("warmup", warmup, 0), ("max_batch", max_batch, 1), ("resolution", resolution, 1)):
+        if number is not None and (not is_whole(number) or number < least):
+            raise ConfigError(f"{what}: expected a whole number from {least}, got {number!r}")
     device = present_device(device)
     side = resolution or (_side_of(loader) if loader is not None else 224)
     plan = ProfilingPlan(str(device), tuple(modes), warmup=warmup, rounds=Rounds(runs), max_batch=max_batch)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from resomap.config.load import dump_config
 from resomap.config.schema import ResoMapConfig
+from resomap.errors import ConfigError
 from resomap.layout import TABLES_LEASE, StudyLayout
 from resomap.records import Cell, RunRecord
 from resomap.serialize import provenance, to_json, write_text
@@ -84,6 +85,8 @@ def run_study(
         ResoMapError: something is wrong before the first step; nothing was trained.
         KeyboardInterrupt: stopped by Ctrl-C or SIGTERM, with the state saved.
     """
+    if not isinstance(config, ResoMapConfig):
+        raise ConfigError(f"config: expected what load_config() returns, got {type(config).__name__}")
     ranks = connect_ranks(build.device_name(config))
     build.check_processes(config, launched=ranks.world_size)
     with stop_on_signals() as stop, contextlib.ExitStack() as stack:

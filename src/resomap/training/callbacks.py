@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from resomap.errors import ConfigError
+from resomap.errors import ConfigError, is_number
 from resomap.records import EpochRecord
 from resomap.training.checkpointing import ModelCheckpoint
 from resomap.training.events import Callback
-from resomap.training.selection import check_mode, is_better, monitored_value
+from resomap.training.selection import check_count, check_mode, is_better, monitored_value
 
 if TYPE_CHECKING:
     from resomap.training.trainer import Trainer
@@ -25,14 +25,17 @@ class EarlyStopping(Callback):
 
     Resolutions that stop at different epochs have had different numbers of updates: a study that compares
     them should leave this out.
+
+    Raises:
+        ConfigError: mode, patience or min_delta make no sense; the Trainer refuses a `monitor` that is no metric.
     """
 
+    monitor: str
+
     def __init__(self, *, monitor: str, mode: str, patience: int, min_delta: float = 0.0) -> None:
-        if patience < 1 or min_delta < 0:
-            raise ConfigError(
-                "early stopping: expected patience of at least 1 and min_delta of at least 0, got "
-                f"{patience} and {min_delta:g}"
-            )
+        check_count("early stopping: patience", patience)
+        if not (is_number(min_delta) and 0 <= min_delta < math.inf):
+            raise ConfigError(f"early stopping: min_delta: expected a number from 0, got {min_delta!r}")
         self.monitor, self.mode = monitor, check_mode(mode)
         self.patience, self.min_delta = patience, min_delta
         self.best = math.inf if mode == "min" else -math.inf

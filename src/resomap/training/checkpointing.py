@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from resomap.errors import CheckpointError, ConfigError, printable
+from resomap.errors import CheckpointError, printable
 from resomap.layout import BEST_WEIGHTS, METADATA
 from resomap.models.checkpoints import make_metadata, save_weights, write_metadata
 from resomap.records import EpochRecord
 from resomap.serialize import make_dirs, storage_errors, temporary_beside, write_atomic
 from resomap.training.events import Callback
 from resomap.training.last_state import remove_unfinished
-from resomap.training.selection import check_mode, monitored_value
+from resomap.training.selection import check_count, check_mode, monitored_value
 
 if TYPE_CHECKING:
     from resomap.training.trainer import Trainer
@@ -60,6 +60,8 @@ class ModelCheckpoint(Callback):
         CheckpointError: a field of `metadata` is unknown, missing or out of range.
     """
 
+    monitor: str
+
     def __init__(
         self,
         directory: str | Path,
@@ -69,8 +71,7 @@ class ModelCheckpoint(Callback):
         top_k: int = 1,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        if top_k < 1:
-            raise ConfigError(f"training.top_k: expected at least 1, got {top_k}")
+        check_count("training.top_k", top_k)
         self.directory = Path(directory)
         self.monitor, self.mode, self.top_k = monitor, check_mode(mode), top_k
         self.metadata = dict(metadata) if metadata is not None else None

@@ -19,8 +19,10 @@ epoch.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from resomap.errors import ConfigError
 from resomap.records import EpochRecord, FitRecord
 
 if TYPE_CHECKING:
@@ -38,6 +40,9 @@ EVENTS = (
 
 class Callback:
     """Listener of a Trainer; every method does nothing until overridden."""
+
+    monitor: str | None = None
+    """Metric that it reads from each epoch's record; a Trainer whose epochs will not have it refuses the callback."""
 
     def on_fit_start(self, trainer: Trainer) -> None:
         """Training begins, or goes on after resume()."""
@@ -63,3 +68,17 @@ class Callback:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what state_dict() returned."""
+
+
+def checked_callbacks(callbacks: Iterable[Callback]) -> tuple[Callback, ...]:
+    """They as a tuple.
+
+    Raises:
+        ConfigError: something else than a list of Callback.
+    """
+    given = tuple(callbacks) if isinstance(callbacks, Iterable) else (None,)
+    for each in given:
+        if not isinstance(each, Callback):
+            came = type(callbacks if each is None else each).__name__
+            raise ConfigError(f"callbacks: expected a list of Callback, got {came}")
+    return given

@@ -12,7 +12,7 @@ from torch.utils.data import BatchSampler
 
 from resomap.data.loaders import Batch, TrainLoader, as_batches
 from resomap.data.randomness import derive_seed
-from resomap.errors import ConfigError
+from resomap.errors import ConfigError, is_whole
 from resomap.training.device import seed_generators
 from resomap.training.engine import Engine
 
@@ -79,8 +79,8 @@ class _PlainFeed:
             ) from None
         if batches == 0:
             raise ConfigError("the training loader is empty; give it at least one batch of images")
-        if accumulation_steps < 1:
-            raise ConfigError(f"accumulation_steps: expected at least 1, got {accumulation_steps}")
+        if not is_whole(accumulation_steps) or accumulation_steps < 1:
+            raise ConfigError(f"accumulation_steps: expected a whole number, at least 1, got {accumulation_steps!r}")
         self._loader, self._steps, self._seed, self._device = loader, accumulation_steps, seed, device
         self.updates_per_epoch = math.ceil(batches / accumulation_steps)
         self.ends_with_one = _leaves_one(loader)

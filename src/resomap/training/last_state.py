@@ -16,7 +16,7 @@ from typing import IO, Any, BinaryIO, cast
 
 import torch
 
-from resomap.errors import CheckpointError, UnsafeCheckpointError, printable
+from resomap.errors import CheckpointError, ConfigError, UnsafeCheckpointError, is_number, printable
 from resomap.serialize import DAMAGE, check_regular, storage_errors, write_atomic
 
 FORMAT = "resomap-training-state"
@@ -37,6 +37,8 @@ class StateKeeper:
     """
 
     def __init__(self, path: str | Path | None, *, every_s: float) -> None:
+        if not (is_number(every_s) and every_s >= 0):
+            raise ConfigError(f"save_every_s: expected seconds, at least 0, got {every_s!r}")
         self.path = Path(path) if path is not None else None
         self.every_s = every_s
         self._saved_at, self._took_s = time.monotonic(), 0.0

@@ -8,12 +8,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from resomap.errors import ConfigError
+from resomap.errors import ConfigError, is_number, is_whole
 from resomap.training.optimizers import OPTIMIZERS, build_optimizer
 from resomap.training.schedule import SCHEDULES, Plateau, Schedule, warmup_updates
 
 _ROUNDING = 1e-6
 """Of epochs that a schedule was stretched by (study.build.with_budget)."""
+
+_NUMBERS = {
+    **dict.fromkeys(("epochs", "seed"), True),
+    **dict.fromkeys(("learning_rate", "weight_decay", "momentum", "warmup_epochs", "step_epochs", "gamma"), False),
+    **dict.fromkeys(("plateau_patience", "label_smoothing"), False),
+}
+"""Settings that are numbers, and whether they are whole."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +47,13 @@ class Recipe:
     seed: int
 
     def __post_init__(self) -> None:
+        problems = [
+            f"training.{name}: expected {'a whole number' if whole else 'a number'}, got {getattr(self, name)!r}"
+            for name, whole in _NUMBERS.items()
+            if not (is_whole if whole else is_number)(getattr(self, name))
+        ]
+        if problems:
+            raise ConfigError(problems)
         weights = self.class_weights or (0.0,)
         clip = self.clip_grad_norm
         longest = max(1, self.epochs) + _ROUNDING

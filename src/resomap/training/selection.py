@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from resomap.errors import ConfigError
+from resomap.errors import ConfigError, is_whole
 from resomap.records import EpochRecord, FitRecord
+
+_OF_TRAINING = ("train_loss", "train_accuracy")
 
 
 def monitored_value(record: EpochRecord, monitor: str) -> float:
@@ -15,13 +17,24 @@ def monitored_value(record: EpochRecord, monitor: str) -> float:
     Raises:
         ConfigError: there is no such metric.
     """
-    if monitor in ("train_loss", "train_accuracy"):
+    if monitor in _OF_TRAINING:
         return float(getattr(record, monitor))
-    if monitor not in record.val:
-        known = ", ".join(sorted([*record.val, "train_loss", "train_accuracy"]))
-        others = "" if record.val else "; those of validation need a val_loader"
-        raise ConfigError(f"monitor: there is no metric {monitor!r}; available: {known}{others}")
+    check_monitor(monitor, record.val)
     return float(record.val[monitor])
+
+
+def check_monitor(monitor: str, validated: Collection[str]) -> None:
+    """Refuse a metric that no epoch will have.
+
+    Args:
+        validated: names of the validation metrics; empty without a val_loader.
+    Raises:
+        ConfigError: there is no such metric.
+    """
+    if monitor not in (*validated, *_OF_TRAINING):
+        known = ", ".join(sorted([*validated, *_OF_TRAINING]))
+        others = "" if validated else "; those of validation need a val_loader"
+        raise ConfigError(f"monitor: there is no metric {monitor!r}; available: {known}{others}")
 
 
 def is_better(value: float, than: float, mode: str, *, min_delta: float = 0.0) -> bool:
@@ -40,6 +53,16 @@ def check_mode(mode: str, *, name: str = "mode") -> str:
     if mode not in ("min", "max"):
         raise ConfigError(f"{name}: expected min or max, got {mode!r}")
     return mode
+
+
+def check_count(name: str, count: int) -> None:
+    """Refuse what is no number of epochs.
+
+    Raises:
+        ConfigError: not a whole number from 1.
+    """
+    if not is_whole(count) or count < 1:
+        raise ConfigError(f"{name}: expected a whole number from 1, got {count!r}")
 
 
 def fit_record(

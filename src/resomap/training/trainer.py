@@ -13,23 +13,31 @@ import torch
 from torch import nn
 
 from resomap.errors import CheckpointError, ConfigError
+from resomap.models.target_layers import check_module
 from resomap.records import EpochRecord, FitRecord
 from resomap.serialize import digest
 from resomap.training.device import backend_flags, resolve_precision, select_device
 from resomap.training.engine import Engine
-from resomap.training.events import Callback
+from resomap.training.events import Callback, checked_callbacks
 from resomap.training.feed import make_feed
 from resomap.training.last_state import StateKeeper, check_same, read_state
 from resomap.training.loop import TrainingLoop
 from resomap.training.passes import Passes
 from resomap.training.recipe import Recipe
-from resomap.training.selection import check_mode, fit_record
-from resomap.training.validation import validation_metrics
+from resomap.training.selection import check_mode, check_monitor, fit_record
+from resomap.training.validation import validation_metrics, validation_names
 
 T = TypeVar("T")
 
 # Reading the loss makes the host wait for an accelerator, and ranks exchange a message for it: not at each update.
 _UPDATES_BETWEEN_CHECKS = 20
+
+
+def _floats(class_weights: Sequence[float] | None) -> tuple[float, ...] | None:
+    try:
+        return tuple(map(float, class_weights)) if class_weights is not None else None
+    except (TypeError, ValueError):
+        raise ConfigError(f"class_weights: expected one number a class, or None, got {class_weights!r}") from None
 
 
 class Trainer:
@@ -65,7 +73,8 @@ class Trainer:
         class_names: for the metrics; None: '0', '1', ...
 
     Raises:
-        ConfigError: settings out of range, all named; loaders that do not fit. In fit(): batches, labels or
+        ConfigError: settings out of range, all named; loaders that do not fit; a monitor, its own or a callback's, that
+            is no metric. In fit(): batches, labels or
             class_weights that are none of this model's.
         DeviceError: device or precision are not there.
     """
@@ -106,6 +115,10 @@ class Trainer:
         class_names: Sequence[str] | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> None:
+        check_module(model)
+        self.callbacks = checked_callbacks(callbacks)
+        if val_loader is not None and not hasattr(val_loader, "__iter__"):
+            raise ConfigError(f"val_loader: expected a loader of (images, labels), got {type(val_loader).__name__}")
         self.recipe = Recipe(
             epochs=epochs,
             optimizer=optimizer,
@@ -118,7 +131,7 @@ class Trainer:
             gamma=gamma,
             plateau_patience=plateau_patience,
             label_smoothing=label_smoothing,
-            class_weights=tuple(map(float, class_weights)) if class_weights is not None else None,
+            class_weights=_floats(class_weights),
             clip_grad_norm=clip_grad_norm,
             seed=seed,
         )
@@ -126,7 +139,7 @@ class Trainer:
             raise ConfigError("training.schedule: plateau follows the validation loss; give a val_loader")
         chosen = select_device(device)
         self.precision = resolve_precision(mixed_precision, chosen)
-        self.model, self.callbacks = model, tuple(callbacks)
+        self.model = model
         engine = Engine(
             model,
             lambda placed: self.recipe.optimizer_for(placed, fused=fused, loss_scaled=self.precision == "fp16"),
@@ -152,6 +165,9 @@ class Trainer:
         self._val_loader, self._class_names = val_loader, class_names
         self._monitor = monitor if val_loader is not None else "train_loss"
         self._mode = check_mode(monitor_mode, name="monitor_mode") if val_loader is not None else "min"
+        for watched in (self._monitor, *(each.monitor for each in self.callbacks)):
+            if watched is not None:
+                check_monitor(watched, self.metrics)
         self._channels_last = channels_last
         self._flags = {"cudnn_benchmark": cudnn_benchmark, "deterministic": deterministic}
         self._keeper = StateKeeper(state_path, every_s=save_every_s)
@@ -171,6 +187,11 @@ class Trainer:
     def epochs(self) -> int:
         """Epochs planned."""
         return self.recipe.epochs
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of what validate() gives, none without a val_loader. Whose validate() gives more overrides this too."""
+        return validation_names() if self._val_loader is not None else ()
 
     @property
     def total_updates(self) -> int:

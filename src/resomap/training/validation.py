@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from resomap.errors import ConfigError
@@ -46,6 +47,15 @@ def validation_metrics(
     if not math.isfinite(float(answers.probabilities.sum())):
         return None
     _check(answers)
+    return _scalars(answers)
+
+
+def validation_names() -> tuple[str, ...]:
+    """Names of the metrics that validation_metrics() gives."""
+    return tuple(_scalars(Predictions(np.array(["0"]), np.array([0]), np.ones((1, 1)), ("0",))))
+
+
+def _scalars(answers: Predictions) -> dict[str, float]:
     metrics = classification_metrics(answers.labels, answers.probabilities, class_names=answers.class_names)
     scalars = {name: float(value) for name, value in metrics.items() if isinstance(value, (int, float))}
     return {"loss": scalars["log_loss"], **scalars}
@@ -53,10 +63,6 @@ def validation_metrics(
 
 def _check(answers: Predictions) -> None:
     classes, labels = answers.probabilities.shape[1], answers.labels
-    if len(answers.class_names) != classes:
-        raise ConfigError(
-            f"class_names: expected one for each of the model's {classes} classes, got {len(answers.class_names)}"
-        )
     if labels.min() < 0 or labels.max() >= classes:
         raise ConfigError(
             f"val_loader: expected labels from 0 to {classes - 1}, the model's {classes} classes, got some from "

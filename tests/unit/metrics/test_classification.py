@@ -3,13 +3,14 @@ from __future__ import annotations
 import json
 import math
 import random
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resomap.errors import ResoMapError
+from resomap.errors import ArgumentError, ResoMapError
 from resomap.metrics.classification import (
     classification_metrics,
     confusion_matrix,
@@ -160,10 +161,30 @@ def test_classification_metrics_names_answers_that_are_not_numbers() -> None:
         (np.empty(0, int), np.empty((0, 2)), "no predictions"),
         (np.array([0]), np.ones((1, 3)), "expected shape"),
         (np.array([2]), np.ones((1, 2)), "expected 0 to 1"),
+        ([-1], [[0.5, 0.5]], "expected 0 to 1, got -1 to -1"),
+        ([[0, 1]], [[0.5, 0.5]], r"labels: expected whole numbers of shape \(N,\), got int64 of shape \(1, 2\)"),
+        ([0.5], [[0.5, 0.5]], "labels: expected whole numbers"),
+        (0, [[0.5, 0.5]], "labels: expected whole numbers"),
+        (["a"], [[0.5, 0.5]], "labels: expected numbers"),
+        ([0], [0.5, 0.5], r"probabilities: expected shape \(1, 2\), got \(2,\)"),
+        ([0, 1], [[0.5, 0.5], [1.0]], "probabilities: expected an array, got list that makes none"),
+        ([0], [[3.0, -1.0]], "rows from 0 to 1 that sum to 1, got some from -1 to 3; of logits give the softmax"),
+        ([0], [[0.2, 0.2]], "sum to 1"),
+        ([0], [[np.inf, 0.0]], "sum to 1"),
     ],
 )
-def test_classification_metrics_refuses_what_does_not_fit(
-    labels: np.ndarray, probabilities: np.ndarray, message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_classification_metrics_refuses_what_does_not_fit(labels: Any, probabilities: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as found:
         classification_metrics(labels, probabilities, class_names=["a", "b"])
+    assert isinstance(found.value, ResoMapError)
+
+
+@pytest.mark.parametrize("options", [{"top_k": 0}, {"bins": 0}, {"bins": 2.5}, {"confidence": 1.0}])
+def test_classification_metrics_refuses_numbers_out_of_range(options: dict[str, Any]) -> None:
+    with pytest.raises(ArgumentError, match=f"{next(iter(options))}: expected"):
+        classification_metrics([0], [[1.0, 0.0]], class_names=["a", "b"], **options)
+
+
+def test_classification_metrics_of_lists_are_those_of_arrays() -> None:
+    lists = classification_metrics(LABELS.tolist(), PROBABILITIES.tolist(), class_names=["a", "b", "c"])
+    assert lists == classification_metrics(LABELS, PROBABILITIES, class_names=["a", "b", "c"])

@@ -126,7 +126,17 @@ def test_early_stopping_state_continues():
     assert made.stopped
 
 
-@pytest.mark.parametrize("options", [{"mode": "best"}, {"mode": "max", "patience": 0}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mode": "best"},
+        {"mode": "max", "patience": 0},
+        {"mode": "max", "patience": 2.5},
+        {"mode": "max", "patience": "3"},
+        {"mode": "max", "min_delta": float("nan")},
+        {"mode": "max", "min_delta": "0.1"},
+    ],
+)
 def test_early_stopping_refuses_nonsense(options):
     with pytest.raises(ConfigError):
         EarlyStopping(**{"monitor": "score", "patience": 1} | options)
@@ -304,7 +314,7 @@ def test_model_checkpoint_refuses_incomplete_metadata_before_training(tmp_path):
 
 
 def test_model_checkpoint_refuses_to_keep_nothing(tmp_path):
-    with pytest.raises(ConfigError, match=r"training\.top_k: expected at least 1, got 0"):
+    with pytest.raises(ConfigError, match=r"training\.top_k: expected a whole number from 1, got 0"):
         ModelCheckpoint(tmp_path, monitor="score", mode="max", top_k=0)
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from resomap.errors import ConfigError, TrainingDivergedError
-from resomap.training.callbacks import Callback, ModelCheckpoint
+from resomap.training.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from resomap.training.last_state import read_state
 
 
@@ -160,6 +160,24 @@ def test_fit_names_the_best_epoch_by_the_monitor(trainer):
 def test_unknown_monitor_lists_the_metrics(trainer):
     with pytest.raises(ConfigError, match=r"no metric 'f2'; available: .*accuracy"):
         trainer(monitor="f2", monitor_mode="max").fit()
+
+
+@pytest.mark.parametrize("monitor", ["val_loss", 3])
+def test_a_monitor_that_is_no_metric_is_refused_before_anything_is_trained(trainer, tmp_path, monitor):
+    makers = (
+        lambda: trainer(monitor=monitor),
+        lambda: trainer(callbacks=[EarlyStopping(monitor=monitor, mode="min", patience=1)]),
+        lambda: trainer(callbacks=[ModelCheckpoint(tmp_path, monitor=monitor, mode="min")]),
+    )
+    for make in makers:
+        with pytest.raises(ConfigError, match=f"^monitor: there is no metric {monitor!r}; available: .*loss"):
+            make()
+
+
+def test_the_metrics_of_a_trainer_are_what_validation_gives(trainer):
+    made = trainer()
+    assert set(made.metrics) == set(made.validate())
+    assert trainer(val=None).metrics == ()
 
 
 def test_a_monitor_is_named_as_the_argument_that_it_is(trainer, loader, tmp_path):
