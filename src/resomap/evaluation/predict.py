@@ -5,7 +5,9 @@ Predictions are returned; store.py writes them.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,9 +18,12 @@ from resomap.data.loaders import Batch, EvalLoader, as_batches, to_model_input
 from resomap.errors import ConfigError, DatasetError
 from resomap.models.devices import present_device
 from resomap.models.resolutions import in_eval_mode
-from resomap.models.target_layers import check_module
+from resomap.models.target_layers import check_module, unwrapped
 from resomap.records import Predictions
 
+_LOG = logging.getLogger(__name__)
+_ROUNDING = 1e-3
+"""By which a sum of probabilities may miss 1."""
 Gather = Callable[[Any], list[Any]]
 
 
@@ -39,6 +44,7 @@ def predict(
     Args:
         model: moved to the device, its weights laid out channels-last if asked for; its mode is as before
             afterwards, also after an error.
+            A warning is logged, once, where it ends in a softmax.
         loader: an EvalLoader, or batches of (images float32 B C H W, labels), whose images are numbered as they come
             (rank after rank, and counted twice where the loader's own sharding repeats one).
         class_names: None: '0', '1', ...
@@ -55,7 +61,8 @@ def predict(
     model.to(device)
     if channels_last:
         model.to(memory_format=torch.channels_last)
-    indices, labels, probabilities = [], [], []
+    indices, labels = [], []
+    probabilities: list[Tensor] = []
     with in_eval_mode(model), torch.inference_mode(), autocast(device, mixed_precision):
         for batch in _batches(loader):
             images_BCHW, labels_B = to_model_input(
@@ -63,7 +70,10 @@ def predict(
             )
             indices.append(batch.indices)
             labels.append(labels_B)
-            probabilities.append(softmax_of(model(images_BCHW), images_BCHW))
+            logits_BK = model(images_BCHW)
+            if not probabilities:
+                _warn_of_probabilities(model, logits_BK)
+            probabilities.append(softmax_of(logits_BK, images_BCHW))
     own = concatenated(indices, labels, probabilities)
     shards = gather(own) if gather is not None and world_size > 1 else [own]
     return in_order(shards, loader, class_names)
@@ -91,6 +101,24 @@ def softmax_of(logits: object, images_BCHW: Tensor) -> Tensor:
         came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ConfigError(f"model: expected logits (B, K) of {len(images_BCHW)} images, got {came}")
     return logits.float().softmax(dim=1)
+
+
+def _warn_of_probabilities(model: nn.Module, answers_BK: object) -> None:
+    """Say once that a model of several classes ends in a softmax: another one would follow, in training too."""
+    if not isinstance(answers_BK, Tensor) or answers_BK.ndim != 2 or answers_BK.shape[1] < 2:
+        return
+    sums_to_1_B = (answers_BK.float().sum(dim=1) - 1).abs() < _ROUNDING
+    if bool((sums_to_1_B & (answers_BK >= 0).all(dim=1)).all()):
+        _warn_once(type(unwrapped(model)).__name__)
+
+
+@lru_cache(maxsize=64)
+def _warn_once(name: str) -> None:
+    _LOG.warning(
+        "%s answers with probabilities (none below 0, sum 1) where logits are expected: it learns slowly and its "
+        "probabilities are blurred; leave out the softmax at its end",
+        name,
+    )
 
 
 def _batches(loader: Any) -> Iterator[Batch]:

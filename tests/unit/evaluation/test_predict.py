@@ -55,6 +55,21 @@ def test_predict_restores_each_modules_mode_also_after_an_error() -> None:
     assert all(p.grad is None for p in model.parameters())
 
 
+def test_a_softmax_at_the_end_of_a_model_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    class EndsInSoftmax(MeanColour):
+        def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+            return super().forward(images_BCHW).softmax(dim=1)
+
+    class EndsInRelu(MeanColour):
+        def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+            return super().forward(images_BCHW).relu()
+
+    for model in (MeanColour(), EndsInRelu(), EndsInSoftmax(), EndsInSoftmax()):
+        predict(model, batches(), device="cpu")
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("EndsInSoftmax answers with probabilities (none below 0, sum 1) where logits are expected")
+
+
 def test_predict_without_images() -> None:
     with pytest.raises(DatasetError, match="no images to evaluate"):
         predict(MeanColour(), [], device="cpu")
