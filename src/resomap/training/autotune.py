@@ -198,7 +198,8 @@ def pick(options: Options, times: Mapping[tuple[Setting, int], float], *, before
         of_side = {f: times.get((Setting(precision, f, micro), side), math.inf) for f in options.formats}
         limit = min(of_side.values()) * (1 + TOLERANCE)
         formats[side] = next(f for f, seconds in of_side.items() if seconds <= limit)
-    gain = totals[pairs[0]] / totals[precision, micro]
+    first = sum(times.get((options.first, side), math.inf) for side in sides)
+    gain = first / sum(times[Setting(precision, formats[side], micro), side] for side in sides)
     return TunedSettings(
         precision,
         micro if len(options.micro_batches) > 1 else before.micro_batch,

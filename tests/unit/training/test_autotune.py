@@ -145,6 +145,18 @@ def test_near_ties_keep_what_is_preferred():
     assert pick(options, times, before=untuned(options, (32,))).micro_batch == 16
 
 
+def test_the_gain_is_over_what_is_used_without_tuning():
+    # NCHW is twice as fast at 16 px and as good as NHWC at 32: 3 + 5 s became 1.5 + 5 s.
+    times = {(Setting("no", nhwc, 32), side): t for (nhwc, side), t in
+             {(True, 16): 3.0, (False, 16): 1.5, (True, 32): 5.0, (False, 32): 4.9}.items()}  # fmt: skip
+    options = Options(("no",), (True, False), (32,))
+    chosen = pick(options, times, before=untuned(options, SIDES))
+    assert chosen.channels_last == {16: False, 32: True}
+    assert chosen.gain == pytest.approx(8 / 6.5)
+    times[Setting("no", False, 32), 16] = 2.9  # within the tolerance: nothing changes
+    assert pick(options, times, before=untuned(options, SIDES)).gain == 1
+
+
 def test_a_setting_that_does_not_fit_the_memory_is_not_chosen(monkeypatch):
     def speed(bf16, nhwc, count, side):
         if count > 8:
