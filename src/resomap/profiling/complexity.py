@@ -9,7 +9,7 @@ convolutions torch counts the forward pass right, but the gradient as if they we
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,7 +83,6 @@ def get_model_complexity(model: nn.Module, input_shape: Sequence[int] = (1, 3, 2
     check_module(model)
     shape = checked_shape(input_shape)
     forward, total = _count(model, shape)
-    per_module = {name: sum(counts.values()) for name, counts in forward.items() if name != "Global"}
     flops = sum(forward.get("Global", {}).values())
     root = type(model).__name__
     return Complexity(
@@ -96,13 +95,20 @@ def get_model_complexity(model: nn.Module, input_shape: Sequence[int] = (1, 3, 2
         stages=tuple(
             StageCost(
                 name=name,
-                macs=(of_stage := per_module.get(f"{root}.{name}", 0)) // FLOPS_PER_MAC,
+                macs=(of_stage := _flops_of(child, f"{root}.{name}", forward)) // FLOPS_PER_MAC,
                 share=of_stage / flops if flops else 0.0,
                 parameters=sum(p.numel() for p in child.parameters()),
             )
             for name, child in model.named_children()
         ),
     )
+
+
+def _flops_of(module: nn.Module, path: str, forward: Mapping[str, Mapping[object, int]]) -> int:
+    """FLOPs of a module's forward pass; those of its children where it is not called itself (nn.ModuleList)."""
+    if path in forward:
+        return sum(forward[path].values())
+    return sum(_flops_of(child, f"{path}.{name}", forward) for name, child in module.named_children())
 
 
 def _convolution_backward_flops(

@@ -38,6 +38,32 @@ def test_convolutions_by_hand(layer: nn.Module, macs: int) -> None:
     assert found.parameters == sum(p.numel() for p in layer.parameters())
 
 
+class _Loops(nn.Module):
+    """Its children are called, the lists that hold them never are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 1)
+        self.blocks = nn.ModuleList([nn.ModuleList([nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)]), nn.Conv2d(4, 2, 1)])
+        self.unused = nn.ModuleDict({"head": nn.Conv2d(2, 2, 1)})
+
+    def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        maps = self.stem(images_BCHW)
+        for block in (*self.blocks[0], self.blocks[1]):
+            maps = block(maps)
+        return maps
+
+
+def test_a_stage_that_is_a_list_costs_what_its_modules_cost() -> None:
+    found = get_model_complexity(_Loops(), (1, 3, 8, 8))
+    # 64 positions: 3 x 4; then 4 x 4 twice and 4 x 2; nothing.
+    assert [(stage.name, stage.macs) for stage in found.stages] == [
+        ("stem", 64 * 12), ("blocks", 64 * 40), ("unused", 0),
+    ]  # fmt: skip
+    assert sum(stage.macs for stage in found.stages) == found.macs
+    assert [stage.share for stage in found.stages] == pytest.approx([12 / 52, 40 / 52, 0])
+
+
 def test_later_layers_pay_for_both_gradients() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.Conv2d(4, 4, 3, padding=1, groups=4, bias=False))
     # 64 positions: 12 MACs each, then 36. Backward: the first once, the second twice.
