@@ -107,8 +107,9 @@ def _print_power(forecast: StudyForecast) -> None:
                *(f"seeds, sd {100 * deviation:g}" for deviation in SEED_DEVIATIONS)]  # fmt: skip
     print_table("Needed to tell two resolutions apart (power 80 %, two-sided 5 %)", columns, rows)
     deciding = forecast.images["val"]
-    least = ", ".join(f"{100 * detectable(deciding, discordant=share):.1f} points where {share:.0%} differ"
-                      for share in DISCORDANT)  # fmt: skip
+    least = {share: detectable(deciding, discordant=share) for share in DISCORDANT}
+    told = ", ".join(f"{'no difference' if points is None else f'{100 * points:.1f} points'} where {share:.0%} differ"
+                     for share, points in least.items())  # fmt: skip
     print(
-        f"the {deciding} validation images that decide tell apart: {least}; images: Connor 1987, seeds: paired t-test"
+        f"the {deciding} validation images that decide tell apart: {told}; images: Connor 1987, seeds: paired t-test"
     )

@@ -113,10 +113,16 @@ def _warnings(study: Study, options: Sequence[Option], delta: float) -> Iterator
         labels, _ = study.stack(model, split, seeds=[study.grid[model][1][0]])
         yield from few_images(labels, study.class_names, split)
     seeds, images = options[0].select_SN.shape
-    least = detectable(images, discordant=_discordant(study))
+    differ = _discordant(study)
+    least = detectable(images, discordant=differ)
     if seeds == 1:
         yield "one seed: how much another seed would change is not known, and intervals do not contain it"
-    if least > 2 * delta:
+    if least is None:
+        yield (
+            f"{images} images in {study.splits[0]} tell no difference apart (80 % power, one seed) where just one of two "
+            f"resolutions is right on {differ:.0%} of them, as here"
+        )
+    elif least > 2 * delta:
         yield (
             f"{images} images in {study.splits[0]} tell differences of about {least:.3f} apart (80 % power, one seed), "
             f"not {delta:g}"

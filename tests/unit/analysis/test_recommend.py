@@ -393,6 +393,12 @@ def test_power_is_what_simulation_finds() -> None:
         found += mcnemar(kind != 1, kind != 0) < 0.05
     assert abs(found / 600 - 0.8) < 0.05
     assert detectable(images, discordant=0.1) == pytest.approx(0.03, rel=0.01)
+    # A difference is at most the share of images that differ: then all of these favour one side, and McNemar's
+    # test needs (1.96 + 0.84 sqrt(1 - d))^2 / d of them in all: 154.6 for 5 %, 76.1 for 10 %.
+    assert (images_needed(0.05, discordant=0.05), images_needed(0.1, discordant=0.1)) == (155, 77)
+    assert detectable(154, discordant=0.05) is None
+    assert detectable(155, discordant=0.05) == pytest.approx(0.05, rel=0.01)
+    assert detectable(76, discordant=0.1) is None
     # Cohen's table: d = 1 needs 10 pairs, d = 0.5 34 (two-sided 5 %, 80 %).
     assert seeds_needed(0.02, seed_sd=0.02) == 10
     assert seeds_needed(0.01, seed_sd=0.02) == 34

@@ -12,7 +12,7 @@ def images_needed(difference: float, *, discordant: float, power: float = 0.8, l
 
     Args:
         difference: of accuracy, as a share (0.01: one point).
-        discordant: share of images on which just one of the two is right; at least the difference.
+        discordant: share of images on which just one of the two is right; taken as the difference where it is less.
     Reference: Connor 1987, doi:10.2307/2531961 (equation for paired samples).
     """
     discordant = max(discordant, difference)
@@ -36,11 +36,14 @@ def seeds_needed(difference: float, *, seed_sd: float, power: float = 0.8, level
     return 1000
 
 
-def detectable(images: int, *, discordant: float, power: float = 0.8, level: float = 0.95) -> float:
-    """Smallest difference of accuracy that so many images find; 1.0 where none is."""
-    low, high = 1e-5, 1.0
+def detectable(images: int, *, discordant: float, power: float = 0.8, level: float = 0.95) -> float | None:
+    """Smallest difference of accuracy that so many images find; None where none is.
+
+    No difference is larger than the share of images on which the two differ.
+    """
+    low, high = min(1e-5, discordant), discordant
     if images_needed(high, discordant=discordant, power=power, level=level) > images:
-        return 1.0
+        return None
     for _ in range(60):
         middle = math.sqrt(low * high)
         if images_needed(middle, discordant=discordant, power=power, level=level) > images:
