@@ -236,7 +236,8 @@ def largest_micro_batch(
 ) -> int | None:
     """The largest micro-batch, of those that divide `largest` evenly, whose peak fits; None where not `least` does.
 
-    Memory grows linearly with the batch, so two predictions say where to look; the answer itself is predicted too.
+    Memory grows about linearly with the batch, so two predictions say where to look; the answer itself is predicted too,
+    and so is the next larger one, which does not fit.
 
     Args:
         peak_mib: micro-batch -> predicted peak in MiB.
@@ -244,16 +245,21 @@ def largest_micro_batch(
         least: fewest images that the network can be trained on at once.
     """
     candidates = [size for size in range(least, largest + 1) if largest % size == 0]
-    if peak_mib(least) > limit_mib:
-        return None
-    if largest <= least or peak_mib(largest) <= limit_mib:
+    few = peak_mib(least)
+    if largest <= least:
+        return largest if few <= limit_mib else None
+    all_of_them = peak_mib(largest)
+    if all_of_them <= limit_mib:  # also where fewer do not: their gradients stay, those of a whole batch need not
         return largest
-    few, all_of_them = peak_mib(least), peak_mib(largest)
+    if few > limit_mib:
+        return None
     slope = (all_of_them - few) / (largest - least)
-    likely = [size for size in candidates if few + slope * (size - least) <= limit_mib]
-    while likely and peak_mib(likely[-1]) > limit_mib:
-        likely.pop()
-    return likely[-1] if likely else None
+    found = sum(few + slope * (size - least) <= limit_mib for size in candidates) - 1
+    while found >= 0 and peak_mib(candidates[found]) > limit_mib:
+        found -= 1
+    while found + 1 < len(candidates) and peak_mib(candidates[found + 1]) <= limit_mib:
+        found += 1
+    return candidates[found] if found >= 0 else None
 
 
 def profile_gpu_memory(

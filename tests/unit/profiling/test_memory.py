@@ -123,6 +123,19 @@ def test_largest_micro_batch_checks_what_the_line_promises() -> None:
     assert largest_micro_batch(peaks.__getitem__, limit_mib=20, largest=8) == 2
 
 
+def test_largest_micro_batch_is_not_what_the_line_promises_where_more_fit() -> None:
+    # Below the line between 1 and 12: 4 images take 20 MiB, not 44, and 6 take 30, not 65.
+    peaks = {1: 12, 2: 14, 3: 16, 4: 20, 6: 30, 12: 130}
+    for limit, expected in ((19, 3), (20, 4), (29, 4), (30, 6), (129, 6), (130, 12), (11, None)):
+        assert largest_micro_batch(peaks.__getitem__, limit_mib=limit, largest=12) == expected
+
+
+def test_a_whole_batch_fits_where_a_part_does_not_whose_gradients_stay() -> None:
+    peaks = {1: 25, 2: 26, 4: 20}
+    assert largest_micro_batch(peaks.__getitem__, limit_mib=22, largest=4) == 4
+    assert largest_micro_batch(peaks.__getitem__, limit_mib=19, largest=4) is None
+
+
 def test_gpu_memory_is_live_bytes_on_a_cpu() -> None:
     record = profile_gpu_memory(nn.Conv2d(3, 4, 1, bias=False), (2, 3, 8, 8), device="cpu")
     assert record.method == "measured live tensor bytes"
