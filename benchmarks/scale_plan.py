@@ -79,7 +79,10 @@ def planned(config: ResoMapConfig, name: str, *, limit_mib: float, known_share: 
     def peak_mib(images: int) -> float:
         optimizer = build.optimizer_factory(config)
         shape = (images, 3, max(sides), max(sides))
-        return predict_memory(network, input_shape=shape, precision="bf16", training=True, optimizer=optimizer).peak_mib
+        return predict_memory(
+            network, input_shape=shape, precision="bf16", training=True, optimizer=optimizer,
+            gradients_stay=True,  # of other micro-batches, or of a graph
+        ).peak_mib  # fmt: skip
 
     micro = largest_micro_batch(peak_mib, limit_mib=limit_mib, largest=batch)
     return Model(

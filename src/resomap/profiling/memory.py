@@ -69,6 +69,7 @@ def measure_memory(
     precision: str = "no",
     training: bool = False,
     optimizer: OptimizerFactory | None = None,
+    gradients_stay: bool = False,
     device: str | torch.device = "cpu",
 ) -> MemoryRecord:
     """Run the step on a copy of the model and count live tensor bytes; on CPU and accelerators alike.
@@ -79,12 +80,13 @@ def measure_memory(
         precision: 'no' (float32), 'bf16' or 'fp16' autocast.
         training: an update with cross-entropy, not the first; False: one forward pass without gradients.
         optimizer: parameters -> optimiser; None: fused AdamW.
+        gradients_stay: the forward pass finds gradients there, as every micro-batch but the first of an update does.
     Side effects: none; the model is copied.
     """
     placed = copy.deepcopy(model).to(device)
     images_BCHW = torch.randn(_shape_of_step(model, input_shape, training=training), device=device)
     state = dict(placed.named_parameters()), dict(placed.named_buffers())
-    return _record(placed, state, images_BCHW, precision, training, optimizer, method=MEASURED)
+    return _record(placed, state, images_BCHW, precision, training, optimizer, gradients_stay, method=MEASURED)
 
 
 def predict_memory(
@@ -94,6 +96,7 @@ def predict_memory(
     precision: str = "no",
     training: bool = False,
     optimizer: OptimizerFactory | None = None,
+    gradients_stay: bool = False,
     device: str | torch.device = "cpu",
 ) -> MemoryRecord:
     """The same figure without running: shapes alone pass through the model, in about a second for any size.
@@ -118,6 +121,7 @@ def predict_memory(
             precision,
             training,
             optimizer,
+            gradients_stay,
             method=PREDICTED,
             leaves_out=left_out(torch.device(device)),
         )
@@ -144,6 +148,7 @@ def _record(
     precision: str,
     training: bool,
     optimizer: OptimizerFactory | None,
+    gradients_stay: bool,
     *,
     method: str,
     leaves_out: str = "",
@@ -161,7 +166,7 @@ def _record(
         if training:
             stepping = optimizer(trainable) if optimizer else torch.optim.AdamW(trainable, fused=True)
             with counter:
-                _train(model, state, images_BCHW, labels_B, precision, stepping)
+                _train(model, state, images_BCHW, labels_B, precision, stepping, gradients_stay=gradients_stay)
             gradients_mib = _mib(trainable)
             optimizer_mib = _mib([t for s in stepping.state.values() for t in s.values() if isinstance(t, Tensor)])
         else:
@@ -192,6 +197,8 @@ def _train(
     labels_B: Tensor,
     precision: str,
     optimizer: Optimizer,
+    *,
+    gradients_stay: bool,
 ) -> None:
     """One update as any but the first is: the optimiser's state, which the first one makes, is there before it."""
     everything = dict(state[0]) | dict(state[1])
@@ -199,7 +206,7 @@ def _train(
         if parameter.requires_grad:
             parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    optimizer.zero_grad(set_to_none=not gradients_stay)
     with _autocast(images_BCHW, precision):
         loss = cross_entropy(functional_call(model, everything, (images_BCHW,)), labels_B)
     loss.backward()

@@ -109,8 +109,9 @@ def forecast_study(
         chosen = build.with_choice(config, choices.get(model), sides[-1])
         wanted = build.micro_batch(chosen, ranks or Ranks())
         cells += _forecast_model(
-            chosen, model, sides, images=images, limit_mib=limit, wanted=wanted, reference=reference
-        )
+            chosen, model, sides, images=images, limit_mib=limit, wanted=wanted, reference=reference,
+            ranks=ranks or Ranks(),
+        )  # fmt: skip
     seeds = len({cell.seed for cell in grid})
     forecast = StudyForecast(
         device=device,
@@ -143,6 +144,7 @@ def _forecast_model(
     limit_mib: float,
     wanted: int,
     reference: int | None,
+    ranks: Ranks,
 ) -> list[CellForecast]:
     """Every resolution of a model; the largest decides the micro-batch, which is common to all."""
     device, precision = build.device_and_precision(config)
@@ -156,11 +158,12 @@ def _forecast_model(
             precision=precision,
             training=training,
             optimizer=build.optimizer_factory(config),
+            gradients_stay=training and build.gradients_stay(config, model, batch, ranks),
             device=device,
         ).peak_mib
 
     fewest = {side: least_training_batch(network, side) for side in sides}
-    fits = [side for side in sides if peak_mib(side, fewest[side], True) <= limit_mib]
+    fits = [side for side in sides if min(peak_mib(side, n, True) for n in (fewest[side], wanted)) <= limit_mib]
     micro, time = None, None
     if fits:
         micro = largest_micro_batch(

@@ -137,6 +137,7 @@ def _need(context: StudyContext, cell: Cell) -> str:
             precision=context.precision,
             training=True,
             optimizer=build.optimizer_factory(context.config),
+            gradients_stay=build.gradients_stay(context.config, cell.model, 1, context.ranks),
             device=context.device_type,
         )
     except Exception as error:

@@ -76,12 +76,14 @@ def _peak_mib(context: StudyContext) -> float:
     peaks = []
     for model in dict.fromkeys(cell.model for cell in context.cells):
         network = build.model(config, Cell(model, side, 0), num_classes=context.images.num_classes)
+        micro = build.micro_batch(config, context.ranks)
         peaks.append(
             predict_memory(
                 network,
-                input_shape=(build.micro_batch(config, context.ranks), 3, side, side),
+                input_shape=(micro, 3, side, side),
                 training=True,
                 optimizer=build.optimizer_factory(config),
+                gradients_stay=build.gradients_stay(config, model, micro, context.ranks),
             ).peak_mib
         )
     return max(peaks)

@@ -61,6 +61,44 @@ def test_an_update_has_the_optimisers_state_from_its_start() -> None:
     assert (record.peak_mib - without.peak_mib) * MIB == pytest.approx(2 * 1600 + 4, abs=1e-6)
 
 
+def test_gradients_of_earlier_micro_batches_are_alive_in_the_forward_pass_of_the_next() -> None:
+    # 4 -> 250 -> 250 -> 2 without bias: 64,000 weights, 256,000 B. A single image's maps weigh nothing beside them, so
+    # the peak without accumulation is at the end of the pass, when all gradients are there; with it, each weight's new
+    # gradient comes on top of all the old ones: at most the largest weight's 250,000 B.
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(4 * 3, 250, bias=False), nn.Linear(250, 250, bias=False), nn.Linear(250, 2, bias=False)
+    )
+    asked = {"input_shape": (1, 3, 2, 2), "training": True}
+    alone, later = (measure_memory(model, **asked, gradients_stay=stay) for stay in (False, True))
+    assert (later.peak_mib - alone.peak_mib) * MIB == pytest.approx(250_000, rel=0.02)
+    assert predict_memory(model, **asked, gradients_stay=True).peak_mib == later.peak_mib
+    assert later.gradients_mib == alone.gradients_mib
+
+
+@pytest.mark.parametrize("name", ["tiny_cnn", "mobilenet_v3_small"])
+def test_prediction_equals_the_peak_of_a_whole_accumulated_update(name: str) -> None:
+    model = build_model(name, num_classes=3, seed=0).train()
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    images_BCHW, labels_B = torch.randn(2, 3, 64, 64), torch.zeros(2, dtype=torch.int64)
+
+    def update() -> None:
+        for _ in range(3):
+            (nn.functional.cross_entropy(model(images_BCHW), labels_B) / 3).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    update()
+    state = [value for values in optimizer.state.values() for value in values.values()]
+    counter = LiveBytes()
+    counter.add([*model.parameters(), *model.buffers(), images_BCHW, labels_B, *state])
+    with counter:
+        update()
+    asked = {"input_shape": (2, 3, 64, 64), "training": True}
+    predicted = predict_memory(model, **asked, gradients_stay=True).peak_mib
+    assert predicted * MIB == pytest.approx(counter.peak_bytes, rel=0.01)
+    assert predict_memory(model, **asked).peak_mib * MIB < 0.98 * counter.peak_bytes
+
+
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", ["tiny_cnn", "mobilenet_v3_small"])

@@ -10,7 +10,7 @@ from resomap.errors import ConfigError
 from resomap.records import Cell, ImageDataset, Preprocessing
 from resomap.study.build.data import augmentation, squares_store
 from resomap.study.build.models import cells, model_on_meta, preprocessing
-from resomap.study.build.training import processes_per_run
+from resomap.study.build.training import device_type, processes_per_run, uses_graphs
 from resomap.study.build.workers import fewest_workers, loader_workers
 from resomap.study.ranks import Ranks
 
@@ -35,6 +35,17 @@ def micro_batch(config: ResoMapConfig, ranks: Ranks) -> int:
     processes = ranks.world_size if ranks.world_size > 1 else processes_per_run(config)
     share = max(1, config.training.batch_size // processes)
     return min(config.training.micro_batch or share, share)
+
+
+def gradients_stay(config: ResoMapConfig, model: str, micro_batch: int, ranks: Ranks) -> bool:
+    """Whether a forward pass in training finds gradients there: of the update's other micro-batches, or a graph's."""
+    import torch
+
+    from resomap.training.graphs import can_capture
+
+    processes = ranks.world_size if ranks.world_size > 1 else processes_per_run(config)
+    graphs = uses_graphs(config, model) and can_capture(torch.device(device_type(config)))
+    return graphs or micro_batch * processes < config.training.batch_size
 
 
 def fewest_images(config: ResoMapConfig, model: str, *, num_classes: int) -> dict[int, int]:
