@@ -89,7 +89,8 @@ def print_forecast(forecast: StudyForecast) -> None:
         )
     runs = sum(cell.micro_batch is not None for cell in forecast.cells) * forecast.seeds
     grid = f"{counted(runs, 'run')} ({counted(forecast.seeds, 'seed')})"
-    print(f"{grid}: {duration(forecast.hours * 3600)}, {forecast.disk_mib:.0f} MiB of disk")
+    print(f"{grid}, {forecast.runs_at_once} at once: {duration(forecast.hours * 3600)}, {forecast.peak_mib:.0f} MiB of "
+          f"memory on a device, {forecast.disk_mib:.0f} MiB of disk")  # fmt: skip
     print(f"memory: peak of live tensors; not counted: {forecast.leaves_out}")
     _print_power(forecast)
 

@@ -51,6 +51,12 @@ class StudyContext:
     budget_reference: int | None = None
     """The resolution that trains training.epochs; others are given its computation. None: all train the same."""
 
+    @property
+    def image_counts(self) -> dict[str, int]:
+        """split -> images; before they are decoded, with those that cannot be."""
+        listed = {split: len(records) for split, records in self.images.splits.items()}
+        return listed | {split: len(store.images) for split, store in self.stores.items()}
+
     def micro_batch_limit(self, model: str) -> int | None:
         """The micro-batch that the model's runs share since one ran out of memory; None: as configured."""
         return shared_limit(self.layout, model)

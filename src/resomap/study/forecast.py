@@ -6,22 +6,26 @@ Memory and operations are computed on shapes alone; only time is measured, from 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from heapq import nlargest
 
-import psutil
 import torch
 
 from resomap.config.schema import ResoMapConfig
 from resomap.models.registry import count_parameters
 from resomap.models.resolutions import least_training_batch
 from resomap.profiling.complexity import get_model_complexity
-from resomap.profiling.memory import largest_micro_batch, left_out, predict_memory
-from resomap.records import Cell, ImageDataset
+from resomap.profiling.memory import free_memory_mib, largest_micro_batch, left_out, predict_memory
+from resomap.records import Cell
 from resomap.serialize import write_json
 from resomap.study import build
 from resomap.study.budget_reference import stored_reference
 from resomap.study.calibrate import calibrate
+from resomap.study.context import StudyContext
+from resomap.study.progress import StudyProgress
 from resomap.study.ranks import Ranks
+from resomap.study.runs_at_once import settle_runs_at_once
+from resomap.study.schedule import makespan, seed_by_seed
 from resomap.study.tuning import choices_in_force
 
 SHARE_OF_FREE = 0.9
@@ -48,7 +52,8 @@ class CellForecast:
     inference_mib: float
     """The same for one image without gradients."""
     seconds_per_run: float | None
-    """Training and evaluation of one seed; None where it does not fit."""
+    """Training and evaluation of one seed, with the threads that one of several runs at once has; None where it does
+    not fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +67,15 @@ class StudyForecast:
     images: dict[str, int]
     """split -> images."""
     limit_mib: float
-    """Memory that a run may take."""
+    """Memory that a run may take: where it is not given, its part of what is free."""
     leaves_out: str
     """What the predicted memory does not count."""
     cells: tuple[CellForecast, ...]
+    runs_at_once: int
+    peak_mib: float
+    """Training memory of the largest runs that are side by side on one device; 0 where none fits."""
     hours: float
-    """All runs that fit, one after the other."""
+    """All runs that fit, `runs_at_once` side by side."""
     disk_mib: float
     """Weights of all runs, one run's full state, and the decoded images of the evaluation splits."""
 
@@ -92,27 +100,22 @@ def forecast_study(
     """
     build.check_models(config)
     build.settle_process(config)
+    ranks = ranks or Ranks()
+    context = _context(config, ranks)
+    num_classes, counts = context.images.num_classes, context.image_counts
+    build.check_micro_batch(config, ranks, images=counts["train"], num_classes=num_classes)
+    context = replace(context, runs_at_once=settle_runs_at_once(context))
+    runs = context.runs_at_once
     device, precision = build.device_and_precision(config)
-    images = build.dataset(config)
-    counts = {split: len(records) for split, records in images.splits.items()}
-    build.check_micro_batch(config, ranks or Ranks(), images=counts["train"], num_classes=images.num_classes)
-    limit = build.memory_limit_mib(config) or free_memory_mib(device) * SHARE_OF_FREE
-    layout = build.layout(config, images)
-    own = build.budget_reference(config)
-    reference = None if own is None else stored_reference(layout) or own
-    choices = choices_in_force(config, layout, ranks or Ranks())
-    grid = build.cells(config)
+    shared = build.runs_on_a_device(config, runs)
+    limit = build.memory_limit_mib(config) or free_memory_mib(device) * SHARE_OF_FREE / shared
+    context = replace(context, tuned=choices_in_force(config, context.layout, ranks))
     cells: list[CellForecast] = []
-    for model in dict.fromkeys(cell.model for cell in grid):
-        sides = sorted({cell.resolution for cell in grid if cell.model == model})
-        progress(model)
-        chosen = build.with_choice(config, choices.get(model), sides[-1])
-        wanted = build.micro_batch(chosen, ranks or Ranks())
-        cells += _forecast_model(
-            chosen, model, sides, images=images, limit_mib=limit, wanted=wanted, reference=reference,
-            ranks=ranks or Ranks(),
-        )  # fmt: skip
-    seeds = len({cell.seed for cell in grid})
+    with build.threads_of_runs(config, runs):
+        for model in dict.fromkeys(cell.model for cell in context.cells):
+            progress(model)
+            cells += _forecast_model(context, model, limit_mib=limit)
+    seeds = len({cell.seed for cell in context.cells})
     forecast = StudyForecast(
         device=device,
         precision=precision,
@@ -122,7 +125,9 @@ def forecast_study(
         limit_mib=limit,
         leaves_out=left_out(torch.device(device)),
         cells=tuple(cells),
-        hours=sum(cell.seconds_per_run or 0.0 for cell in cells) * seeds / 3600,
+        runs_at_once=runs,
+        peak_mib=sum(nlargest(shared, [cell.training_mib for cell in cells if cell.micro_batch] * seeds)),
+        hours=_wall_seconds(context, cells) / 3600,
         disk_mib=disk_mib(
             config,
             [cell.parameters for cell in cells],
@@ -131,25 +136,41 @@ def forecast_study(
             counts=counts,
         ),
     )
-    write_json(layout.plan_path, forecast)
+    write_json(context.layout.plan_path, forecast)
     return forecast
 
 
-def _forecast_model(
-    config: ResoMapConfig,
-    model: str,
-    sides: Sequence[int],
-    *,
-    images: ImageDataset,
-    limit_mib: float,
-    wanted: int,
-    reference: int | None,
-    ranks: Ranks,
-) -> list[CellForecast]:
-    """Every resolution of a model; the largest decides the micro-batch, which is common to all."""
+def _context(config: ResoMapConfig, ranks: Ranks) -> StudyContext:
+    """The study's, before an image is looked at."""
     device, precision = build.device_and_precision(config)
-    counts = {split: len(records) for split, records in images.splits.items()}
-    network = build.model(config, Cell(model, sides[-1], 0), num_classes=images.num_classes)
+    images = build.dataset(config)
+    layout = build.layout(config, images)
+    own = build.budget_reference(config)
+    return StudyContext(
+        config=config,
+        name=build.study_name(config, images),
+        layout=layout,
+        images=images,
+        stores={},
+        fingerprint="",
+        cells=tuple(build.cells(config)),
+        device_type=device.partition(":")[0],
+        precision=precision,
+        ranks=ranks,
+        leases=build.leases(config, layout),
+        progress=StudyProgress(),
+        budget_reference=None if own is None else stored_reference(layout) or own,
+    )
+
+
+def _forecast_model(context: StudyContext, model: str, *, limit_mib: float) -> list[CellForecast]:
+    """Every resolution of a model; the largest decides the micro-batch, which is common to all."""
+    ranks, num_classes = context.ranks, context.images.num_classes
+    cells = {cell.resolution: cell for cell in reversed(context.cells) if cell.model == model}
+    sides = sorted(cells)
+    config = context.config_of(cells[sides[-1]])
+    device, precision = build.device_and_precision(config)
+    network = build.model(config, cells[sides[-1]], num_classes=num_classes)
 
     def peak_mib(side: int, batch: int, training: bool) -> float:
         return predict_memory(
@@ -162,6 +183,7 @@ def _forecast_model(
             device=device,
         ).peak_mib
 
+    wanted = build.micro_batch(config, ranks)
     fewest = {side: least_training_batch(network, side) for side in sides}
     fits = [side for side in sides if min(peak_mib(side, n, True) for n in (fewest[side], wanted)) <= limit_mib]
     micro, time = None, None
@@ -172,11 +194,10 @@ def _forecast_model(
             largest=wanted,
             least=max(fewest[side] for side in fits),
         )
-        time = calibrate(config, model, fits, num_classes=images.num_classes, micro_batch=micro or 1)
+        time = calibrate(config, model, fits, num_classes=num_classes, micro_batch=micro or 1)
 
     def seconds(side: int) -> float | None:
-        budgeted = build.with_budget(config, model, side, reference=reference)
-        return run_seconds(budgeted, counts, time.at(side)) if time else None
+        return run_seconds(context.config_of(cells[side]), context.image_counts, time.at(side)) if time else None
 
     return [
         CellForecast(
@@ -192,6 +213,16 @@ def _forecast_model(
         )
         for side in sides
     ]
+
+
+def _wall_seconds(context: StudyContext, cells: Sequence[CellForecast]) -> float:
+    """Of all runs that fit, as many at once as the study has, in its order."""
+    of_option = {(cell.model, cell.resolution): cell.seconds_per_run or 0.0 for cell in cells}
+
+    def cost(cell: Cell) -> float:
+        return of_option[cell.model, cell.resolution]
+
+    return makespan([cost(cell) for cell in seed_by_seed(context.cells, cost)], context.runs_at_once)
 
 
 def run_seconds(config: ResoMapConfig, counts: Mapping[str, int], seconds_per_image: float) -> float:
@@ -224,11 +255,3 @@ def disk_mib(
     state = 12 * max(parameters)
     squares = sum(count for split, count in counts.items() if split != "train") * sum(3 * side**2 for side in sides)
     return (weights + state + squares) / 2**20
-
-
-def free_memory_mib(device: str) -> float:
-    """Memory that is free on a device: the machine's on CPU, the accelerator's else."""
-    if device.partition(":")[0] == "cpu":
-        return psutil.virtual_memory().available / 2**20
-    free, _ = torch.accelerator.get_memory_info(torch.device(device))
-    return free / 2**20

@@ -10,11 +10,10 @@ import logging
 
 import psutil
 
-from resomap.profiling.memory import predict_memory
+from resomap.profiling.memory import free_memory_mib, predict_memory
 from resomap.records import Cell, RunRecord
 from resomap.study import build
 from resomap.study.context import StudyContext
-from resomap.study.forecast import free_memory_mib
 from resomap.study.runs import stored_runs
 
 log = logging.getLogger(__name__)
@@ -65,7 +64,7 @@ def _own_mib() -> float:
 
 
 def _least_seconds(context: StudyContext) -> float:
-    counts = {split: len(store.images) for split, store in context.stores.items()}
+    counts = context.image_counts
     pixels = sum(build.training_images(context.config_of(cell), counts) * cell.resolution**2 for cell in context.cells)
     return pixels / _PIXELS_PER_S
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from resomap import load_config
 from resomap.profiling.memory import measure_memory
@@ -42,3 +43,31 @@ def test_memory_of_accumulated_updates_holds_the_gradients_of_earlier_micro_batc
     measured = measure_memory(network, input_shape=(4, 3, 32, 32), training=True, gradients_stay=True)
     assert found.micro_batch == 4
     assert found.training_mib == pytest.approx(measured.peak_mib, rel=0.01)
+
+
+def test_time_and_memory_are_those_of_the_runs_at_once(plan: Callable[..., Any]) -> None:
+    # 2 epochs of 24 images, and a third of 12 x 3 validation and 12 test images: 64 at 1,024 us, or 4,096 us at 64 px.
+    small, large = 64 * 32**2 * 1e-6, 64 * 64**2 * 1e-6
+    alone = plan("system.runs_at_once=1")
+    assert [cell.seconds_per_run for cell in alone.cells] == pytest.approx([small, large])
+    assert alone.hours * 3600 == pytest.approx(2 * (small + large))
+    assert alone.peak_mib == alone.cells[1].training_mib
+    # Whole seeds, the longest first: large, small, large | small; the second worker has the small one and then a large.
+    both = plan("system.runs_at_once=2", "system.memory_gib=1")
+    assert both.hours * 3600 == pytest.approx(small + large)
+    assert both.peak_mib == 2 * both.cells[1].training_mib
+
+
+def test_runs_at_once_share_what_memory_is_free(plan: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+
+    def timed(*_: object, **__: object) -> StepTime:
+        threads.append(torch.get_num_threads())
+        return StepTime((32,), (1e-3,), 2.0)
+
+    monkeypatch.setattr(forecast, "calibrate", timed)
+    monkeypatch.setattr("resomap.study.build.training.usable_cores", lambda: 6)
+    monkeypatch.setattr(forecast, "free_memory_mib", lambda device: 1000.0)
+    assert plan("sweep.resolutions=[32]", "system.runs_at_once=2").limit_mib == pytest.approx(450)
+    assert threads == [3]
+    assert plan("sweep.resolutions=[32]", "system.runs_at_once=2", "system.memory_gib=0.5").limit_mib == 512

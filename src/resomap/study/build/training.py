@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -68,6 +69,13 @@ def may_run_side_by_side(config: ResoMapConfig) -> bool:
     alone = system.executor == "local" and system.processes_per_run == 1 and not config.training.successive_halving
     typed = any(name.startswith("__main__:") for name in config.sweep.models)
     return alone and not typed and os.name == "posix" and device_type(config) == "cpu"
+
+
+def runs_on_a_device(config: ResoMapConfig, runs: int) -> int:
+    """Of so many runs at once, those that share the memory of one device, at most."""
+    import torch
+
+    return runs if device_type(config) == "cpu" else math.ceil(runs / torch.accelerator.device_count())
 
 
 def threads_of_a_run(config: ResoMapConfig, runs: int) -> int:
