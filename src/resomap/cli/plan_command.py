@@ -70,6 +70,7 @@ def print_forecast(forecast: StudyForecast) -> None:
         [
             cell.model,
             str(cell.resolution),
+            cell.precision.replace("no", "fp32"),
             f"{cell.macs / 1e9:.3f}",
             f"{cell.parameters / 1e6:.2f}",
             f"{cell.inference_mib:.0f}",
@@ -79,8 +80,8 @@ def print_forecast(forecast: StudyForecast) -> None:
         ]
         for cell in forecast.cells
     ]
-    columns = ["model", "side", "GMACs", "M params", "infer MiB", "train MiB", "micro-batch", "one run"]
-    print_table(f"Plan: {forecast.device}, precision {forecast.precision}, batch {forecast.batch_size}", columns, rows)
+    columns = ["model", "side", "precision", "GMACs", "M params", "infer MiB", "train MiB", "micro-batch", "one run"]
+    print_table(f"Plan: {forecast.device}, batch {forecast.batch_size}", columns, rows)
     for cell in forecast.too_big:
         least = "one image" if cell.fewest_images == 1 else f"{cell.fewest_images} images, the fewest it trains on"
         print(
@@ -91,6 +92,9 @@ def print_forecast(forecast: StudyForecast) -> None:
     grid = f"{counted(runs, 'run')} ({counted(forecast.seeds, 'seed')})"
     print(f"{grid}, {forecast.runs_at_once} at once: {duration(forecast.hours * 3600)}, {forecast.peak_mib:.0f} MiB of "
           f"memory on a device, {forecast.disk_mib:.0f} MiB of disk")  # fmt: skip
+    if forecast.untuned:
+        print(f"not tuned on this machine yet: {', '.join(forecast.untuned)}; a run searches faster settings first "
+              "(system.autotune), the plan assumes the untuned")  # fmt: skip
     print(f"memory: peak of live tensors; not counted: {forecast.leaves_out}")
     _print_power(forecast)
 

@@ -26,7 +26,7 @@ from resomap.study.progress import StudyProgress
 from resomap.study.ranks import Ranks
 from resomap.study.runs_at_once import settle_runs_at_once
 from resomap.study.schedule import makespan, seed_by_seed
-from resomap.study.tuning import choices_in_force
+from resomap.study.tuning import foreseen_choices
 
 SHARE_OF_FREE = 0.9
 """Of the free memory that a plan counts on: the rest is the allocator's, the libraries' and other programs'."""
@@ -40,6 +40,8 @@ class CellForecast:
 
     model: str
     resolution: int
+    precision: str
+    """Of training."""
     parameters: int
     macs: int
     """Multiply-accumulates of one image's forward pass."""
@@ -61,7 +63,8 @@ class StudyForecast:
     """The whole grid."""
 
     device: str
-    precision: str
+    untuned: tuple[str, ...]
+    """Models for which a run would first search faster settings: these are not known yet, the untuned are assumed."""
     seeds: int
     batch_size: int
     images: dict[str, int]
@@ -90,7 +93,8 @@ def forecast_study(
 ) -> StudyForecast:
     """Predict memory, micro-batch, operations, time and disk of every cell; trains nothing but a few updates.
 
-    Settings of speed are those that the study was tuned to, if it was: a search takes longer than a forecast may.
+    Settings of speed are those that the study was tuned to or that are remembered for this machine, if they are: a
+    search takes longer than a forecast may.
     Stored as analysis/plan.json of the study, whose report shows what was predicted beside what was measured.
 
     Args:
@@ -106,19 +110,20 @@ def forecast_study(
     build.check_micro_batch(config, ranks, images=counts["train"], num_classes=num_classes)
     context = replace(context, runs_at_once=settle_runs_at_once(context))
     runs = context.runs_at_once
-    device, precision = build.device_and_precision(config)
+    device, _ = build.device_and_precision(config)
     shared = build.runs_on_a_device(config, runs)
     limit = build.memory_limit_mib(config) or free_memory_mib(device) * SHARE_OF_FREE / shared
-    context = replace(context, tuned=choices_in_force(config, context.layout, ranks))
     cells: list[CellForecast] = []
     with build.threads_of_runs(config, runs):
+        choices, untuned = foreseen_choices(context)
+        context = replace(context, tuned=choices)
         for model in dict.fromkeys(cell.model for cell in context.cells):
             progress(model)
             cells += _forecast_model(context, model, limit_mib=limit)
     seeds = len({cell.seed for cell in context.cells})
     forecast = StudyForecast(
         device=device,
-        precision=precision,
+        untuned=untuned,
         seeds=seeds,
         batch_size=build.training_length(config)[1],
         images=counts,
@@ -203,6 +208,7 @@ def _forecast_model(context: StudyContext, model: str, *, limit_mib: float) -> l
         CellForecast(
             model=model,
             resolution=side,
+            precision=precision,
             parameters=count_parameters(network),
             macs=get_model_complexity(network, (1, 3, side, side)).macs,
             micro_batch=micro if side in fits else None,

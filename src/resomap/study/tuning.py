@@ -59,21 +59,38 @@ def settle_tuning(context: StudyContext) -> dict[str, TunedSettings]:
     return choices_in_force(context.config, context.layout, context.ranks)
 
 
+def foreseen_choices(context: StudyContext) -> tuple[dict[str, TunedSettings], tuple[str, ...]]:
+    """(model -> what the study would train it with if it began now, models that it would first search for).
+
+    Nothing is searched or stored.
+    """
+    choices = choices_in_force(context.config, context.layout, context.ranks)
+    options = build.tuning_options(context.config, context.ranks)
+    if options is None:
+        return choices, ()
+    searched = []
+    for model in _open_models(context, choices):
+        known = _known(context, model, options)
+        if known is not None:
+            choices[model] = _choice(known, _memory_path(context, model, options))
+        elif _effort(context, options) > 0:
+            searched.append(model)
+    return choices, tuple(searched)
+
+
 def _settle(context: StudyContext, options: Options) -> None:
     entries, intact = _entries(context.layout)
     if entries and not intact:
         _write(context.layout, entries)
-    runs = list(stored_runs(context.layout))
-    begun = {record.cell.model for record in runs}
-    finished = {record.cell for record in runs if record.status == "finished"}
-    for model in dict.fromkeys(cell.model for cell in context.cells):
-        pending = [cell for cell in context.cells if cell.model == model and cell not in finished]
-        if not pending or model in begun or model in entries:
-            continue
-        subject = build.tuned_subject(context.config, model, num_classes=context.images.num_classes)
-        key = digest({"subject": subject, "options": options})
-        entries[model] = _find(context, model, options, key=key, runs_per_side=_per_side(pending))
+    for model in _open_models(context, entries):
+        entries[model] = _find(context, model, options)
         _write(context.layout, entries)
+
+
+def _open_models(context: StudyContext, decided: Collection[str]) -> list[str]:
+    """Models of the grid without a choice and without a run."""
+    begun = {record.cell.model for record in stored_runs(context.layout)}
+    return [m for m in dict.fromkeys(cell.model for cell in context.cells) if m not in begun and m not in decided]
 
 
 def forget_choices(context: StudyContext, models: Collection[str]) -> None:
@@ -90,25 +107,54 @@ def _write(layout: StudyLayout, entries: Mapping[str, Any]) -> None:
     write_json(layout.tuning_path, {"models": entries})
 
 
-def _per_side(cells: list[Cell]) -> float:
-    return len(cells) / len({cell.resolution for cell in cells})
+def _work(context: StudyContext) -> tuple[list[int], float]:
+    """(resolutions, images that a model is trained on at each of them, over all seeds)."""
+    sides = sorted(context.config.sweep.resolutions)
+    seeds = len({cell.seed for cell in context.cells})
+    return sides, build.training_images(context.config, context.image_counts) * seeds
 
 
-def _find(context: StudyContext, model: str, options: Options, *, key: str, runs_per_side: float) -> dict[str, Any]:
-    """What is remembered for this machine, else what a search finds, else (effort 0) what is used without one."""
+def _effort(context: StudyContext, options: Options) -> int:
+    """What a search may cost."""
     from resomap.training.autotune import affordable
 
-    sides = sorted(context.config.sweep.resolutions)
-    counts = {split: len(store.images) for split, store in context.stores.items()}
-    images = build.training_images(context.config, counts) * runs_per_side
-    machine = _machine(context)
-    path = build.cache_dir(context.config) / "tuning" / f"{digest({'key': key, 'machine': machine})}.json"
+    sides, images = _work(context)
+    return affordable(options, sides, images=images)
+
+
+def _key(context: StudyContext, model: str, options: Options) -> str:
+    subject = build.tuned_subject(context.config, model, num_classes=context.images.num_classes)
+    return digest({"subject": subject, "options": options})
+
+
+def _memory_path(context: StudyContext, model: str, options: Options) -> Path:
+    """Where a choice for this model, these options and this machine is remembered."""
+    name = digest({"key": _key(context, model, options), "machine": _machine(context)})
+    return build.cache_dir(context.config) / "tuning" / f"{name}.json"
+
+
+def _known(context: StudyContext, model: str, options: Options) -> dict[str, Any] | None:
+    """What is remembered for this machine; None where a search may be more thorough."""
+    path = _memory_path(context, model, options)
     known = _remembered(path)
-    if known is not None and _choice(known, path).effort >= affordable(options, sides, images=images):
+    return known if known is not None and _choice(known, path).effort >= _effort(context, options) else None
+
+
+def _find(context: StudyContext, model: str, options: Options) -> dict[str, Any]:
+    """What is remembered for this machine, else what a search finds, else (effort 0) what is used without one."""
+    path = _memory_path(context, model, options)
+    known = _known(context, model, options)
+    if known is not None:
         context.progress.tuned(f"{_in_words(model, _choice(known, path), options)} (remembered)")
         return known
+    sides, images = _work(context)
     choice = _search(context, model, options, sides=sides, images=images)
-    entry = {"key": key, "machine": machine, "choice": plain(choice), "provenance": provenance()}
+    entry = {
+        "key": _key(context, model, options),
+        "machine": _machine(context),
+        "choice": plain(choice),
+        "provenance": provenance(),
+    }
     if choice.effort == 0:
         if len(options.settings()) > 1:
             context.progress.tuned(f"{_in_words(model, choice, options)} (training is too short for a search to pay)")

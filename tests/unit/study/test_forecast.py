@@ -11,7 +11,7 @@ import torch
 
 from resomap import load_config
 from resomap.profiling.memory import measure_memory
-from resomap.records import Cell
+from resomap.records import Cell, TunedSettings
 from resomap.study import build, forecast
 from resomap.study.calibrate import StepTime
 from resomap.study.forecast import StudyForecast, forecast_study
@@ -71,3 +71,20 @@ def test_runs_at_once_share_what_memory_is_free(plan: Callable[..., Any], monkey
     assert plan("sweep.resolutions=[32]", "system.runs_at_once=2").limit_mib == pytest.approx(450)
     assert threads == [3]
     assert plan("sweep.resolutions=[32]", "system.runs_at_once=2", "system.memory_gib=0.5").limit_mib == 512
+
+
+def test_a_plan_takes_the_settings_remembered_for_this_machine(
+    plan: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed: list[tuple[str, int, bool]] = []
+
+    def time(config: Any, *_: object, micro_batch: int, **__: object) -> StepTime:
+        timed.append((config.system.mixed_precision, micro_batch, config.system.channels_last))
+        return StepTime((32,), (1e-3,), 2.0)
+
+    monkeypatch.setattr(forecast, "calibrate", time)
+    chosen = TunedSettings("bf16", 4, {32: False}, effort=5)
+    monkeypatch.setattr(forecast, "foreseen_choices", lambda context: ({"tiny_cnn": chosen}, ()))
+    found = plan("sweep.resolutions=[32]")
+    assert timed == [("bf16", 4, False)]
+    assert (found.cells[0].precision, found.cells[0].micro_batch, found.untuned) == ("bf16", 4, ())

@@ -10,7 +10,7 @@ from resomap.errors import StudyError
 from resomap.records import Cell, TunedSettings
 from resomap.study.plan import changed_runs, discard
 from resomap.study.ranks import Ranks
-from resomap.study.tuning import choices_in_force, settle_tuning
+from resomap.study.tuning import choices_in_force, foreseen_choices, settle_tuning
 from resomap.study.work import settled
 from resomap.training import autotune
 
@@ -78,6 +78,22 @@ def test_a_choice_without_a_search_is_kept_too(context, search):
     search.effort = 5
     assert settle_tuning(context()) == short
     assert search.count == 0
+
+
+def test_a_plan_foresees_what_is_remembered_for_this_machine_and_searches_nothing(context, search):
+    assert foreseen_choices(context()) == ({}, ("tiny_cnn",))
+    search.effort = 0  # too short for a search: a run is not tuned
+    assert foreseen_choices(context()) == ({}, ())
+    search.effort = 5
+    assert search.count == 0
+    settle_tuning(context())
+    context().layout.tuning_path.unlink()  # another study
+    assert foreseen_choices(context()) == (TUNED, ())
+    assert foreseen_choices(context(system={"autotune": False})) == ({}, ())
+    search.effort = 6  # a longer training pays for a better search
+    assert foreseen_choices(context()) == ({}, ("tiny_cnn",))
+    assert search.count == 1
+    assert not context().layout.tuning_path.exists()
 
 
 def test_runs_of_another_process_with_other_settings_are_refused(make_context, store_run):
