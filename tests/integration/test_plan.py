@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from resomap import load_study
+from resomap.config.load import differences
+from resomap.study.circumstances import circumstances
+
 
 @pytest.fixture
 def common(tmp_path: Path, make_images: Callable[..., Path]) -> list[str]:
@@ -48,6 +52,21 @@ def test_a_plan_names_memory_time_and_what_does_not_fit(
     assert {cell["micro_batch"] for cell in fewer} == {4}  # the same at every resolution of a model
     none = cli("plan", *common, "--epochs", "4", "--set", "system.memory_gib=0.0001")
     assert none.out.count("does not fit: tiny_cnn") == 3
+
+
+def test_the_plan_of_a_study_is_for_the_circumstances_of_its_runs(
+    cli: Callable, small_run: Callable[..., list[str]], make_images: Callable[..., Path], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("resomap.study.calibrate.LEAST_S", 0.05)
+    asked = small_run(make_images(tmp_path / "data"), "--set", "training.micro_batch=4")[1:]
+    for command in ("plan", "run"):
+        assert cli(command, *asked).status == 0
+    study = load_study(tmp_path / "study")
+    planned, run = study.plan["cells"][0], study.runs[0]
+    found = circumstances(run.determinants, images=study.about["images"], provenance=run.provenance)
+    assert differences(planned["circumstances"], found) == []
+    assert planned["parameters"] == run.parameters
 
 
 def test_profile_prints_ratios_and_curves(common: list[str], cli: Callable, tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from heapq import nlargest
+from typing import Any
 
 import torch
 
@@ -17,11 +19,13 @@ from resomap.models.resolutions import least_training_batch
 from resomap.profiling.complexity import get_model_complexity
 from resomap.profiling.memory import free_memory_mib, largest_micro_batch, left_out, predict_memory
 from resomap.records import Cell
-from resomap.serialize import write_json
+from resomap.serialize import provenance, write_json
 from resomap.study import build
 from resomap.study.budget_reference import stored_reference
 from resomap.study.calibrate import calibrate
+from resomap.study.circumstances import circumstances
 from resomap.study.context import StudyContext
+from resomap.study.limits import Limit
 from resomap.study.progress import StudyProgress
 from resomap.study.ranks import Ranks
 from resomap.study.runs_at_once import settle_runs_at_once
@@ -53,6 +57,8 @@ class CellForecast:
     """Peak of live tensor bytes in training, with that micro-batch (with the fewest images where that does not fit)."""
     inference_mib: float
     """The same for one image without gradients."""
+    circumstances: Mapping[str, Any]
+    """Settings, images and machine that the time is for, see study.circumstances."""
     seconds_per_run: float | None
     """Training and evaluation of one seed, with the threads that one of several runs at once has; None where it does
     not fit."""
@@ -177,6 +183,7 @@ def _forecast_model(context: StudyContext, model: str, *, limit_mib: float) -> l
     device, precision = build.device_and_precision(config)
     network = build.model(config, cells[sides[-1]], num_classes=num_classes)
 
+    @cache
     def peak_mib(side: int, batch: int, training: bool) -> float:
         return predict_memory(
             network,
@@ -204,6 +211,12 @@ def _forecast_model(context: StudyContext, model: str, *, limit_mib: float) -> l
     def seconds(side: int) -> float | None:
         return run_seconds(context.config_of(cells[side]), context.image_counts, time.at(side)) if time else None
 
+    def circumstances_at(side: int) -> dict[str, Any]:
+        limited = replace(context, limit=Limit(micro))
+        processes = max(ranks.world_size, build.processes_per_run(config))
+        here = provenance(device=context.device_type, processes=processes, runs_at_once=context.runs_at_once)
+        return circumstances(limited.determinants(cells[side]), images=context.image_counts, provenance=here)
+
     return [
         CellForecast(
             model=model,
@@ -215,6 +228,7 @@ def _forecast_model(context: StudyContext, model: str, *, limit_mib: float) -> l
             fewest_images=fewest[side],
             training_mib=peak_mib(side, micro if micro and side in fits else fewest[side], True),
             inference_mib=peak_mib(side, 1, False),
+            circumstances=circumstances_at(side),
             seconds_per_run=seconds(side) if side in fits else None,
         )
         for side in sides

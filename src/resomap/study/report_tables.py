@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from resomap.config.load import differences
 from resomap.errors import counted, printable
 from resomap.metrics.consistency import AS_RESEEDING, BETTER, MORE, NOT_REPEATABLE, ONE_SEED
+from resomap.records import RunRecord
 from resomap.report.html import Table, cell, interval_cell
+from resomap.study.circumstances import circumstances
 from resomap.study.cost import hardware
 from resomap.study.load import Study
 
@@ -178,7 +181,8 @@ def cost_table(study: Study) -> Table:
 
 def memory_table(study: Study) -> Table:
     """Operations, memory and, where the study was planned, time: predicted beside measured."""
-    planned = {(c["model"], c["resolution"]): c["seconds_per_run"] for c in study.plan["cells"]} if study.plan else {}
+    planned = {(c["model"], c["resolution"]): c for c in study.plan["cells"]} if study.plan else {}
+    times = [_run_seconds(study, p, planned) for p in study.profiles]
     rows = [
         [
             f"{p['model']} at {p['resolution']} px",
@@ -193,9 +197,9 @@ def memory_table(study: Study) -> Table:
                 )
             ),
             p["training_memory"]["batch"],
-            *(_run_seconds(study, p, planned) if planned else ()),
+            *(seconds if planned else ()),
         ]
-        for p in study.profiles
+        for p, (seconds, _) in zip(study.profiles, times, strict=True)
     ]
     columns = [
         "option",
@@ -208,17 +212,33 @@ def memory_table(study: Study) -> Table:
         "training batch",
         *(("one run s predicted", "measured") if planned else ()),
     ]
-    return Table("Operations of one image, and memory (live tensors): predicted beside measured", columns, rows)
+    caption = "Operations of one image, and memory (live tensors): predicted beside measured"
+    others = next((lines for _, lines in times if lines), None)
+    if others:
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        caption += f". Times planned for other settings are left out (planned -> run: {'; '.join(others[:3])}{more})"
+    return Table(caption, columns, rows)
 
 
 def _run_seconds(
-    study: Study, profile: Mapping[str, Any], planned: Mapping[tuple[str, int], float | None]
-) -> Iterator[Any]:
-    """Cells: seconds of one run as planned, and the mean over its seeds."""
+    study: Study, profile: Mapping[str, Any], planned: Mapping[tuple[str, int], Mapping[str, Any]]
+) -> tuple[list[Any], list[str]]:
+    """([seconds of one run as planned, mean over its seeds], what the runs were made with that was not planned)."""
     option = profile["model"], profile["resolution"]
-    took = [r.seconds for r in study.runs if (r.cell.model, r.cell.resolution) == option and r.seconds is not None]
-    for seconds in (planned.get(option), sum(took) / len(took) if took else None):
-        yield "–" if seconds is None else cell(f"{seconds:.1f}", seconds)
+    plan, runs = planned.get(option), [r for r in study.runs if (r.cell.model, r.cell.resolution) == option]
+    took = [r.seconds for r in runs if r.seconds is not None]
+    others = next((lines for r in runs if plan and (lines := _planned_otherwise(study, plan, r))), [])
+    seconds = plan["seconds_per_run"] if plan and not others else None
+    shown = [seconds, sum(took) / len(took) if took else None]
+    return ["–" if value is None else cell(f"{value:.1f}", value) for value in shown], others
+
+
+def _planned_otherwise(study: Study, plan: Mapping[str, Any], run: RunRecord) -> list[str]:
+    """What the run was made with and its plan was not: 'training.epochs: 4 -> 30'."""
+    if "circumstances" not in plan:
+        return ["the plan does not say for which"]
+    made = circumstances(run.determinants, images=study.about["images"], provenance=run.provenance)
+    return differences(plan["circumstances"], made)
 
 
 def provenance_table(study: Study) -> Table:

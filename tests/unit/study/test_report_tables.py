@@ -11,8 +11,17 @@ import pytest
 from resomap.analysis.per_class import critical_resolutions
 from resomap.records import Cell
 from resomap.serialize import plain
+from resomap.study.circumstances import circumstances
 from resomap.study.report_tables import agreement_table, consistency_table, cost_table, masks_table, memory_table
 from resomap.study.verdict_tables import class_detail_table, classes_table
+
+
+MACHINE = {"device": "cpu", "processes": 1, "runs_at_once": 1, "cpu_count": 2}
+PROTOCOL = {"training": {"epochs": 4, "batch_size": 8}}
+IMAGES = {"train": 64, "val": 8}
+PLANNED = circumstances(
+    {"protocol": PROTOCOL | {"images": ""}, "cell": {"resolution": 64, "seed": 0}}, images=IMAGES, provenance=MACHINE
+)
 
 
 def _figure(value: float | None) -> dict[str, Any]:
@@ -25,19 +34,54 @@ def _study(**given: Any) -> Any:
         "predicted_inference_mib": 10.0, "inference_memory": {"peak_mib": 10.1},
         "predicted_training_mib": 40.0, "training_memory": {"peak_mib": 40.2, "batch": 8},
     }  # fmt: skip
-    runs = [SimpleNamespace(cell=Cell("tiny_cnn", 64, seed), seconds=seconds) for seed, seconds in enumerate((10, 14))]
-    return SimpleNamespace(**{"profiles": [profile], "runs": runs, "plan": None, "explanations": None} | given)
+    runs = [
+        SimpleNamespace(
+            cell=Cell("tiny_cnn", 64, seed), seconds=seconds, provenance=MACHINE,
+            determinants={"protocol": PROTOCOL | {"images": "a hash"}, "cell": {"resolution": 64, "seed": seed}},
+        )
+        for seed, seconds in enumerate((10, 14))
+    ]  # fmt: skip
+    about = {"images": IMAGES}
+    return SimpleNamespace(
+        **{"profiles": [profile], "runs": runs, "plan": None, "explanations": None, "about": about} | given
+    )
 
 
 @pytest.mark.parametrize("seconds", [11.5, None])
 def test_a_planned_study_shows_its_time_beside_what_it_took(seconds: float | None) -> None:
-    plan = {"cells": [{"model": "tiny_cnn", "resolution": 64, "seconds_per_run": seconds}]}
+    plan = {"cells": [{"model": "tiny_cnn", "resolution": 64, "seconds_per_run": seconds, "circumstances": PLANNED}]}
     table = memory_table(_study(plan=plan))
     assert table.columns[-2:] == ["one run s predicted", "measured"]
     predicted, measured = table.rows[0][-2:]
     assert measured["value"] == 12  # the mean of two seeds
     assert predicted == "–" if seconds is None else predicted["value"] == 11.5
+    assert "left out" not in table.caption
     assert memory_table(_study()).columns[-1] == "training batch"
+
+
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        ({"protocol": {"training": {"epochs": 30, "batch_size": 8}}}, "training.epochs: 30 -> 4"),
+        ({"images": {"train": 100, "val": 8}}, "data.images.train: 100 -> 64"),
+        ({"machine": MACHINE | {"runs_at_once": 2}}, "machine.runs_at_once: 2 -> 1"),
+    ],
+)
+def test_a_plan_made_for_other_settings_does_not_stand_beside_the_runs(made: dict[str, Any], told: str) -> None:
+    other = circumstances(
+        {"protocol": made.get("protocol", PROTOCOL) | {"images": ""}, "cell": {"resolution": 64, "seed": 0}},
+        images=made.get("images", IMAGES),
+        provenance=made.get("machine", MACHINE),
+    )
+    plan = {"cells": [{"model": "tiny_cnn", "resolution": 64, "seconds_per_run": 11.5, "circumstances": other}]}
+    table = memory_table(_study(plan=plan))
+    assert table.rows[0][-2] == "–"
+    assert table.rows[0][-1]["value"] == 12
+    assert table.caption.endswith(f"planned for other settings are left out (planned -> run: {told})")
+    del plan["cells"][0]["circumstances"]  # of an earlier version: for what it was made is not known
+    table = memory_table(_study(plan=plan))
+    assert table.rows[0][-2] == "–"
+    assert table.caption.endswith("left out (planned -> run: the plan does not say for which)")
 
 
 def test_consistency_stands_beside_that_of_images_right_at_both() -> None:
