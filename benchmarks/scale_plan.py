@@ -35,7 +35,8 @@ from resomap.profiling.complexity import get_model_complexity
 from resomap.profiling.memory import largest_micro_batch, predict_memory
 from resomap.records import Cell, Condition, ImageRecord, Predictions
 from resomap.study import build
-from resomap.study.forecast import SHARE_OF_FREE, disk_mib, run_seconds
+from resomap.study.disk import study_bytes
+from resomap.study.forecast import SHARE_OF_FREE, run_seconds
 from resomap.study.schedule import longest_first, lower_bound, makespan
 
 COUNTS = {"train": 1_231_167, "val": 50_000, "test": 50_000}
@@ -177,18 +178,17 @@ def print_amounts(config: ResoMapConfig, models: list[Model], measured: Mapping[
     parameters = [model.parameters for model in models for _ in sides]
     hours = sum(sum(model.run_s.values()) for model in models) * seeds / 3600
     images, evaluated = sum(COUNTS.values()), COUNTS["val"] + COUNTS["test"]
-    runs, none = len(parameters) * seeds, {"val": 0, "test": 0}
-    squares = disk_mib(config, [0], sides=sides, seeds=seeds, counts=COUNTS) * 2**20
-    weights = disk_mib(config, parameters, sides=sides, seeds=seeds, counts=none) * 2**20
+    runs, squares = len(parameters) * seeds, images * sum(3 * side**2 for side in sides)
+    weights = study_bytes(config, parameters * seeds, at_once=1, answers=0, classes=CLASSES)
     predictions = runs * evaluated * measured["predictions"]
     read = runs * (images - COUNTS["test"]) * config.training.epochs * JPEG_BYTES
     rows = [  # name, unit, value, grows with runs, grows with images
         ("GPU hours", "", hours, 100, 100),
         ("longest run", "h", max(max(model.run_s.values()) for model in models) / 3600, 1, 100),
         ("image files", "GB", images * JPEG_BYTES / 1e9, 1, 100),
-        ("decoded, evaluation (all sides)", "GB", squares / 1e9, 1, 100),
+        ("decoded, squares of all sides", "GB", squares / 1e9, 1, 100),
         ("decoded, training (levels)", "GB", COUNTS["train"] * PIXELS * 3 * 4 / 3 / 1e9, 1, 100),
-        ("weights and a saved state", "GB", weights / 1e9, 100, 1),
+        ("weights and a state, saved twice", "GB", weights / 1e9, 100, 1),
         ("predictions", "GB", predictions / 1e9, 100, 100),
         ("largest predictions file", "GB", COUNTS["val"] * measured["predictions"] / 1e9, 1, 100),
         ("probabilities in it / 2^31", "", COUNTS["val"] * CLASSES / 2**31, 1, 100),

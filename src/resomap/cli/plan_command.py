@@ -24,9 +24,10 @@ from resomap.cli.options import (
 )
 from resomap.cli.run_commands import sweep_config
 from resomap.cli.tables import print_table
-from resomap.errors import counted
+from resomap.errors import counted, printable
 
 if TYPE_CHECKING:
+    from resomap.study.disk import DiskForecast
     from resomap.study.forecast import StudyForecast
 
 
@@ -91,12 +92,27 @@ def print_forecast(forecast: StudyForecast) -> None:
     runs = sum(cell.micro_batch is not None for cell in forecast.cells) * forecast.seeds
     grid = f"{counted(runs, 'run')} ({counted(forecast.seeds, 'seed')})"
     print(f"{grid}, {forecast.runs_at_once} at once: {duration(forecast.hours * 3600)}, {forecast.peak_mib:.0f} MiB of "
-          f"memory on a device, {forecast.disk_mib:.0f} MiB of disk")  # fmt: skip
+          "memory on a device")  # fmt: skip
+    _print_disk(forecast.disk)
     if forecast.untuned:
         print(f"not tuned on this machine yet: {', '.join(forecast.untuned)}; a run searches faster settings first "
               "(system.autotune), the plan assumes the untuned")  # fmt: skip
     print(f"memory: peak of live tensors; not counted: {forecast.leaves_out}")
     _print_power(forecast)
+
+
+def _print_disk(disk: DiskForecast) -> None:
+    """What goes where, and what is free there."""
+    print(f"disk: {disk.study_mib:.0f} MiB in {printable(disk.study)} ({_gib(disk.study_free_mib)} free), "
+          f"{disk.cache_mib:.0f} MiB of decoded images in {printable(disk.cache)} ({_gib(disk.cache_free_mib)} free)"
+          + (f", where {disk.cached_mib:.0f} MiB are already" if disk.cached_mib else ""))  # fmt: skip
+    if disk.on_the_fly:
+        print(f"decoded at each access, which is slower, since data.cache_gib or the disk has no room: "
+              f"{', '.join(disk.on_the_fly)}")  # fmt: skip
+
+
+def _gib(mib: float) -> str:
+    return f"{mib / 1024:.1f} GiB"
 
 
 def _print_power(forecast: StudyForecast) -> None:

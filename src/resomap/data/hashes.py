@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -40,16 +40,9 @@ def content_hashes(records: Sequence[ImageRecord], *, cache_dir: Path) -> dict[s
     if not records:
         return {}
     path = index_path(records[0], cache_dir=cache_dir)
-    known = _read_index(path)
     stamps = {record.image_id: _stamp(record.path) for record in records}
-    hashes: dict[str, str] = {}
-    missing = []
-    for record in records:
-        entry = known.get(os.fspath(record.path))
-        if entry is not None and entry[0] == stamps[record.image_id]:
-            hashes[record.image_id] = entry[1]
-        else:
-            missing.append(record)
+    hashes = _looked_up(records, stamps, _read_index(path))
+    missing = [record for record in records if record.image_id not in hashes]
     if not missing:
         return hashes
     _logger.info("hashing %d files", len(missing))
@@ -58,6 +51,21 @@ def content_hashes(records: Sequence[ImageRecord], *, cache_dir: Path) -> dict[s
     hashes |= fresh
     _remember(path, missing, stamps, fresh)
     return {record.image_id: hashes[record.image_id] for record in records}
+
+
+def remembered_hashes(records: Sequence[ImageRecord], *, cache_dir: Path) -> dict[str, str]:
+    """content_hashes() of the files whose hash is known already; no file is read."""
+    if not records:
+        return {}
+    stamps = {record.image_id: _stamp(record.path) for record in records}
+    return _looked_up(records, stamps, _read_index(index_path(records[0], cache_dir=cache_dir)))
+
+
+def _looked_up(
+    records: Sequence[ImageRecord], stamps: Mapping[str, _Stamp | None], known: _Index
+) -> dict[str, str]:
+    entries = {record.image_id: known.get(os.fspath(record.path)) for record in records}
+    return {name: entry[1] for name, entry in entries.items() if entry is not None and entry[0] == stamps[name]}
 
 
 def fingerprint(dataset: ImageDataset, *, cache_dir: Path) -> str:

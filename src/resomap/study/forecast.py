@@ -5,7 +5,7 @@ Memory and operations are computed on shapes alone; only time is measured, from 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from heapq import nlargest
@@ -25,6 +25,7 @@ from resomap.study.budget_reference import stored_reference
 from resomap.study.calibrate import calibrate
 from resomap.study.circumstances import circumstances
 from resomap.study.context import StudyContext
+from resomap.study.disk import DiskForecast, forecast_disk
 from resomap.study.limits import Limit
 from resomap.study.progress import StudyProgress
 from resomap.study.ranks import Ranks
@@ -85,8 +86,7 @@ class StudyForecast:
     """Training memory of the largest runs that are side by side on one device; 0 where none fits."""
     hours: float
     """All runs that fit, `runs_at_once` side by side."""
-    disk_mib: float
-    """Weights of all runs, one run's full state, and the decoded images of the evaluation splits."""
+    disk: DiskForecast
 
     @property
     def too_big(self) -> tuple[CellForecast, ...]:
@@ -139,13 +139,7 @@ def forecast_study(
         runs_at_once=runs,
         peak_mib=sum(nlargest(shared, [cell.training_mib for cell in cells if cell.micro_batch] * seeds)),
         hours=_wall_seconds(context, cells) / 3600,
-        disk_mib=disk_mib(
-            config,
-            [cell.parameters for cell in cells],
-            sides={cell.resolution for cell in cells},
-            seeds=seeds,
-            counts=counts,
-        ),
+        disk=forecast_disk(context, {cell.model: cell.parameters for cell in cells}),
     )
     write_json(context.layout.plan_path, forecast)
     return forecast
@@ -255,23 +249,3 @@ def run_seconds(config: ResoMapConfig, counts: Mapping[str, int], seconds_per_im
     epochs, _ = build.training_length(config)
     evaluated = counts["val"] * (epochs + 1) + counts.get("test", 0)
     return seconds_per_image * (counts["train"] * epochs + evaluated * EVALUATION_SHARE)
-
-
-def disk_mib(
-    config: ResoMapConfig,
-    parameters: Sequence[int],
-    *,
-    sides: Collection[int],
-    seeds: int,
-    counts: Mapping[str, int],
-) -> float:
-    """Weights of all runs, one run's full state, and the decoded images of the evaluation splits.
-
-    Args:
-        parameters: of the model of every run of a seed.
-        counts: split -> images.
-    """
-    weights = sum(4 * count for count in parameters) * seeds * build.kept_checkpoints(config)
-    state = 12 * max(parameters)
-    squares = sum(count for split, count in counts.items() if split != "train") * sum(3 * side**2 for side in sides)
-    return (weights + state + squares) / 2**20

@@ -14,7 +14,7 @@ from resomap.profiling.memory import measure_memory
 from resomap.records import Cell, TunedSettings
 from resomap.study import build, forecast
 from resomap.study.calibrate import StepTime
-from resomap.study.forecast import StudyForecast, forecast_study
+from resomap.study.forecast import forecast_study
 
 
 @pytest.fixture
@@ -23,8 +23,8 @@ def plan(tmp_path: Path, make_images: Callable[..., Path], monkeypatch: pytest.M
     images = make_images(tmp_path / "data")
     monkeypatch.setattr(forecast, "calibrate", lambda *_, **__: StepTime((32,), (32**2 * 1e-6,), 2.0))
 
-    def make(*settings: str) -> StudyForecast:
-        return forecast_study(
+    def make(*settings: str, look: Callable[[Any], Any] = forecast_study) -> Any:
+        return look(
             load_config(
                 overrides=[
                     f"data.source={images}", f"data.cache_dir={tmp_path}/cache", f"study.output={tmp_path}/study",
@@ -88,3 +88,33 @@ def test_a_plan_takes_the_settings_remembered_for_this_machine(
     found = plan("sweep.resolutions=[32]")
     assert timed == [("bf16", 4, False)]
     assert (found.cells[0].precision, found.cells[0].micro_batch, found.untuned) == ("bf16", 4, ())
+
+
+def test_disk_of_weights_states_and_predictions(plan: Callable[..., Any]) -> None:
+    asked = ["sweep.resolutions=[32]", "system.runs_at_once=2", "training.top_k=3"]
+    found = plan(*asked)
+    parameters = found.cells[0].parameters
+    # Two runs: three weights each, and a state that replaces another; 24 images with 2 probabilities and 40 bytes more,
+    # in the study and in MLflow's own store.
+    held = 2 * (3 * 4 * parameters + 2 * 12 * parameters) + 2 * 24 * (2 * 4 + 40) * 2
+    assert found.disk.study_mib * 2**20 == pytest.approx(held)
+    less = plan(*asked, "mlflow.enabled=false").disk
+    assert (found.disk.study_mib - less.study_mib) * 2**20 == pytest.approx(2 * 24 * 48)
+
+
+def test_decoded_images_are_counted_until_they_are_in_the_cache(
+    plan: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("resomap.data.hashes._SETTLE_NS", 0)  # files written just now are trusted too
+    monkeypatch.setattr("resomap.data.store_need._LOOKED_AT", 5)  # all have one size
+    before = plan("sweep.resolutions=[32]").disk
+    decode = lambda c: build.stores(c, build.dataset(c), on_progress=lambda *_: None)  # noqa: E731
+    plan("sweep.resolutions=[32]", look=decode)
+    written = sum(path.stat().st_size for path in (tmp_path / "cache/pyramid").rglob("*.u8"))
+    assert before.cache == str(tmp_path / "cache")
+    # The levels of the two evaluation splits are empty, and files of one byte.
+    assert (before.cache_mib * 2**20, before.cached_mib) == (pytest.approx(written - 2), 0)
+    after = plan("sweep.resolutions=[32]").disk
+    assert (after.cache_mib, after.cached_mib, after.on_the_fly) == (0, before.cache_mib, ())
+    tight = plan("sweep.resolutions=[64]", "data.cache_gib=0").disk
+    assert (tight.cache_mib, tight.on_the_fly) == (0, ("train", "val", "test"))

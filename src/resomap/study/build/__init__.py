@@ -19,6 +19,7 @@ from resomap.study.build.data import (
     acuity_options,
     augmentation,
     cache_dir,
+    cache_needs,
     class_weights,
     dataset,
     fingerprint,
@@ -64,6 +65,7 @@ from resomap.study.build.models import (
 )
 from resomap.study.build.study import (
     accepted_loss,
+    copies_of_predictions,
     executor,
     layout,
     leases,
@@ -122,6 +124,7 @@ __all__ = [
     "augmentation",
     "budget_reference",
     "cache_dir",
+    "cache_needs",
     "cells",
     "check_micro_batch",
     "check_models",
@@ -130,6 +133,7 @@ __all__ = [
     "checkpoint_loader",
     "class_weights",
     "config_of_a_run",
+    "copies_of_predictions",
     "cpu_threads",
     "dataset",
     "determinants",

@@ -15,6 +15,7 @@ from resomap.records import ImageDataset, RunRecord, information_at
 if TYPE_CHECKING:
     from resomap.data.augmentation import AugmentationSettings
     from resomap.data.pyramid import ImageStore, StoreSettings
+    from resomap.data.store_need import StoreNeed
     from resomap.study.known_answers import KnownAnswer
 
 
@@ -96,6 +97,18 @@ def stores(
     if problems:
         raise DatasetError("\n".join(problems))
     return opened
+
+
+def cache_needs(config: ResoMapConfig, images: ImageDataset) -> dict[str, StoreNeed]:
+    """split -> room that its decoded images take in the cache; those that stores() would not keep there are left out."""
+    from resomap.data.store_need import store_need
+
+    folder, limit = cache_dir(config), config.data.cache_gib * 2**30
+    needs = {
+        split: store_need(records, settings=_store_settings(config, split), cache_dir=folder)
+        for split, records in images.splits.items()
+    }
+    return {split: need for split, need in needs.items() if need.is_there or need.bytes <= limit}
 
 
 def squares_store(

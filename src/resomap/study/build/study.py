@@ -96,6 +96,12 @@ def tracker(config: ResoMapConfig, study: StudyLayout, name: str) -> Tracker:
     )
 
 
+def copies_of_predictions(config: ResoMapConfig) -> int:
+    """How often the study's folder holds a run's predictions: MLflow has its own, unless it is elsewhere."""
+    mlflow = config.mlflow
+    return 2 if mlflow.enabled and mlflow.log_artifacts and mlflow.tracking_uri is None else 1
+
+
 def may_be_finished(config: ResoMapConfig) -> bool:
     """Whether a finished study can be known by its files alone: a model that is code of the user's may have changed."""
     return not any(":" in name for name in config.sweep.models)
