@@ -131,6 +131,4 @@ def _print_power(forecast: StudyForecast) -> None:
     least = {share: detectable(deciding, discordant=share) for share in DISCORDANT}
     told = ", ".join(f"{'no difference' if points is None else f'{100 * points:.1f} points'} where {share:.0%} differ"
                      for share, points in least.items())  # fmt: skip
-    print(
-        f"the {deciding} validation images that decide tell apart: {told}; images: Connor 1987, seeds: paired t-test"
-    )
+    print(f"the {deciding} validation images that decide tell apart: {told}; images: Connor 1987, seeds: paired t-test")

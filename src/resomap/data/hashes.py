@@ -61,9 +61,7 @@ def remembered_hashes(records: Sequence[ImageRecord], *, cache_dir: Path) -> dic
     return _looked_up(records, stamps, _read_index(index_path(records[0], cache_dir=cache_dir)))
 
 
-def _looked_up(
-    records: Sequence[ImageRecord], stamps: Mapping[str, _Stamp | None], known: _Index
-) -> dict[str, str]:
+def _looked_up(records: Sequence[ImageRecord], stamps: Mapping[str, _Stamp | None], known: _Index) -> dict[str, str]:
     entries = {record.image_id: known.get(os.fspath(record.path)) for record in records}
     return {name: entry[1] for name, entry in entries.items() if entry is not None and entry[0] == stamps[name]}
 

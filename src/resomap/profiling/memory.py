@@ -244,7 +244,7 @@ def largest_micro_batch(
 ) -> int | None:
     """The largest micro-batch, of those that divide `largest` evenly, whose peak fits; None where not `least` does.
 
-    Memory grows about linearly with the batch, so two predictions say where to look; the answer itself is predicted too,
+    Memory grows about linearly with the batch, so two predictions say where to look; the answer itself is predicted,
     and so is the next larger one, which does not fit.
 
     Args:

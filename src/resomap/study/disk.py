@@ -68,9 +68,7 @@ def forecast_disk(context: StudyContext, parameters: Mapping[str, int]) -> DiskF
     )  # fmt: skip
 
 
-def study_bytes(
-    config: ResoMapConfig, parameters: Sequence[int], *, at_once: int, answers: int, classes: int
-) -> int:
+def study_bytes(config: ResoMapConfig, parameters: Sequence[int], *, at_once: int, answers: int, classes: int) -> int:
     """Weights and predictions of runs, and the states of those that go on at once.
 
     Args:

@@ -15,7 +15,6 @@ from resomap.study.circumstances import circumstances
 from resomap.study.report_tables import agreement_table, consistency_table, cost_table, masks_table, memory_table
 from resomap.study.verdict_tables import class_detail_table, classes_table
 
-
 MACHINE = {"device": "cpu", "processes": 1, "runs_at_once": 1, "cpu_count": 2}
 PROTOCOL = {"training": {"epochs": 4, "batch_size": 8}}
 IMAGES = {"train": 64, "val": 8}

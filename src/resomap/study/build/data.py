@@ -100,7 +100,7 @@ def stores(
 
 
 def cache_needs(config: ResoMapConfig, images: ImageDataset) -> dict[str, StoreNeed]:
-    """split -> room that its decoded images take in the cache; those that stores() would not keep there are left out."""
+    """split -> room of its decoded images in the cache; splits that stores() would not keep there are left out."""
     from resomap.data.store_need import store_need
 
     folder, limit = cache_dir(config), config.data.cache_gib * 2**30
