@@ -155,6 +155,15 @@ def users_error(target: str, when: str, error: BaseException) -> UnknownModelErr
     )
 
 
+def source_of(name: str) -> str | None:
+    """Text of the file that a `package.module:callable` is written in; None where there is none (a notebook)."""
+    module = inspect.getmodule(_import(name))
+    try:
+        return None if module is None else inspect.getsource(module)
+    except (OSError, TypeError):
+        return None
+
+
 def _import(target: str) -> Callable[..., object]:
     module_name, _, attributes = target.partition(":")
     try:

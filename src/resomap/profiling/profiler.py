@@ -33,6 +33,9 @@ from resomap.profiling.memory import MemoryRecord, OptimizerFactory, predict_mem
 from resomap.profiling.modes import COMPILES, Deployed, deploy
 from resomap.profiling.timing import Call, Clock, Enough, clock_of, fastest, time_in_turn
 
+PROFILE_VERSION = 1
+"""Counts up when the same settings would be measured otherwise than before, in what a profile holds."""
+
 _DRAWS_TO_GO_ON = 400
 """Of the bootstrap that is asked every few rounds for each model and resolution; what it finds narrow enough is looked
 at with all draws before timing ends."""

@@ -16,15 +16,24 @@ from resomap.allocator import keeps_freed_memory
 from resomap.config.schema import ResoMapConfig
 from resomap.data.colour import normalised
 from resomap.data.decode import decode_rgb
+from resomap.data.hashes import content_hashes
 from resomap.data.resize import to_square
 from resomap.errors import BadImageError, StudyError
 from resomap.layout import StudyLayout
 from resomap.models.resolutions import takes
 from resomap.profiling.complexity import get_model_complexity
 from resomap.profiling.latency import BATCH_1, latency_ratio
-from resomap.profiling.profiler import EndToEnd, ProfileRecord, ProfilingPlan, Subject, device_name, profile_subjects
-from resomap.records import Cell, ImageDataset, Preprocessing
-from resomap.serialize import plain, provenance, read_json, write_json
+from resomap.profiling.profiler import (
+    PROFILE_VERSION,
+    EndToEnd,
+    ProfileRecord,
+    ProfilingPlan,
+    Subject,
+    device_name,
+    profile_subjects,
+)
+from resomap.records import Cell, ImageDataset, ImageRecord, Preprocessing
+from resomap.serialize import digest, package_version, provenance, read_json, write_json
 from resomap.study import build
 from resomap.study.cost import shared_mode
 from resomap.study.explained import evenly_spread
@@ -33,6 +42,8 @@ from resomap.study.ranks import Ranks
 _MACS_OF_A_STEP = 2e10
 """The training step whose memory is measured shall take seconds, not minutes: smaller batches for larger models."""
 _ROUNDS = 3
+_PACKAGES = ("torch", "torchvision", "timm", "onnxruntime")
+"""Another version computes otherwise."""
 
 
 def profile_study(
@@ -66,43 +77,61 @@ def profile_study(
         **build.profiling_options(config, training_s=training_s),
     )
     records = profile_subjects(subjects, plan, progress=progress)
-    paths = _files(images, count=build.end_to_end_images(config))
+    paths = [record.path for record in _files(images, count=build.end_to_end_images(config))]
     if paths:
         progress("file to answer")
         ends = _end_to_end(config, subjects, paths, device=torch.device(device))
         records = [replace(record, end_to_end=end) for record, end in zip(records, ends, strict=True)]
     where = provenance(device=device, precision=precision)
+    digests = _digests(config, images)
     for record in records:
-        write_json(layout.profile_path(record.model, record.resolution), asdict(record) | {"provenance": where})
+        about = {"digest": digests[record.model, record.resolution], "provenance": where}
+        write_json(layout.profile_path(record.model, record.resolution), asdict(record) | about)
     return records
 
 
-def profiles_are_current(config: ResoMapConfig, layout: StudyLayout, *, training_s: float | None = None) -> bool:
-    """Whether every model and resolution of the grid has a profile of this hardware, with these settings.
+def profiles_are_current(
+    config: ResoMapConfig, images: ImageDataset, layout: StudyLayout, *, training_s: float | None = None
+) -> bool:
+    """Whether every model and resolution of the grid has a profile of this hardware, network and these settings.
 
     Args:
         training_s: as profile_study's. A profile that had at least half of the time that it would get now is good
             enough: a seed more does not ask for another.
     """
-    device, _ = build.device_and_precision(config)
-    options = build.profiling_options(config, training_s=training_s)
-    here = {"device": str(torch.device(device)), "device_name": device_name(torch.device(device)),
-            "threads": torch.get_num_threads(), "keeps_freed_memory": keeps_freed_memory()}  # fmt: skip
-    wanted = plain(options["rounds"])
-    least_s = wanted.pop("budget_s") / 2
-    for model, resolution in {(cell.model, cell.resolution) for cell in build.cells(config)}:
+    least_s = build.profiling_options(config, training_s=training_s)["rounds"].budget_s / 2
+    for (model, resolution), wanted in _digests(config, images).items():
         path = layout.profile_path(model, resolution)
         if not path.exists():
             return False
         stored = read_json(path, error=StudyError)
-        modes = {timed["mode"] for timed in stored["latency"]} | set(stored["unavailable"])
-        if {k: stored.get(k) for k in here} != here or modes != set(options["modes"]):
+        if stored.get("digest") != wanted:
             return False
-        rounds = dict(stored.get("rounds") or {})
-        had_s = rounds.pop("budget_s", None)
-        if rounds != wanted or (had_s is not None and had_s < least_s):
+        had_s = stored["rounds"]["budget_s"]
+        if had_s is not None and had_s < least_s:
             return False
     return True
+
+
+def _digests(config: ResoMapConfig, images: ImageDataset) -> dict[tuple[str, int], str]:
+    """(model, resolution) -> digest of all that the figures follow from, but for the time that measuring took."""
+    device, precision = build.device_and_precision(config)
+    files = _files(images, count=build.end_to_end_images(config))
+    shared = {
+        "version": PROFILE_VERSION,
+        "packages": {name: package_version(name) for name in _PACKAGES},
+        "device": str(torch.device(device)),
+        "device_name": device_name(torch.device(device)),
+        "threads": torch.get_num_threads(),
+        "keeps_freed_memory": keeps_freed_memory(),
+        "precision": precision,
+        "files": list(content_hashes(files, cache_dir=build.cache_dir(config)).values()),
+    }
+    options = {(cell.model, cell.resolution): cell for cell in build.cells(config)}
+    return {
+        option: digest(shared | build.profile_determinants(config, cell, num_classes=images.num_classes))
+        for option, cell in options.items()
+    }
 
 
 def _subjects(config: ResoMapConfig, *, num_classes: int) -> Iterable[Subject]:
@@ -125,10 +154,10 @@ def _training_batch(config: ResoMapConfig, subjects: Sequence[Subject]) -> int:
     return int(np.clip(_MACS_OF_A_STEP // max(1, macs), 1, build.micro_batch(config, Ranks())))
 
 
-def _files(images: ImageDataset, *, count: int) -> list[Path]:
+def _files(images: ImageDataset, *, count: int) -> list[ImageRecord]:
     split = "test" if "test" in images.splits else "val"
     records = images.splits[split]
-    return [records[i].path for i in evenly_spread(len(records), count)]
+    return [records[i] for i in evenly_spread(len(records), count)]
 
 
 def _end_to_end(

@@ -90,7 +90,7 @@ def _profile(
 ) -> None:
     from resomap.study.profile import profile_study, profiles_are_current
 
-    if not profiles_are_current(config, layout, training_s=training_s):
+    if not profiles_are_current(config, images, layout, training_s=training_s):
         profile_study(config, images=images, layout=layout, training_s=training_s, progress=progress)
 
 

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from resomap.config.schema import ResoMapConfig
+from resomap.records import Cell
+from resomap.study.build.data import max_pixels
+from resomap.study.build.loaders import micro_batch
+from resomap.study.build.models import network_identity, preprocessing
+from resomap.study.ranks import Ranks
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,6 +43,23 @@ def profiling_options(config: ResoMapConfig, *, training_s: float | None = None)
         "rounds": Rounds(least=chosen.blocks, precision=chosen.precision, budget_s=budget_s),
         "modes": tuple(chosen.modes),
         "max_batch": chosen.max_batch,
+    }
+
+
+def profile_determinants(config: ResoMapConfig, cell: Cell, *, num_classes: int) -> dict[str, Any]:
+    """What a model's cost at a resolution depends on, as far as the configuration says it: not the time it may take."""
+    training = config.training
+    options = profiling_options(config)
+    return {
+        "network": network_identity(config, cell, num_classes=num_classes),
+        "options": options | {"rounds": replace(options["rounds"], budget_s=None)},
+        "training_step": {
+            "micro_batch": micro_batch(config, Ranks()),
+            "optimizer": training.optimizer,
+            "momentum": training.momentum,
+        },
+        "preprocessing": preprocessing(config, cell),
+        "max_pixels": max_pixels(config),
     }
 
 

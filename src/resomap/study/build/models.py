@@ -118,6 +118,27 @@ def model_on_meta(config: ResoMapConfig, cell: Cell, *, num_classes: int) -> nn.
     return construct_on_meta(cell.model, num_classes=num_classes, specs=model_specs(config))
 
 
+def network_identity(config: ResoMapConfig, cell: Cell, *, num_classes: int) -> dict[str, Any]:
+    """What tells whether a model of that name is still the same network, its weights aside.
+
+    Code of the user's is built, on shapes alone: its layers, its operations and the file that it is written in.
+    """
+    about = {"name": cell.model, "classes": num_classes, "description": model_specs(config).get(cell.model)}
+    if ":" not in cell.model:
+        return about
+    from resomap.models.construct import source_of
+    from resomap.profiling.complexity import get_model_complexity
+
+    network = model_on_meta(config, cell, num_classes=num_classes)
+    counted = get_model_complexity(network, (1, 3, cell.resolution, cell.resolution))
+    return about | {
+        "layers": str(network),
+        "parameters": counted.parameters,
+        "macs": counted.macs,
+        "source": source_of(cell.model),
+    }
+
+
 def preprocessing(config: ResoMapConfig, cell: Cell) -> Preprocessing:
     """How the cell's model sees an image."""
     from resomap.models.registry import normalisation_of
