@@ -78,7 +78,7 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "part of a pixel": (lambda: resomap.profile_gpu_memory(MODEL, (1, 3, 8.5, 8)), "input_shape: expected"),
     "no side": (
         lambda: resomap.profile_model(MODEL, resolution=0),
-        "resolution: expected a whole number from 1",
+        "resolution: expected a whole number of pixels from 1",
     ),
     "a strength of NaN": (lambda: resomap.AugmentationSettings(brightness=NAN), "brightness: expected a number from 0"),
     "a chance of 2": (lambda: resomap.AugmentationSettings(horizontal_flip=2), "horizontal_flip: expected a number"),

@@ -159,13 +159,15 @@ def profile_model(
         DeviceError: no such device.
     """
     check_module(model)
-    if not is_whole(runs) or runs < 1:
-        raise ConfigError(f"runs: expected a whole number of timed blocks from 1, got {runs!r}")
-    for what, number, least in (("warmup", warmup, 0), ("max_batch", max_batch, 1), ("resolution", resolution, 1)):
-        if number is not None and (not is_whole(number) or number < least):
-            raise ConfigError(f"{what}: expected a whole number from {least}, got {number!r}")
+    wanted = (
+        ("runs", runs, 1, "timed blocks"), ("warmup", warmup, 0, "calls"), ("max_batch", max_batch, 1, "images"),
+        ("resolution", resolution, 1, "pixels"),
+    )  # fmt: skip
+    for what, number, least, of in wanted:
+        if not (what == "resolution" and number is None) and (not is_whole(number) or number < least):
+            raise ConfigError(f"{what}: expected a whole number of {of} from {least}, got {number!r}")
     device = present_device(device)
-    side = resolution or (_side_of(loader) if loader is not None else 224)
+    side = resolution if resolution is not None else _side_of(loader) if loader is not None else 224
     plan = ProfilingPlan(str(device), tuple(modes), warmup=warmup, rounds=Rounds(runs), max_batch=max_batch)
     return profile_subjects([Subject(name or type(model).__name__, model, side)], plan)[0]
 

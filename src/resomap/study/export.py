@@ -54,7 +54,8 @@ def chosen_run(
         answer = read_json(stored, error=StudyError)["recommendation"] if stored.exists() else {"model": None}
         if answer["model"] is None:
             raise StudyError("the study has no recommendation; name a run with --model and --resolution")
-        model, resolution = model or answer["model"], resolution or answer["resolution"]
+        model = answer["model"] if model is None else model
+        resolution = answer["resolution"] if resolution is None else resolution
     fitting = [
         run for run in study.runs
         if (run.cell.model, run.cell.resolution) == (model, resolution) and seed in (None, run.cell.seed)

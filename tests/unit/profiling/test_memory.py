@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -196,6 +197,14 @@ def test_profiling_refuses_devices_that_are_not_there_and_no_runs(monkeypatch: p
     for runs in (0, -1, 2.5):
         with pytest.raises(ConfigError, match=rf"^runs: expected a whole number of timed blocks from 1, got {runs}"):
             profile_model(model, "cpu", runs=runs, resolution=32)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [0, -64, 64.0, True])
+@pytest.mark.parametrize("name", ["resolution", "max_batch"])
+def test_a_side_or_batch_of_nothing_is_refused(name: str, value: Any) -> None:
+    model = build_model("tiny_cnn", num_classes=2, seed=0)
+    with pytest.raises(ConfigError, match=rf"^{name}: expected a whole number of \w+ from 1, got {value!r}$"):
+        profile_model(model, "cpu", **{"resolution": 32, "runs": 1, name: value})
 
 
 def test_gpu_memory_reads_the_allocators_peak(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from resomap.data.resize import to_square
+from resomap.errors import StudyError
+from resomap.layout import StudyLayout
 from resomap.records import Preprocessing
-from resomap.study.export import preprocessing_steps
+from resomap.serialize import write_json
+from resomap.study.export import chosen_run, preprocessing_steps
+from resomap.study.load import Study
 
 # Odd remainders at the cut, long sides that end on a half, more than 32 : 1 in both directions, enlarged, a square.
 SIZES_WH = ((97, 173), (131, 90), (64, 45), (45, 64), (211, 5), (5, 340), (20, 31), (33, 33), (66, 2))
@@ -67,3 +72,10 @@ def test_the_written_steps_give_every_pixel(kernel: str, side: int, information:
             (done,) = (do(image, *match.groups()) for text, do in READ.items() if (match := re.fullmatch(text, step)))
             image = done
         np.testing.assert_array_equal(np.asarray(image), expected, err_msg=f"{width} x {height}")
+
+
+def test_a_side_of_0_is_not_taken_for_the_recommended_one(tmp_path: Path) -> None:
+    study = Study(StudyLayout(tmp_path))
+    write_json(study.layout.verdict_path, {"recommendation": {"model": "tiny_cnn", "resolution": 32}})
+    with pytest.raises(StudyError, match="no finished run of tiny_cnn @0"):
+        chosen_run(study, resolution=0, metric="accuracy")
