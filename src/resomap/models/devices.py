@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import psutil
 import torch
 
 from resomap.errors import DeviceError, printable
@@ -34,3 +35,11 @@ def present_device(device: str | torch.device, *, name: str = "device") -> torch
     if chosen.index is not None and chosen.index >= count:
         raise DeviceError(f"{name}: {chosen} was asked for, there are {count}, from 0; choose another")
     return chosen
+
+
+def free_memory_mib(device: str) -> float:
+    """Memory that is free on a device: the machine's on CPU, the accelerator's else."""
+    if device.partition(":")[0] == "cpu":
+        return psutil.virtual_memory().available / 2**20
+    free, _ = torch.accelerator.get_memory_info(torch.device(device))
+    return free / 2**20

@@ -56,6 +56,8 @@ class LatencyRecord:
     """batch_size / median."""
     block_medians_ms: tuple[float, ...]
     """In the order of the rounds: block b of every model and resolution was timed in the same round."""
+    at_least: bool = False
+    """images_per_s is a lower bound: the search for the batch ended before throughput stopped growing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,14 @@ class Ratio:
 
 
 def summarise(
-    seconds: np.ndarray, *, protocol: str, mode: str, batch_size: int, draws: int = 2000, seed: int = 0
+    seconds: np.ndarray,
+    *,
+    protocol: str,
+    mode: str,
+    batch_size: int,
+    at_least: bool = False,
+    draws: int = 2000,
+    seed: int = 0,
 ) -> LatencyRecord:
     """The record of one subject.
 
@@ -106,6 +115,7 @@ def summarise(
         iqr_ms=p75 - p25,
         images_per_s=1000 * batch_size / middle,
         block_medians_ms=tuple(float(m) for m in medians),
+        at_least=at_least,
     )
 
 
@@ -165,7 +175,7 @@ def _interval(values: np.ndarray, *, draws: int, seed: int) -> tuple[float, floa
     return float(low), float(high)
 
 
-def saturating_batch(seconds_of: Callable[[int], float], *, largest: int = 64) -> int:
+def saturating_batch(seconds_of: Callable[[int], float], *, largest: int) -> tuple[int, bool]:
     """The smallest of 1, 2, 4, ... whose throughput comes within 5 % of the largest that was found.
 
     The search ends where two doublings in a row gain less than 5 %, not at the first: many a network takes twice as
@@ -174,6 +184,9 @@ def saturating_batch(seconds_of: Callable[[int], float], *, largest: int = 64) -
 
     Args:
         seconds_of: batch size -> seconds of one call; infinite where the batch does not fit the memory.
+    Returns:
+        (batch, whether a larger one may reach more: the search ended at `largest` or at 2 s while throughput still
+        grew, or tried one batch only).
     """
     batch, seconds = 1, seconds_of(1)
     throughput, stalled = {1: 1 / seconds}, 0
@@ -183,4 +196,4 @@ def saturating_batch(seconds_of: Callable[[int], float], *, largest: int = 64) -
         throughput[batch] = batch / seconds
         stalled = 0 if throughput[batch] >= _GROWTH * best else stalled + 1
     enough = max(throughput.values()) / _GROWTH
-    return next(size for size, reached in throughput.items() if reached >= enough)
+    return next(size for size, reached in throughput.items() if reached >= enough), not stalled

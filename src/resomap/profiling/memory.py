@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -268,14 +267,6 @@ def largest_micro_batch(
     while found + 1 < len(candidates) and peak_mib(candidates[found + 1]) <= limit_mib:
         found += 1
     return candidates[found] if found >= 0 else None
-
-
-def free_memory_mib(device: str) -> float:
-    """Memory that is free on a device: the machine's on CPU, the accelerator's else."""
-    if device.partition(":")[0] == "cpu":
-        return psutil.virtual_memory().available / _MIB
-    free, _ = torch.accelerator.get_memory_info(torch.device(device))
-    return free / _MIB
 
 
 def profile_gpu_memory(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from resomap.allocator import keeps_freed_memory
 from resomap.errors import ConfigError, DeviceError, is_whole
-from resomap.models.devices import present_device
+from resomap.models.devices import free_memory_mib, present_device
 from resomap.models.resolutions import least_training_batch
 from resomap.models.target_layers import check_module
 from resomap.profiling.complexity import Complexity, get_model_complexity
@@ -42,6 +42,9 @@ at with all draws before timing ends."""
 
 _SEARCH_CALLS = 3
 """Of each batch that is tried for the throughput."""
+_SHARE_OF_FREE = 0.25
+"""Of the device's memory, for a batch that is timed and the images that wait for their turn."""
+_LARGEST_BATCH = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +125,7 @@ class ProfilingPlan:
     protocols: tuple[str, ...] = (BATCH_1, SATURATED)
     warmup: int = 5
     rounds: Rounds = field(default_factory=Rounds)
-    max_batch: int = 64
+    max_batch: int = _LARGEST_BATCH
     training_batch: int = 1
     """Images of the training step; 2 at least where a subject cannot be trained on one (maps of 1 x 1)."""
     precision: str = "no"
@@ -139,7 +142,7 @@ def profile_model(
     *,
     resolution: int | None = None,
     modes: Sequence[str] = ("eager",),
-    max_batch: int = 64,
+    max_batch: int = _LARGEST_BATCH,
     name: str | None = None,
 ) -> ProfileRecord:
     """Latency, throughput, memory and operations of one model.
@@ -188,16 +191,33 @@ def profile_subjects(
     device = torch.device(plan.device)
     found: list[list[LatencyRecord]] = [[] for _ in subjects]
     missing: list[dict[str, str]] = [{} for _ in subjects]
+    of_one = [predict_memory(s.network, input_shape=_one_image(s), device=device) for s in subjects]
+    largest = _largest_batches(of_one, plan)
     for mode in plan.modes:
         progress(f"latency: {mode}")
         deployed = _deploy_all(subjects, mode, device, missing)
-        _time_mode(subjects, deployed, mode, plan, found=found, missing=missing)
+        _time_mode(subjects, deployed, mode, plan, largest, found=found, missing=missing)
     progress("memory and operations")
     plan = replace(plan, training_batch=_training_batch(subjects, plan.training_batch))
     return [
-        _record(subject, plan, tuple(latency), unavailable)
-        for subject, latency, unavailable in zip(subjects, found, missing, strict=True)
+        _record(subject, plan, tuple(latency), unavailable, predicted.peak_mib)
+        for subject, latency, unavailable, predicted in zip(subjects, found, missing, of_one, strict=True)
     ]
+
+
+def _one_image(subject: Subject) -> tuple[int, int, int, int]:
+    return 1, 3, subject.resolution, subject.resolution
+
+
+def _largest_batches(of_one: Sequence[MemoryRecord], plan: ProfilingPlan) -> list[int]:
+    """The largest batch of each subject that the search may try: timed in turn, all have their images in memory."""
+    try:
+        room_mib = _SHARE_OF_FREE * free_memory_mib(plan.device)
+    except RuntimeError:  # no such count on this kind of accelerator, which refuses what it cannot hold
+        room_mib = math.inf
+    images_mib = sum(one.input_mib for one in of_one)
+    fitting = [room_mib / (one.activations_peak_mib + images_mib) for one in of_one]
+    return [max(1, int(min(plan.max_batch, batch))) for batch in fitting]
 
 
 def _training_batch(subjects: Sequence[Subject], asked: int) -> int:
@@ -228,10 +248,11 @@ def _deploy_all(
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A subject that can be timed: its position among all, its batch, and the call."""
+    """A subject that can be timed: its position among all, its batch, whether a larger one may be faster, the call."""
 
     position: int
     batch: int
+    at_least: bool
     call: Call
 
 
@@ -240,14 +261,15 @@ def _time_mode(
     deployed: Sequence[Deployed | None],
     mode: str,
     plan: ProfilingPlan,
+    largest: Sequence[int],
     *,
     found: list[list[LatencyRecord]],
     missing: list[dict[str, str]],
 ) -> None:
     device = torch.device(plan.device)
     clock = clock_of(device)
-    groups = {p: _prepare(subjects, deployed, p, mode, plan, clock, missing) for p in plan.protocols}
-    twice = _same_as_batch_1(subjects, groups.get(SATURATED, [])) if BATCH_1 in groups else set()
+    groups = {p: _prepare(subjects, deployed, p, mode, plan, largest, clock, missing) for p in plan.protocols}
+    twice = _same_as_batch_1(subjects, groups.get(SATURATED, [])) if BATCH_1 in groups else {}
     groups = {p: [one for one in g if p == BATCH_1 or one.position not in twice] for p, g in groups.items()}
     groups = {protocol: group for protocol, group in groups.items() if group}
     times = time_in_turn(
@@ -261,19 +283,19 @@ def _time_mode(
     )
     for (protocol, group), of_group in zip(groups.items(), times, strict=True):
         for one, seconds in zip(group, of_group, strict=True):
-            record = summarise(seconds, protocol=protocol, mode=mode, batch_size=one.batch)
+            record = summarise(seconds, protocol=protocol, mode=mode, batch_size=one.batch, at_least=one.at_least)
             found[one.position].append(record)
             if protocol == BATCH_1 and one.position in twice:
-                found[one.position].append(replace(record, protocol=SATURATED))
+                found[one.position].append(replace(record, protocol=SATURATED, at_least=twice[one.position]))
 
 
-def _same_as_batch_1(subjects: Sequence[Subject], saturated: Sequence[_Prepared]) -> set[int]:
-    """Positions of the models that one image saturates at every resolution.
+def _same_as_batch_1(subjects: Sequence[Subject], saturated: Sequence[_Prepared]) -> dict[int, bool]:
+    """Positions of the models that one image saturates at every resolution -> at_least of their throughput.
 
     Their calls are those of batch 1: the time is better spent on more rounds.
     """
     larger = {subjects[one.position].model for one in saturated if one.batch > 1}
-    return {one.position for one in saturated if subjects[one.position].model not in larger}
+    return {one.position: one.at_least for one in saturated if subjects[one.position].model not in larger}
 
 
 def _prepare(
@@ -282,6 +304,7 @@ def _prepare(
     protocol: str,
     mode: str,
     plan: ProfilingPlan,
+    largest: Sequence[int],
     clock: Clock,
     missing: list[dict[str, str]],
 ) -> list[_Prepared]:
@@ -291,11 +314,11 @@ def _prepare(
         if ready is None or mode in missing[i]:
             continue
         try:
-            batch = 1
+            batch, at_least = 1, False
             if protocol == SATURATED:
                 searched = _seconds_of(_searchable(subject, ready, mode, plan), subject.resolution, clock)
-                batch = saturating_batch(searched, largest=plan.max_batch)
-            group.append(_Prepared(i, batch, ready(_images(batch, subject.resolution))))
+                batch, at_least = saturating_batch(searched, largest=largest[i])
+            group.append(_Prepared(i, batch, at_least, ready(_images(batch, subject.resolution))))
         except DeviceError as wrong:
             missing[i][mode] = str(wrong)
     return group
@@ -343,16 +366,20 @@ def _seconds_of(ready: Deployed, resolution: int, clock: Clock) -> Callable[[int
 
 
 def _images(batch: int, resolution: int) -> Tensor:
-    """Noise: the time of dense operations does not depend on the values."""
+    """One image of noise, repeated: the time of dense operations does not depend on the values."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(batch, 3, resolution, resolution, generator=generator)
+    return torch.randn(1, 3, resolution, resolution, generator=generator).repeat(batch, 1, 1, 1)
 
 
 def _record(
-    subject: Subject, plan: ProfilingPlan, latency: tuple[LatencyRecord, ...], unavailable: dict[str, str]
+    subject: Subject,
+    plan: ProfilingPlan,
+    latency: tuple[LatencyRecord, ...],
+    unavailable: dict[str, str],
+    predicted_inference_mib: float,
 ) -> ProfileRecord:
     device = torch.device(plan.device)
-    one = (1, 3, subject.resolution, subject.resolution)
+    one = _one_image(subject)
     training: dict[str, Any] = {
         "input_shape": (plan.training_batch, *one[1:]),
         "training": True,
@@ -372,7 +399,7 @@ def _record(
         complexity=get_model_complexity(subject.network, one),
         inference_memory=profile_gpu_memory(subject.network, one, device=device),
         training_memory=profile_gpu_memory(subject.network, **training),
-        predicted_inference_mib=predict_memory(subject.network, input_shape=one, device=device).peak_mib,
+        predicted_inference_mib=predicted_inference_mib,
         predicted_training_mib=predict_memory(subject.network, **training).peak_mib,
         unavailable=unavailable,
     )

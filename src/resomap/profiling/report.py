@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from resomap.profiling.profiler import ProfileRecord
 
 PRECISIONS = {"no": "float32"}
+AT_LEAST = {True: "at least ", False: ""}
 FREED = {True: ", freed memory kept", False: ""}
 
 
@@ -45,7 +46,7 @@ def profiling_report(records: Sequence[ProfileRecord]) -> str:
         (
             r.model, str(r.resolution), t.mode, t.protocol, str(t.batch_size), f"{t.median_ms:.2f}",
             f"{t.median_low_ms:.2f}-{t.median_high_ms:.2f}", f"{t.p90_ms:.2f}", f"{t.p95_ms:.2f}", f"{t.p99_ms:.2f}",
-            f"{t.images_per_s:.1f}",
+            f"{AT_LEAST[t.at_least]}{t.images_per_s:.1f}",
         )
         for r in records
         for t in r.latency

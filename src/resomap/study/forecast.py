@@ -14,10 +14,11 @@ from typing import Any
 import torch
 
 from resomap.config.schema import ResoMapConfig
+from resomap.models.devices import free_memory_mib
 from resomap.models.registry import count_parameters
 from resomap.models.resolutions import least_training_batch
 from resomap.profiling.complexity import get_model_complexity
-from resomap.profiling.memory import free_memory_mib, largest_micro_batch, left_out, predict_memory
+from resomap.profiling.memory import largest_micro_batch, left_out, predict_memory
 from resomap.records import Cell
 from resomap.serialize import provenance, write_json
 from resomap.study import build

@@ -10,7 +10,8 @@ import logging
 
 import psutil
 
-from resomap.profiling.memory import free_memory_mib, predict_memory
+from resomap.models.devices import free_memory_mib
+from resomap.profiling.memory import predict_memory
 from resomap.records import Cell, RunRecord
 from resomap.study import build
 from resomap.study.context import StudyContext

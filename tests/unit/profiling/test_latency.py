@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from functools import partial
@@ -226,22 +227,32 @@ def test_warm_up_of_long_calls_compares_two_with_two() -> None:
 
 def test_the_saturating_batch_is_the_smallest_that_comes_near_the_largest_throughput() -> None:
     # Up to 8 images cost the same, from there on each costs 1/8: throughput doubles until 8.
-    assert saturating_batch(lambda batch: 0.01 * max(1, batch / 8), largest=64) == 8
-    assert saturating_batch(lambda batch: 0.01, largest=16) == 16
-    assert saturating_batch(lambda batch: 0.01 * batch) == 1
-    tried = []
-    assert saturating_batch(lambda batch: tried.append(batch) or 1.5, largest=64) == 1  # two would take over 2 s
-    assert tried == [1]
+    assert saturating_batch(lambda batch: 0.01 * max(1, batch / 8), largest=64) == (8, False)
+    assert saturating_batch(lambda batch: 0.01 * batch, largest=64) == (1, False)
 
 
 def test_two_images_that_take_twice_as_long_as_one_do_not_end_the_search() -> None:
     # mobilenet_v3_small at 64 px in ms (2 cores, fp32, NCHW): other kernels serve batches.
     measured = {1: 2.66, 2: 5.62, 4: 6.18, 8: 6.85, 16: 9.09, 32: 14.2, 64: 17.4}
-    assert saturating_batch(lambda batch: measured[batch] / 1000) == 64
-    assert saturating_batch(lambda batch: measured[batch] / 1000, largest=16) == 16
+    assert saturating_batch(lambda batch: measured[batch] / 1000, largest=64) == (64, True)
+    assert saturating_batch(lambda batch: measured[batch] / 1000, largest=16) == (16, True)
     tried = []
-    assert saturating_batch(lambda batch: tried.append(batch) or 0.01 * batch) == 1
+    assert saturating_batch(lambda batch: tried.append(batch) or 0.01 * batch, largest=64) == (1, False)
     assert tried == [1, 2, 4]  # two doublings without growth
+
+
+def test_throughput_is_at_least_that_of_a_search_that_ended_while_it_grew() -> None:
+    assert saturating_batch(lambda batch: 0.01, largest=16) == (16, True)
+    assert saturating_batch(lambda batch: 0.01, largest=1) == (1, True)  # no other was tried
+    assert saturating_batch(lambda batch: 0.01 * max(1, batch / 8), largest=8) == (8, True)
+    assert saturating_batch(lambda batch: 0.01 * max(1, batch / 8), largest=16) == (8, False)
+    tried = []
+    assert saturating_batch(lambda batch: tried.append(batch) or 1.5, largest=64) == (
+        1,
+        True,
+    )  # two would take over 2 s
+    assert tried == [1]
+    assert saturating_batch(lambda batch: 0.01 if batch <= 4 else math.inf, largest=64) == (4, False)  # memory's end
 
 
 def test_a_batch_that_memory_does_not_hold_is_not_the_saturating_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,6 +363,26 @@ def test_profile_of_a_model(capsys: pytest.CaptureFixture[str]) -> None:
         profile_model(model, "cpu", [torch.zeros(1, 3, 32, 16)])
 
 
+def test_the_largest_batch_is_bounded_by_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 404 MiB that are free, a quarter: the batch's activations, and the images of both sides that wait."""
+    asked: list[int] = []
+    monkeypatch.setattr("resomap.profiling.profiler.free_memory_mib", lambda device: 404.0)
+    monkeypatch.setattr(
+        "resomap.profiling.profiler.saturating_batch",
+        lambda seconds_of, largest: asked.append(largest) or (1, False),
+    )
+    network = nn.Sequential(
+        nn.Conv2d(3, 5, 1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )  # 5 maps: 20 B a pixel
+    subjects = [Subject("one", network, side) for side in (256, 512)]
+    profile_subjects(subjects, ProfilingPlan(rounds=Rounds(1), warmup=1, max_batch=64))
+    images_mib = (256**2 + 512**2) * 3 * 4 / 2**20  # 3.75
+    assert asked == [int(101 / (1.25 + images_mib)), int(101 / (5 + images_mib))] == [20, 11]
+    asked.clear()
+    profile_subjects(subjects, ProfilingPlan(rounds=Rounds(1), warmup=1, max_batch=16))
+    assert asked == [16, 11]
+
+
 def test_resolutions_share_one_deployed_network(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
     monkeypatch.setattr(
@@ -366,11 +397,12 @@ def test_resolutions_share_one_deployed_network(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_one_image_that_saturates_a_model_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resomap.profiling.profiler.saturating_batch", lambda seconds_of, largest: 1)
+    monkeypatch.setattr("resomap.profiling.profiler.saturating_batch", lambda seconds_of, largest: (1, True))
     network = build_model("tiny_cnn", num_classes=3)
     (record,) = profile_subjects([Subject("tiny_cnn", network, 32)], ProfilingPlan(rounds=Rounds(3), warmup=1))
     single, saturated = record.latency
     assert (single.protocol, saturated.protocol) == (BATCH_1, SATURATED)
+    assert (single.at_least, saturated.at_least) == (False, True)
     assert single.block_medians_ms == saturated.block_medians_ms
 
 
