@@ -52,11 +52,16 @@ class EndToEnd:
     """From an image file to an answer, one image at a time; medians in ms."""
 
     images: int
+    """Files that could be read."""
     decode_ms: float
     resize_ms: float
+    """Resizing and normalising."""
     model_ms: float
+    """There and back: the image onto the device, the answer from it."""
     total_ms: float
     """Median of the sum, which need not be the sum of the medians."""
+    mode: str = "eager"
+    """How the model was deployed: in float32, whatever other modes are timed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +103,7 @@ class ProfileRecord:
     unavailable: dict[str, str] = field(default_factory=dict)
     """mode -> why it could not be measured."""
     end_to_end: EndToEnd | None = None
+    """None: no files were timed."""
 
     def at(self, protocol: str, mode: str | None = None) -> LatencyRecord:
         """The latency under a protocol; None: the first mode."""

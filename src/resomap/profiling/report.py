@@ -64,9 +64,14 @@ def profiling_report(records: Sequence[ProfileRecord]) -> str:
     lines += ["", *_aligned([head, *rows])]
     ends = [r for r in records if r.end_to_end is not None]
     if ends:
-        head = ("model", "side", "decode ms", "resize ms", "model ms", "file to answer ms")
+        head = ("model", "side", "mode", "decode ms", "resize ms", "model ms", "file to answer ms")
         rows = [
-            (r.model, str(r.resolution), *[f"{v:.2f}" for v in (e.decode_ms, e.resize_ms, e.model_ms, e.total_ms)])
+            (
+                r.model,
+                str(r.resolution),
+                e.mode,
+                *[f"{v:.2f}" for v in (e.decode_ms, e.resize_ms, e.model_ms, e.total_ms)],
+            )
             for r in ends
             if (e := r.end_to_end) is not None
         ]

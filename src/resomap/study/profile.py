@@ -177,7 +177,7 @@ def _end_to_end(
                     continue
                 if round_:  # the first round warms up
                     times[i].append(spent)
-    return [_summary(np.array(of_subject), files=len(paths)) if of_subject else None for of_subject in times]
+    return [_summary(np.array(of_subject)) if of_subject else None for of_subject in times]
 
 
 def _answer(
@@ -195,9 +195,9 @@ def _answer(
     return decoded - started, resized - decoded, time.perf_counter() - resized
 
 
-def _summary(seconds_T3: np.ndarray, *, files: int) -> EndToEnd:
+def _summary(seconds_T3: np.ndarray) -> EndToEnd:
     decode, resize, model = (float(v) * 1000 for v in np.median(seconds_T3, axis=0))
-    return EndToEnd(files, decode, resize, model, float(np.median(seconds_T3.sum(axis=1))) * 1000)
+    return EndToEnd(len(seconds_T3) // _ROUNDS, decode, resize, model, float(np.median(seconds_T3.sum(axis=1))) * 1000)
 
 
 def ratios_to_smallest(records: Sequence[ProfileRecord], *, protocol: str = BATCH_1) -> list[dict[str, Any]]:

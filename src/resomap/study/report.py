@@ -72,6 +72,7 @@ def _context(study: Study, verdict: Mapping[str, Any], name: str) -> dict[str, A
         "masks_table": tables.masks_table(study),
         "faithfulness_table": tables.faithfulness_table(study),
         "cost_table": tables.cost_table(study),
+        "files_table": tables.files_table(study),
         "memory_table": tables.memory_table(study),
         "methods": METHODS,
         "references": REFERENCES,

@@ -8,6 +8,7 @@ from typing import Any
 from resomap.config.load import differences
 from resomap.errors import counted, printable
 from resomap.metrics.consistency import AS_RESEEDING, BETTER, MORE, NOT_REPEATABLE, ONE_SEED
+from resomap.profiling.report import AT_LEAST, PRECISIONS
 from resomap.records import RunRecord
 from resomap.report.html import Table, cell, interval_cell
 from resomap.study.circumstances import circumstances
@@ -145,8 +146,7 @@ def faithfulness_table(study: Study) -> Table | None:
 
 def cost_table(study: Study) -> Table:
     """Latency and throughput; each row says where, unless all were measured in one place."""
-    kinds = list(dict.fromkeys(hardware(p) for p in study.profiles))
-    several = len(kinds) > 1
+    where, several = _hardware(study)
     rows = [
         [
             f"{p['model']} at {p['resolution']} px",
@@ -154,10 +154,9 @@ def cost_table(study: Study) -> Table:
             t["protocol"],
             t["batch_size"],
             cell(f"{t['median_ms']:.2f} ({t['median_low_ms']:.2f} to {t['median_high_ms']:.2f})", t["median_ms"]),
-            cell(f"{t['p95_ms']:.2f}", t["p95_ms"]),
-            cell(f"{t['p99_ms']:.2f}", t["p99_ms"]),
-            cell(f"{t['images_per_s']:.1f}", t["images_per_s"]),
-            cell(f"{p['end_to_end']['total_ms']:.2f}", p["end_to_end"]["total_ms"]) if p["end_to_end"] else "–",
+            *(_tail(t, percentile) for percentile in (95, 99)),
+            t["calls"],
+            cell(f"{AT_LEAST[t.get('at_least', False)]}{t['images_per_s']:.1f}", t["images_per_s"]),
             *([hardware(p)] if several else ()),
         ]
         for p in study.profiles
@@ -168,15 +167,61 @@ def cost_table(study: Study) -> Table:
         "mode",
         "protocol",
         "batch",
-        "median ms (95 %)",
+        "median ms a batch (95 %)",
         "p95 ms",
         "p99 ms",
+        "calls",
         "images/s",
+        *(["measured on"] if several else ()),
+    ]
+    note = ""
+    if any(t.get("at_least") for p in study.profiles for t in p["latency"]):
+        note = "; at least: throughput still grew at the largest batch that was tried"
+    return Table(f"Latency on {where}{note}", columns, rows)
+
+
+def _hardware(study: Study) -> tuple[str, bool]:
+    """(where cost was measured, in words; whether those are several places)."""
+    kinds = list(dict.fromkeys(hardware(p) for p in study.profiles))
+    if len(kinds) > 1:
+        return "several kinds of hardware: not to be compared", True
+    return (kinds or ["no device: no profile"])[0], False
+
+
+def _tail(timed: Mapping[str, Any], percentile: int) -> Any:
+    """Of fewer calls than there are between two that exceed it, a percentile would be the slowest call."""
+    if timed["calls"] * (100 - percentile) < 100:
+        return "–"
+    value = timed[f"p{percentile}_ms"]
+    return cell(f"{value:.2f}", value)
+
+
+def files_table(study: Study) -> Table | None:
+    """From an image file to an answer; None where no files were timed."""
+    where, several = _hardware(study)
+    rows = [
+        [
+            f"{p['model']} at {p['resolution']} px",
+            end.get("mode", "eager"),
+            end["images"],
+            *(cell(f"{end[f'{part}_ms']:.2f}", end[f"{part}_ms"]) for part in ("decode", "resize", "model", "total")),
+            *([hardware(p)] if several else ()),
+        ]
+        for p in study.profiles
+        if (end := p["end_to_end"])
+    ]
+    columns = [
+        "option",
+        "mode",
+        "files",
+        "decode ms",
+        "resize and normalise ms",
+        "model ms",
         "file to answer ms",
         *(["measured on"] if several else ()),
     ]
-    where = "several kinds of hardware: not to be compared" if several else (kinds or ["no device: no profile"])[0]
-    return Table(f"Latency on {where}", columns, rows)
+    caption = f"From an image file to its answer, one at a time, medians, on {where}"
+    return Table(caption, columns, rows) if rows else None
 
 
 def memory_table(study: Study) -> Table:
@@ -212,12 +257,25 @@ def memory_table(study: Study) -> Table:
         "training batch",
         *(("one run s predicted", "measured") if planned else ()),
     ]
-    caption = "Operations of one image, and memory (live tensors): predicted beside measured"
+    caption = f"Operations of one image, and memory: predicted beside measured{_steps(study)}"
     others = next((lines for _, lines in times if lines), None)
     if others:
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         caption += f". Times planned for other settings are left out (planned -> run: {'; '.join(others[:3])}{more})"
     return Table(caption, columns, rows)
+
+
+def _steps(study: Study) -> str:
+    """Of what steps memory was measured, and how; in words."""
+    if not study.profiles:
+        return ""
+    steps = [p["training_memory"] for p in study.profiles]
+    methods = " or ".join(dict.fromkeys(step["method"] for step in steps))
+    precisions = " or ".join(dict.fromkeys(PRECISIONS.get(step["precision"], step["precision"]) for step in steps))
+    return (
+        f" ({methods}). Inference: one image, in float32. Training: one update in {precisions}, of so many images as "
+        "column training batch says: fewer than the study's updates have where a step takes long"
+    )
 
 
 def _run_seconds(

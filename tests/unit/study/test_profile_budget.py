@@ -142,3 +142,13 @@ def test_a_profile_of_an_earlier_version_is_read_but_not_current(profiled: Calla
     write_json(path, stored)
     assert not profiled()
     assert len(stored_profiles(layout)) == 2
+
+
+def test_files_that_cannot_be_read_are_not_counted_as_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resomap.study.profile.profile_subjects", partial(profile_subjects_once, profile_subjects))
+    config = small(tmp_path, "system.profiling.end_to_end_images=3")
+    images = build.dataset(config)
+    images.splits["test"][0].path.write_bytes(b"no image")
+    (record,) = profile_study(config, images=images, layout=StudyLayout(tmp_path / "study"))
+    assert record.end_to_end is not None
+    assert (record.end_to_end.images, record.end_to_end.mode) == (2, "eager")

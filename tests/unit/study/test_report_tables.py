@@ -12,7 +12,14 @@ from resomap.analysis.per_class import critical_resolutions
 from resomap.records import Cell
 from resomap.serialize import plain
 from resomap.study.circumstances import circumstances
-from resomap.study.report_tables import agreement_table, consistency_table, cost_table, masks_table, memory_table
+from resomap.study.report_tables import (
+    agreement_table,
+    consistency_table,
+    cost_table,
+    files_table,
+    masks_table,
+    memory_table,
+)
 from resomap.study.verdict_tables import class_detail_table, classes_table
 
 MACHINE = {"device": "cpu", "processes": 1, "runs_at_once": 1, "cpu_count": 2}
@@ -31,7 +38,8 @@ def _study(**given: Any) -> Any:
     profile = {
         "model": "tiny_cnn", "resolution": 64, "complexity": {"macs": 2e9, "parameters": 3e6},
         "predicted_inference_mib": 10.0, "inference_memory": {"peak_mib": 10.1},
-        "predicted_training_mib": 40.0, "training_memory": {"peak_mib": 40.2, "batch": 8},
+        "predicted_training_mib": 40.0,
+        "training_memory": {"peak_mib": 40.2, "batch": 8, "method": "device allocator", "precision": "bf16"},
     }  # fmt: skip
     runs = [
         SimpleNamespace(
@@ -55,7 +63,11 @@ def test_a_planned_study_shows_its_time_beside_what_it_took(seconds: float | Non
     assert measured["value"] == 12  # the mean of two seeds
     assert predicted == "–" if seconds is None else predicted["value"] == 11.5
     assert "left out" not in table.caption
-    assert memory_table(_study()).columns[-1] == "training batch"
+    table = memory_table(_study())
+    assert table.columns[-1] == "training batch"
+    assert "(device allocator). Inference: one image, in float32" in table.caption
+    assert "one update in bf16, of so many images as column training batch says" in table.caption
+    assert memory_table(_study(profiles=[])).rows == []
 
 
 @pytest.mark.parametrize(
@@ -127,11 +139,40 @@ def test_energies_stand_beside_chance_and_random_weights() -> None:
         assert [value["value"] for value in table.rows[0][1:]] == expected
 
 
+HERE = {"model": "tiny_cnn", "resolution": 64, "device": "cpu", "device_name": "a processor", "threads": 2,
+        "keeps_freed_memory": True, "latency": [], "end_to_end": None}  # fmt: skip
+
+
+def test_file_to_answer_stands_apart_with_the_mode_that_it_was_measured_in() -> None:
+    end = {"images": 8, "decode_ms": 1.0, "resize_ms": 2.0, "model_ms": 3.0, "total_ms": 6.5}
+    stored = [HERE | {"end_to_end": end | {"mode": "eager"}}, HERE | {"end_to_end": end}, HERE]  # the second: earlier
+    table = files_table(_study(profiles=stored))
+    assert table is not None
+    assert table.caption.endswith("on a processor (cpu), 2 threads, freed memory kept")
+    assert table.columns == ["option", "mode", "files", "decode ms", "resize and normalise ms", "model ms",
+                             "file to answer ms"]  # fmt: skip
+    assert [row[:3] for row in table.rows] == [["tiny_cnn at 64 px", "eager", 8]] * 2
+    assert [value["value"] for value in table.rows[0][3:]] == [1.0, 2.0, 3.0, 6.5]
+    assert files_table(_study(profiles=[HERE])) is None
+    assert "file to answer ms" not in cost_table(_study(profiles=stored)).columns
+
+
+def test_throughput_is_at_least_and_percentiles_are_of_calls_enough() -> None:
+    timed = {"mode": "eager", "protocol": "saturated", "batch_size": 64, "median_ms": 20.0, "median_low_ms": 19.0,
+             "median_high_ms": 21.0, "p95_ms": 25.0, "p99_ms": 30.0, "images_per_s": 3200.0}  # fmt: skip
+    shown = {}
+    for calls, more in ((19, {}), (20, {"at_least": False}), (100, {"at_least": True})):
+        table = cost_table(_study(profiles=[HERE | {"latency": [timed | more | {"calls": calls}]}]))
+        row = dict(zip(table.columns, table.rows[0], strict=True))
+        shown[calls] = [getattr(row[c], "get", lambda _, v=row[c]: v)("text") for c in ("p95 ms", "p99 ms", "images/s")]
+        assert ("at least" in table.caption) == (calls == 100)
+    assert shown == {19: ["–", "–", "3200.0"], 20: ["25.00", "–", "3200.0"], 100: ["25.00", "30.00", "at least 3200.0"]}
+
+
 def test_latency_says_where_it_was_measured_row_by_row_unless_in_one_place() -> None:
     numbers = ("median_ms", "median_low_ms", "median_high_ms", "p95_ms", "p99_ms", "images_per_s")
-    timed = dict.fromkeys(numbers, 1.0) | {"mode": "eager", "protocol": "batch1", "batch_size": 1}
-    here = {"model": "tiny_cnn", "resolution": 64, "device": "cpu", "device_name": "a processor", "threads": 2,
-            "keeps_freed_memory": True, "latency": [timed], "end_to_end": None}  # fmt: skip
+    timed = dict.fromkeys(numbers, 1.0) | {"mode": "eager", "protocol": "batch1", "batch_size": 1, "calls": 100}
+    here = HERE | {"latency": [timed]}
     there = here | {"resolution": 32, "device": "cuda:0", "device_name": "a card"}
     table = cost_table(_study(profiles=[here, here]))
     assert table.caption == "Latency on a processor (cpu), 2 threads, freed memory kept"
