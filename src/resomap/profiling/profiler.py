@@ -169,11 +169,13 @@ def profile_model(
     """
     check_module(model)
     wanted = (
-        ("runs", runs, 1, "timed blocks"), ("warmup", warmup, 0, "calls"), ("max_batch", max_batch, 1, "images"),
-        ("resolution", resolution, 1, "pixels"),
-    )  # fmt: skip
+        ("runs", runs, 1, "timed blocks"),
+        ("warmup", warmup, 0, "calls"),
+        ("max_batch", max_batch, 1, "images"),
+        ("resolution", 224 if resolution is None else resolution, 1, "pixels"),
+    )
     for what, number, least, of in wanted:
-        if not (what == "resolution" and number is None) and (not is_whole(number) or number < least):
+        if not is_whole(number) or number < least:
             raise ConfigError(f"{what}: expected a whole number of {of} from {least}, got {number!r}")
     device = present_device(device)
     side = resolution if resolution is not None else _side_of(loader) if loader is not None else 224
