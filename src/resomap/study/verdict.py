@@ -119,8 +119,8 @@ def _warnings(study: Study, options: Sequence[Option], delta: float) -> Iterator
         yield "one seed: how much another seed would change is not known, and intervals do not contain it"
     if least is None:
         yield (
-            f"{images} images in {study.splits[0]} are too few to tell differences between resolutions of which just one "
-            f"is right on {differ:.0%} of the images (80 % power, one seed)"
+            f"{images} images in {study.splits[0]} are too few to tell differences between resolutions of which just "
+            f"one is right on {differ:.0%} of the images (80 % power, one seed)"
         )
     elif least > 2 * delta:
         yield (
