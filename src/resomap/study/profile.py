@@ -99,13 +99,16 @@ def profiles_are_current(
         training_s: as profile_study's. A profile that had at least half of the time that it would get now is good
             enough: a seed more does not ask for another.
     """
+    device = torch.device(build.device_and_precision(config)[0])
+    here = {"device": str(device), "device_name": device_name(device), "threads": torch.get_num_threads(),
+            "keeps_freed_memory": keeps_freed_memory()}  # fmt: skip
     least_s = build.profiling_options(config, training_s=training_s)["rounds"].budget_s / 2
     for (model, resolution), wanted in _digests(config, images).items():
         path = layout.profile_path(model, resolution)
         if not path.exists():
             return False
         stored = read_json(path, error=StudyError)
-        if stored.get("digest") != wanted:
+        if stored.get("digest") != wanted or {name: stored.get(name) for name in here} != here:
             return False
         had_s = stored["rounds"]["budget_s"]
         if had_s is not None and had_s < least_s:
@@ -114,16 +117,12 @@ def profiles_are_current(
 
 
 def _digests(config: ResoMapConfig, images: ImageDataset) -> dict[tuple[str, int], str]:
-    """(model, resolution) -> digest of all that the figures follow from, but for the time that measuring took."""
-    device, precision = build.device_and_precision(config)
+    """(model, resolution) -> digest of all that figures follow from besides the hardware and the time of measuring."""
+    _, precision = build.device_and_precision(config)
     files = _files(images, count=build.end_to_end_images(config))
     shared = {
         "version": PROFILE_VERSION,
         "packages": {name: package_version(name) for name in _PACKAGES},
-        "device": str(torch.device(device)),
-        "device_name": device_name(torch.device(device)),
-        "threads": torch.get_num_threads(),
-        "keeps_freed_memory": keeps_freed_memory(),
         "precision": precision,
         "files": list(content_hashes(files, cache_dir=build.cache_dir(config)).values()),
     }

@@ -270,7 +270,7 @@ def _steps(study: Study) -> str:
     if not study.profiles:
         return ""
     steps = [p["training_memory"] for p in study.profiles]
-    methods = " or ".join(dict.fromkeys(step["method"] for step in steps))
+    methods = " or ".join(dict.fromkeys(step["method"].removeprefix("measured ") for step in steps))
     precisions = " or ".join(dict.fromkeys(PRECISIONS.get(step["precision"], step["precision"]) for step in steps))
     return (
         f" ({methods}). Inference: one image, in float32. Training: one update in {precisions}, of so many images as "
