@@ -40,10 +40,7 @@ def _within(
 ) -> Iterator[str]:
     for side, seeds in sides.items():
         if side not in resolutions:
-            yield (
-                f"{model} @{side} is left out: it has {_seeds(sorted(seeds))}; without it "
-                f"{_listed(shared)} are compared"
-            )
+            yield (f"{model} @{side} is left out: it has {_seeds(sorted(seeds))}; without it {_compared(shared)}")
     yield from _lacking(model, {f"@{side}": sides[side] for side in resolutions}, shared)
 
 
@@ -51,10 +48,7 @@ def _between(study: Study) -> Iterator[str]:
     models, shared = study.compared
     for model, (_, seeds) in study.grid.items():
         if model not in models:
-            yield (
-                f"{model} is left out of the recommendation: it has {_seeds(seeds)}; without it "
-                f"{_listed(shared)} are compared"
-            )
+            yield (f"{model} is left out of the recommendation: it has {_seeds(seeds)}; without it {_compared(shared)}")
     own = {model: frozenset(study.grid[model][1]) for model in models}
     yield from _lacking("models together", own, shared)
 
@@ -70,6 +64,10 @@ def _lacking(where: str, seeds_of: dict[str, frozenset[int]], shared: Iterable[i
 
 def _seeds(seeds: Sequence[int]) -> str:
     return f"seed{'s' * (len(seeds) > 1)} {_listed(seeds)}"
+
+
+def _compared(seeds: Sequence[int]) -> str:
+    return f"{_seeds(seeds)} {'is' if len(seeds) == 1 else 'are'} compared"
 
 
 def _listed(values: Iterable[object]) -> str:

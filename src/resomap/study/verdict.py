@@ -11,7 +11,7 @@ from resomap.analysis.recommend import Budget, Option, Recommendation, recommend
 from resomap.analysis.statistics.power import detectable
 from resomap.analysis.tradeoff import hypervolume, knee, pareto_front
 from resomap.analysis.wording import few_images
-from resomap.errors import StudyError
+from resomap.errors import StudyError, counted
 from resomap.profiling.latency import BATCH_1
 from resomap.serialize import plain, write_json, write_text
 from resomap.study import evidence
@@ -97,8 +97,9 @@ def _warnings(study: Study, options: Sequence[Option], delta: float) -> Iterator
     yield from left_out(study)
     improving = [str(record.cell) for record in study.runs if record.still_improving]
     if improving:
+        was = "was best in its" if len(improving) == 1 else "were best in their"
         yield (
-            f"{len(improving)} of {len(study.runs)} runs were best in their last epochs ({', '.join(improving[:3])}"
+            f"{len(improving)} of {counted(len(study.runs), 'run')} {was} last epochs ({', '.join(improving[:3])}"
             f"{' ...' if len(improving) > 3 else ''}): longer training may change the order"
         )
     if study.stopped:

@@ -116,7 +116,17 @@ def test_failed_and_unfinished_runs_are_named_and_the_seeds_that_they_cost(study
 def test_a_resolution_with_one_of_five_seeds_is_left_out_and_named(study):
     five = study({("a", 64): range(5), ("a", 128): range(5), ("a", 256): [0]})
     assert judge(five, metric="accuracy").seeds == 5
-    assert warned(five) == ["a @256 is left out: it has seed 0; without it 0, 1, 2, 3, 4 are compared"]
+    assert warned(five) == ["a @256 is left out: it has seed 0; without it seeds 0, 1, 2, 3, 4 are compared"]
+
+
+def test_one_seed_and_one_run_are_spoken_of_as_one(study):
+    one = study({("a", 64): [0], ("a", 128): [0], ("a", 256): [1]})
+    first = Cell("a", 64, 0)
+    write_run(one.layout.run_record_path(first, "cnn"),
+              RunRecord(first, "cnn", "k", {}, "finished", still_improving=True))  # fmt: skip
+    lines = warned(Study(one.layout))
+    assert "a @256 is left out: it has seed 1; without it seed 0 is compared" in lines
+    assert any(line.startswith("1 of 3 runs was best in its last epochs (a @64 seed 0)") for line in lines)
 
 
 def test_models_that_would_cost_the_others_their_seeds_are_left_out_and_named(study):
@@ -125,7 +135,7 @@ def test_models_that_would_cost_the_others_their_seeds_are_left_out_and_named(st
     lines = warned(left)
     assert lines == [
         "c is left out: none of its seeds is finished at two resolutions (32, 64 px)",
-        "b is left out of the recommendation: it has seed 0; without it 0, 1, 2 are compared",
+        "b is left out of the recommendation: it has seed 0; without it seeds 0, 1, 2 are compared",
     ]
     analysed = analyse_study(left, metric="accuracy", delta=0.1)
     assert {option["model"] for option in analysed["recommendation"]["options"]} == {"a"}
