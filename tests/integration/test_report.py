@@ -92,10 +92,19 @@ def test_the_report_is_one_file_and_escapes_names(study: Path) -> None:
     sections = ("verdict", "evidence", "curves", "front", "matrix", "detail", "classes", "images", "gallery")
     for section in (*sections, "consistency"):
         assert f'id="{section}"' in page, section
-    for shown in ("Chance, ", "Hypervolume", "Cochran&#39;s Q", "McNemar p (Holm)", "Gain of recall of each class"):
+    for shown in (
+        "Chance on test, ",
+        "Hypervolume",
+        "Cochran&#39;s Q",
+        "McNemar p (Holm)",
+        "Gain of recall of each class",
+    ):
         assert shown in page, shown
     assert (study / "report/table.tex").read_text().count(" px") == 2
-    assert "macro f1 on test" in (study / "summary.txt").read_text()
+    assert (
+        "macro F1 on test (24 images, 2 seeds), 95 % intervals over images and seeds"
+        in (study / "summary.txt").read_text()
+    )
 
 
 CHECK = """

@@ -23,6 +23,11 @@ _ROUNDING = 0.01
 """By which rows of probabilities may miss a sum of 1: half precision, and rounding to two digits."""
 
 
+def metric_name(metric: str) -> str:
+    """A metric's name for people: 'macro F1'."""
+    return metric.replace("_", " ").replace("f1", "F1")
+
+
 def confusion_matrix(labels_N: np.ndarray, predicted_N: np.ndarray, *, num_classes: int) -> np.ndarray:
     """(K, K) int64: row = true class, column = predicted class."""
     flat = np.bincount(labels_N * num_classes + predicted_N, minlength=num_classes**2)

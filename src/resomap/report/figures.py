@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from resomap.metrics.classification import metric_name
 from resomap.report.style import line_style, paper_style
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def performance_figure(results: pd.DataFrame, *, metric: str, split: str) -> Fig
             axes.plot(means.index, means.to_numpy(), label=str(model), **style)
             axes.plot(rows["resolution"], rows[metric], ".", color=style["color"], alpha=0.35, markersize=3)
         _sides(axes, sorted(chosen["resolution"].unique()))
-        axes.set_ylabel(f"{metric.replace('_', ' ')} ({split})")
+        axes.set_ylabel(f"{metric_name(metric)} ({split})")
         _legend(axes, chosen["model"].nunique(), note="dots: single seeds")
         return figure
 

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from resomap import __version__
+from resomap.metrics.classification import metric_name
 from resomap.report.html import render
 from resomap.report.text import METHODS, REFERENCES
 from resomap.serialize import write_text
 from resomap.study import report_tables as tables
 from resomap.study import verdict_tables as of_verdict
+from resomap.study.captions import intervals, on, title
 from resomap.study.explained import ExplainedImages
 from resomap.study.load import Study
 from resomap.study.report_galleries import PictureOf, explanation_galleries, flip_galleries
@@ -35,23 +37,32 @@ class Shown:
 
 def write_report(study: Study, verdict: Mapping[str, Any], *, metric: str, shown: Shown) -> None:
     """report/index.html, summary.txt and report/table.tex."""
-    name = metric.replace("_", " ")
+    name = metric_name(metric)
     plots = dict(report_plots(study, verdict, name))
     context = _context(study, verdict, name) | _galleries(study, verdict, shown)
-    context["matrix_plots"] = [(id_, matrix_label(id_)) for id_ in plots if id_.startswith("matrix-")]
+    context["matrix_plots"] = [(id_, matrix_label(id_, verdict, name)) for id_ in plots if id_.startswith("matrix-")]
     context["sections"] = list(_sections(context))
     write_text(study.layout.report_path, render(context, plots))
-    write_text(study.layout.summary_text_path, summary(verdict, verdict["metrics"], name))
-    write_text(study.layout.report_path.with_name("table.tex"), latex(verdict["metrics"], study, name))
+    write_text(study.layout.summary_text_path, summary(verdict, name))
+    write_text(study.layout.report_path.with_name("table.tex"), latex(verdict, study.about["data"], name))
 
 
 def _context(study: Study, verdict: Mapping[str, Any], name: str) -> dict[str, Any]:
     """What the template shows besides plots and pictures."""
     answer = verdict["recommendation"]
+    split, compared = answer["report_split"], [option["metric"] for option in answer["options"]]
     return {
         "title": study.about["name"],
         "version": __version__,
-        "metric": name[0].upper() + name[1:],
+        "metric": title(name),
+        "curve_caption": (
+            f"{title(name)} {on(split, verdict['metrics'])} against input resolution, "
+            f"{intervals(verdict['metrics'])}; smooth lines: the saturating law where it holds"
+        ),
+        "front_caption": (
+            f"{title(name)} {on(split, compared)} against latency of one image, {intervals(compared)}; "
+            "the line joins those that none beats in both"
+        ),
         "verdict": answer,
         "chance": verdict["chance"],
         "knee": verdict["knee"],

@@ -7,6 +7,7 @@ from typing import Any
 
 from resomap.profiling.latency import BATCH_1
 from resomap.report.html import curve_trace, heat_map, level_line, line_trace, sides_axis
+from resomap.study.captions import on, with_seeds
 from resomap.study.cost import common_mode, timed_as
 from resomap.study.load import Study
 
@@ -24,7 +25,7 @@ def report_plots(study: Study, verdict: Mapping[str, Any], name: str) -> Iterato
     latency = _compared(study, verdict["recommendation"]["options"])
     yield "plot-metric", _metric(means, verdict, name)
     yield "plot-latency", _latency(means, latency)
-    yield "plot-front", _front(means, latency, verdict, name)
+    yield "plot-front", _front(latency, verdict, name)
     axes = {"x": "tested at (px)", "y": "trained at (px)", "label": name}
     for kind, tables in ({"": verdict["matrix"]} | verdict["matrix_repaired"]).items():
         for model, table in tables.items():
@@ -50,11 +51,17 @@ REPAIRED = {
 """How networks were adapted, for people."""
 
 
-def matrix_label(element_id: str) -> str:
-    """What a heat map shows."""
-    model, _, kind = element_id.removeprefix("matrix-").rpartition("-")
-    name = f"{model}, {REPAIRED[kind]}" if kind in REPAIRED else element_id.removeprefix("matrix-")
-    return f"{name}: rows trained at, columns tested at"
+def matrix_label(element_id: str, verdict: Mapping[str, Any], metric: str) -> str:
+    """What a heat map shows.
+
+    Args:
+        metric: for people.
+    """
+    name, _, kind = element_id.removeprefix("matrix-").rpartition("-")
+    model, how = (name, f", {REPAIRED[kind]}") if kind in REPAIRED else (element_id.removeprefix("matrix-"), "")
+    own = [row for row in verdict["metrics"] if row["model"] == model]
+    what = f"mean {metric} {on(verdict['recommendation']['report_split'], own)}"
+    return f"{model}{how}: {what}, rows trained at, columns tested at"
 
 
 def _by_model(means: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
@@ -71,11 +78,12 @@ def _sides(means: Sequence[Mapping[str, Any]]) -> list[int]:
 def _metric(means: Sequence[Mapping[str, Any]], verdict: Mapping[str, Any], name: str) -> Plot:
     """Points with intervals, the fitted law where it holds, and chance where the metric comes near it."""
     laws = {row["model"]: row["curve"] for row in verdict["saturation"] if row["holds"]}
+    names = with_seeds(means, verdict["recommendation"]["seeds"])
     traces = []
     for position, (model, rows) in enumerate(_by_model(means).items()):
-        points = line_trace(position, model, [row["resolution"] for row in rows], rows)
+        points = line_trace(position, names[model], [row["resolution"] for row in rows], rows)
         if model in laws:
-            traces.append(curve_trace(position, model, laws[model]))
+            traces.append(curve_trace(position, names[model], laws[model]))
             points["mode"] = "markers"
         traces.append(points)
     sides, chance = _sides(means), float(verdict["chance"]["value"])
@@ -95,23 +103,19 @@ def _latency(means: Sequence[Mapping[str, Any]], latency: Mapping[tuple[str, int
     return {"data": traces, "layout": {"xaxis": sides_axis(_sides(means)), "yaxis": _LATENCY}}
 
 
-def _front(
-    means: Sequence[Mapping[str, Any]],
-    latency: Mapping[tuple[str, int], Mapping[str, Any]],
-    verdict: Mapping[str, Any],
-    name: str,
-) -> Plot:
+def _front(latency: Mapping[tuple[str, int], Mapping[str, Any]], verdict: Mapping[str, Any], name: str) -> Plot:
     """Options by cost and metric, labelled by their side; a step line joins those that none beats in both."""
     timed = {key: float(found["median_ms"]) for key, found in latency.items()}
+    options = [o | o["metric"] for o in verdict["recommendation"]["options"]]
+    colours = list(_by_model(verdict["metrics"]))
     traces = []
-    for position, (model, rows) in enumerate(_by_model(means).items()):
-        rows = [row for row in rows if (model, row["resolution"]) in timed]
-        trace = line_trace(position, model, [timed[model, row["resolution"]] for row in rows], rows)
+    for model, rows in _by_model(options).items():
+        trace = line_trace(colours.index(model), model, [timed[model, row["resolution"]] for row in rows], rows)
         sides = [str(row["resolution"]) for row in rows]
         traces.append(trace | {"mode": "markers+text", "text": sides, "textposition": "top center"})
-    on = {(row["model"], row["resolution"]) for row in verdict["front"] if row["on_front"]}
-    chosen = [(row["model"], row["resolution"], row["value"]) for row in means]
-    best = sorted((timed[m, r], value) for m, r, value in chosen if (m, r) in on and (m, r) in timed)
+    on_front = {(row["model"], row["resolution"]) for row in verdict["front"] if row["on_front"]}
+    chosen = [(row["model"], row["resolution"], row["value"]) for row in options]
+    best = sorted((timed[m, r], value) for m, r, value in chosen if (m, r) in on_front)
     line = {
         "type": "scatter",
         "mode": "lines",

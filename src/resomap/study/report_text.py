@@ -2,42 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from resomap.study.load import Study
+from resomap.errors import counted
+from resomap.study.captions import intervals, on, title, with_seeds
+
+_PERCENT = r"\,\%"
 
 
-def summary(verdict: Mapping[str, Any], means: Sequence[Mapping[str, Any]], name: str) -> str:
-    """summary.txt: the verdict and its table for a terminal."""
-    answer = verdict["recommendation"]
+def summary(verdict: Mapping[str, Any], name: str) -> str:
+    """summary.txt: the verdict and its table for a terminal.
+
+    Args:
+        name: the metric, for people.
+    """
+    answer, means = verdict["recommendation"], verdict["metrics"]
     latency = {(o["model"], o["resolution"]): o["latency_ms"] for o in answer["options"]}
-    lines = [answer["sentence"], "", f"{name} on {answer['report_split']}, 95 % interval; latency of one image"]
+    models = with_seeds(means, answer["seeds"])
+    width = max(24, *map(len, models.values()))
+    lines = [
+        answer["sentence"],
+        "",
+        f"{name} {on(answer['report_split'], means)}, {intervals(means)}; latency of one image",
+    ]
+    if any(model != shown for model, shown in models.items()):
+        lines.append(f"the verdict compares the {counted(answer['seeds'], 'seed')} that all its models have")
     for m in means:
         ms = latency.get((m["model"], m["resolution"]))
         timed = f"{ms:9.2f} ms" if ms is not None else ""
         lines.append(
-            f"{m['model']:24s} {m['resolution']:5d} px  {m['value']:.3f} ({m['low']:.3f}-{m['high']:.3f}) {timed}"
+            f"{models[m['model']]:{width}s} {m['resolution']:5d} px  "
+            f"{m['value']:.3f} ({m['low']:.3f}-{m['high']:.3f}) {timed}"
         )
     lines += ["", *(f"warning: {line}" for line in answer["warnings"])]
     return "\n".join(lines) + "\n"
 
 
-def latex(means: Sequence[Mapping[str, Any]], study: Study, name: str) -> str:
-    """A table for a paper (booktabs)."""
+def latex(verdict: Mapping[str, Any], data: str, name: str) -> str:
+    """A table for a paper (booktabs).
+
+    Args:
+        data: the data set's name.
+        name: the metric, for people.
+    """
+    means, split = verdict["metrics"], verdict["recommendation"]["report_split"]
     sides = sorted({m["resolution"] for m in means})
     rows = []
-    for model in dict.fromkeys(m["model"] for m in means):
+    for model, shown in with_seeds(means, verdict["recommendation"]["seeds"]).items():
         values = {m["resolution"]: m for m in means if m["model"] == model}
         cells = [
             f"{values[s]['value']:.3f} [{values[s]['low']:.3f}, {values[s]['high']:.3f}]" if s in values else "--"
             for s in sides
         ]
-        rows.append(" & ".join([_tex(model), *cells]) + r" \\")
+        rows.append(" & ".join([_tex(shown), *cells]) + r" \\")
     head = " & ".join(["model", *(f"{s} px" for s in sides)]) + r" \\"
     caption = (
-        f"{name.capitalize()} on {_tex(study.about['data'])} by input resolution, "
-        "with 95\\,\\% intervals over images and seeds."
+        f"{title(name)} of {_tex(data)} {on(split, means)} by input resolution, with "
+        f"{intervals(means).replace(' %', _PERCENT)}."
     )
     return "\n".join(
         [
