@@ -8,6 +8,7 @@ from typing import Any
 from resomap.analysis.per_class import LEAST_IMAGES
 from resomap.errors import counted, printable
 from resomap.report.html import Table, cell, interval_cell, says_nothing
+from resomap.study.captions import intervals, on, title
 
 _LARGEST_TABLE = 2000
 
@@ -46,17 +47,28 @@ def options_table(answer: Mapping[str, Any], name: str) -> Table:
 def detail_table(verdict: Mapping[str, Any], name: str) -> Table | None:
     """The gain of each step and its two parts; None where nothing was evaluated so."""
     rows = [[_step(r), *_parts(r)] for r in verdict["detail"]]
+    if not rows:
+        return None
     columns = ["step", "whole gain", "larger maps", "more detail"]
-    return Table(f"Gain of {name} and its two parts, with 95 % intervals", columns, rows) if rows else None
+    found = [r["total"] for r in verdict["detail"]]
+    split = verdict["recommendation"]["report_split"]
+    return Table(f"Gain of {name} {on(split, found)} and its two parts, {intervals(found)}", columns, rows)
 
 
 def class_detail_table(verdict: Mapping[str, Any]) -> Table | None:
     """The same by class; the steps that gain or lose most."""
     ordered = sorted(verdict["detail_classes"], key=lambda r: (says_nothing(r["total"]), -abs(r["total"]["value"])))
     rows = [[r["name"], _step(r), r["images"], *_parts(r)] for r in ordered[:_LARGEST_TABLE]]
-    caption = f"Gain of recall of each class and its two parts, with 95 % intervals{_of(ordered, 'change')}"
+    if not rows:
+        return None
+    found = [r["total"] for r in ordered]
+    seeds = on(verdict["recommendation"]["report_split"], found, of=("seeds",))
+    caption = (
+        f"Gain of recall of each class {seeds} and its two parts, {intervals(found)}; a gain that may be anything from "
+        f"-1 to 1 is not shown{_of(ordered, 'change')}"
+    )
     columns = ["class", "step", "images", "whole gain", "larger maps", "more detail"]
-    return Table(caption, columns, rows) if rows else None
+    return Table(caption, columns, rows)
 
 
 def _step(row: Mapping[str, Any]) -> str:
@@ -65,6 +77,11 @@ def _step(row: Mapping[str, Any]) -> str:
 
 def _parts(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [interval_cell(row[part]) for part in ("total", "size", "detail")]
+
+
+def _assessed(verdict: Mapping[str, Any]) -> str:
+    """'on test (240 images, 2 seeds)', of all models."""
+    return on(verdict["recommendation"]["report_split"], verdict["metrics"])
 
 
 def _of(rows: Sequence[Any], what: str) -> str:
@@ -116,7 +133,7 @@ def images_table(verdict: Mapping[str, Any]) -> Table:
         for r in verdict["images"]
     ]
     return Table(
-        "Images by the smallest resolution from which on most seeds are right",
+        f"Images {_assessed(verdict)} by the smallest resolution from which on most seeds are right",
         ["model", "right from", "images", "for example"],
         rows,
     )
@@ -124,23 +141,32 @@ def images_table(verdict: Mapping[str, Any]) -> Table:
 
 def comparisons_table(verdict: Mapping[str, Any], name: str) -> Table:
     """Pairs of resolutions."""
+    compared = verdict["comparisons"]
+    several = any(c["difference"]["seeds"] > 1 for c in compared)
+    digits, only = int(several), "images only the larger / the smaller gets right"
+    if several:
+        only += ", mean over seeds"
+    new = "new images and a new seed" if several else "new images"
     rows = [
         [
             f"{c['model']}: {c['high_resolution']} less {c['low_resolution']} px",
             interval_cell(c["difference"]),
             _p_cell(c["p_holm"]),
-            cell(f"{c['mcnemar']['only_high']:g} / {c['mcnemar']['only_low']:g}", c["mcnemar"]["only_high"]),
+            cell(
+                " / ".join(f"{c['mcnemar'][side]:.{digits}f}" for side in ("only_high", "only_low")),
+                c["mcnemar"]["only_high"],
+            ),
             _p_cell(c["mcnemar_p_holm"]),
         ]
-        for c in verdict["comparisons"]
+        for c in compared
     ]
-    return Table(
-        f"Differences of {name}, paired by image, with 95 % intervals. Each p is adjusted by Holm over all "
-        "pairs of the model: the first is about new images and a new seed, McNemar's about right answers of these "
-        f"networks to new images{_of(rows, 'order')}",
-        ["pair", "difference", "p (Holm)", "images only the larger / the smaller gets right", "McNemar p (Holm)"],
-        rows[:_LARGEST_TABLE],
+    caption = (
+        f"Differences of {name} {_assessed(verdict)}, paired by image, {intervals(verdict['metrics'])}. Each p is "
+        f"adjusted by Holm over all pairs of the model: the first is about {new}, McNemar's about right answers of "
+        f"these networks to new images{_of(rows, 'order')}"
     )
+    columns = ["pair", "difference", "p (Holm)", only, "McNemar p (Holm)"]
+    return Table(caption, columns, rows[:_LARGEST_TABLE])
 
 
 def _p_cell(p: float) -> dict[str, Any]:
@@ -153,7 +179,10 @@ def omnibus_table(verdict: Mapping[str, Any]) -> Table | None:
         [o["model"], cell(f"{o['q']:.1f}", o["q"]), o["df"], _p_cell(o["p"]), _p_cell(o["p_holm"])]
         for o in verdict["omnibus"]
     ]
-    caption = "Are all resolutions right equally often? Cochran's Q of each model; p adjusted by Holm over the models"
+    caption = (
+        f"Are all resolutions right equally often {_assessed(verdict)}? Cochran's Q of each model, the median over "
+        "seeds; p, joined over seeds, adjusted by Holm over the models"
+    )
     return Table(caption, ["model", "Q", "degrees of freedom", "p", "p (Holm)"], rows) if rows else None
 
 
@@ -163,8 +192,9 @@ def front_table(verdict: Mapping[str, Any]) -> Table | None:
     rows = [[model, cell(f"{share:.3f}", share)] for model, share in shares.items()]
     rows.append(["all models together", cell(f"{verdict['hypervolume']:.3f}", verdict["hypervolume"])])
     caption = (
-        "Hypervolume: the share of the plane (metric 0 to 1, latency 0 to the dearest option's) in which an option is "
-        "both better and cheaper; 1 would be perfect at no cost"
+        f"Hypervolume: the share of the plane (metric on {verdict['recommendation']['report_split']} from 0 to 1, "
+        "latency of one image from 0 to the dearest option's) in which an option is both better and cheaper; 1 would be "
+        "perfect at no cost"
     )
     return Table(caption, ["options of", "hypervolume"], rows) if len(shares) > 1 else None
 
@@ -202,8 +232,8 @@ def saturation_table(verdict: Mapping[str, Any], name: str) -> Table | None:
         "valid for px",
     ]
     caption = (
-        f"{name[0].upper() + name[1:]} as a saturating power law of resolution. It says where between the measured "
-        "resolutions one more is worth a run; outside them nothing is claimed"
+        f"{title(name)} {_assessed(verdict)} as a saturating power law of resolution. It says where between the "
+        f"measured resolutions one more is worth a run; outside them nothing is claimed. Residuals are in {name}"
     )
     return Table(caption, columns, rows) if rows else None
 
@@ -220,7 +250,7 @@ def flips_table(verdict: Mapping[str, Any]) -> Table | None:
         for f in verdict["flips"]
     ]
     columns = ["step", "turn right", "turn wrong", "net"]
-    return Table("Images whose answer turns, by most seeds", columns, rows) if rows else None
+    return Table(f"Images {_assessed(verdict)} whose answer turns, by most seeds", columns, rows) if rows else None
 
 
 def cascades_table(verdict: Mapping[str, Any]) -> Table | None:

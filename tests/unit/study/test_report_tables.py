@@ -197,14 +197,17 @@ def test_a_class_of_few_images_has_a_critical_resolution_and_no_interval() -> No
 
 def test_a_gain_that_may_be_anything_is_not_shown_as_one_and_comes_last() -> None:
     """One image: its gain of 1 has an interval of all that a gain may be."""
-    one = {"value": 1.0, "low": -1.0, "high": 1.0}
-    many = {"value": 0.2, "low": 0.1, "high": 0.3}
+    one = {"value": 1.0, "low": -1.0, "high": 1.0, "seeds": 1}
+    many = {"value": 0.2, "low": 0.1, "high": 0.3, "seeds": 1}
     step = {"model": "a", "low_resolution": 32, "high_resolution": 64}
     rows = [
         step | {"name": name, "images": images, "total": found, "size": found, "detail": found}
         for name, images, found in (("rare", 1, one), ("common", 100, many))
     ]
-    table = class_detail_table({"detail_classes": rows})
+    table = class_detail_table({"detail_classes": rows, "recommendation": {"report_split": "test"}})
     assert table is not None
+    assert table.caption.startswith(
+        "Gain of recall of each class on test (1 seed) and its two parts, 95 % intervals over"
+    )
     assert [row[0] for row in table.rows] == ["common", "rare"]
     assert [row[3]["text"] for row in table.rows] == ["0.200 (0.100 to 0.300)", "no information"]
