@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from resomap.analysis.recommend import Budget, Option, Recommendation, recommend
-from resomap.analysis.statistics.power import detectable
+from resomap.analysis.statistics.intervals import difference_estimate, seed_prior
 from resomap.analysis.tradeoff import hypervolume, knee, pareto_front
 from resomap.analysis.wording import few_images
 from resomap.errors import StudyError, counted
+from resomap.metrics.classification import metric_name
 from resomap.profiling.latency import BATCH_1
 from resomap.serialize import plain, write_json, write_text
 from resomap.study import evidence
@@ -88,11 +90,11 @@ def judge(
         splits=(decide, report),
         labels_N=labels,
         chance=(chance["value"], chance["how"]),
-        warnings=tuple(_warnings(study, options, delta)),
+        warnings=tuple(_warnings(study, options, metric, delta)),
     )
 
 
-def _warnings(study: Study, options: Sequence[Option], delta: float) -> Iterator[str]:
+def _warnings(study: Study, options: Sequence[Option], metric: str, delta: float) -> Iterator[str]:
     yield from study.about["notes"]
     yield from left_out(study)
     improving = [str(record.cell) for record in study.runs if record.still_improving]
@@ -114,30 +116,29 @@ def _warnings(study: Study, options: Sequence[Option], delta: float) -> Iterator
         labels, _ = study.stack(model, split, seeds=[study.grid[model][1][0]])
         yield from few_images(labels, study.class_names, split)
     seeds, images = options[0].select_SN.shape
-    differ = _discordant(study)
-    least = detectable(images, discordant=differ)
     if seeds == 1:
         yield "one seed: how much another seed would change is not known, and intervals do not contain it"
-    if least is None:
+    least = _told_apart(options)
+    if least is not None and least > 2 * delta:
         yield (
-            f"{images} images in {study.splits[0]} are too few to tell differences between resolutions of which just "
-            f"one is right on {differ:.0%} of the images (80 % power, one seed)"
-        )
-    elif least > 2 * delta:
-        yield (
-            f"{images} images in {study.splits[0]} tell differences of about {least:.3f} apart (80 % power, one seed), "
-            f"not {delta:g}"
+            f"{images} images in {study.splits[0]} and {counted(seeds, 'seed')} tell differences of "
+            f"{metric_name(metric)} of about {least:.2g} apart (80 % power), not {delta:g}"
         )
 
 
-def _discordant(study: Study) -> float:
-    """Share of deciding images on which just one of two neighbouring resolutions is right, at least 2 %."""
-    shares = []
-    for model in study.grid:
-        labels, predicted = study.stack(model, study.splits[0])
-        right_RSN = predicted == labels
-        shares += (right_RSN[1:] != right_RSN[:-1]).mean(axis=(1, 2)).tolist()
-    return max(0.02, float(np.median(shares))) if shares else 0.1
+def _told_apart(options: Sequence[Option]) -> float | None:
+    """Difference between neighbouring resolutions on the deciding split that is told from 0 in 80 % of studies.
+
+    None where no model has two. The median over pairs of (t at 97.5 % + t at 80 %) standard errors, at most 1.
+    """
+    least = []
+    for model in {option.model for option in options}:
+        values = [option.select_SN for option in options if option.model == model]
+        prior = seed_prior(values)
+        for low, high in pairwise(values):
+            found = difference_estimate(high, low, prior=prior)
+            least.append(2 * found.value - found.one_sided_low(0.975) - found.one_sided_low(0.8))
+    return min(1.0, float(np.median(least))) if least else None
 
 
 def analyse_study(study: Study, *, metric: str, delta: float) -> dict[str, Any]:

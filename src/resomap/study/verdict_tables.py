@@ -193,8 +193,8 @@ def front_table(verdict: Mapping[str, Any]) -> Table | None:
     rows.append(["all models together", cell(f"{verdict['hypervolume']:.3f}", verdict["hypervolume"])])
     caption = (
         f"Hypervolume: the share of the plane (metric on {verdict['recommendation']['report_split']} from 0 to 1, "
-        "latency of one image from 0 to the dearest option's) in which an option is both better and cheaper; 1 would be "
-        "perfect at no cost"
+        "latency of one image from 0 to the dearest option's) in which an option is both better and cheaper; 1 would "
+        "be perfect at no cost"
     )
     return Table(caption, ["options of", "hypervolume"], rows) if len(shares) > 1 else None
 

@@ -5,6 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from resomap.analysis.recommend import Option
 from resomap.errors import StudyError
 from resomap.evaluation.store import write_predictions
 from resomap.layout import StudyLayout
@@ -153,8 +154,35 @@ def test_models_that_share_no_seed_are_refused(study):
     apart = study({("a", 32): [0], ("b", 32): [1]})
     with pytest.raises(StudyError, match="the models share no seed"):
         judge(apart, metric="accuracy")
-    level = study({("a", 32): [0, 1, 2], ("b", 32): [0, 1, 2]})
-    assert warned(level) == []
-    # Of one resolution nothing is known of how many images differ: 10 % are assumed, 4 of 40.
-    assert any("40 images in val are too few to tell differences" in line and "right on 10% of" in line
-               for line in judge(level, metric="accuracy").warnings)  # fmt: skip
+    assert warned(study({("a", 32): [0, 1, 2], ("b", 32): [0, 1, 2]})) == []
+
+
+def told_apart(study, metric, options):
+    lines = judge(study, metric=metric, options=options).warnings
+    return [line for line in lines if "tell differences" in line]
+
+
+def test_what_images_tell_apart_is_of_the_metric_and_of_all_seeds(study):
+    """By hand, one seed: of 100 images 20 turn right and 10 wrong. Their variance is (30 - 100 x 0.1^2) / 99 = 0.2929,
+    with a pair more the standard error is sqrt(0.002929 + 0.0001) = 0.05504, and (1.984 + 0.845) times that is 0.156.
+    """
+    made = study({("a", 32): [0, 1], ("a", 64): [0, 1]})
+    low, high, shown = np.ones((1, 100)), np.ones((1, 100)), np.ones((1, 40))
+    low[0, :20], high[0, 20:30] = 0, 0
+
+    def options(low_SN, high_SN):
+        report_SN = np.repeat(shown, len(low_SN), axis=0)
+        return [Option("a", side, values, report_SN, 1.0, (1.0, 1.0), 1.0)
+                for side, values in ((32, low_SN), (64, high_SN))]  # fmt: skip
+
+    assert told_apart(made, "accuracy", options(low, high)) == [
+        "100 images in val and 1 seed tell differences of accuracy of about 0.16 apart (80 % power), not 0.01"
+    ]
+    # Values of a macro average spread more than right and wrong: twice as far, about twice the difference.
+    (of_f1,) = told_apart(made, "macro_f1", options(2 * low, 2 * high))
+    assert of_f1.startswith("100 images in val and 1 seed tell differences of macro F1 of about 0.31 apart")
+    # A second seed that turns ten images more right: what seeds do counts too.
+    (two,) = told_apart(made, "accuracy", options(np.concatenate([low, low]), np.concatenate([high, low])))
+    assert two.startswith("100 images in val and 2 seeds tell differences of accuracy of about ")
+    assert float(two.split("about ")[1].split()[0]) > 0.16
+    assert told_apart(made, "accuracy", options(low, high)[1:]) == []
