@@ -7,7 +7,12 @@ import pytest
 import sklearn.metrics as sk
 from scipy.stats import binomtest
 
-from resomap.metrics.classification import classification_metrics, expected_calibration_error, wilson_interval
+from resomap.metrics.classification import (
+    classification_metrics,
+    expected_calibration_error,
+    metric_value,
+    wilson_interval,
+)
 
 
 def answers(seed: int, n: int, k: int, *, present: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -44,6 +49,20 @@ def test_metrics_with_absent_classes_equal_scikit_learn_over_present_ones() -> N
     ours = classification_metrics(labels, probabilities, class_names=[str(i) for i in range(8)])
     reference = sk.f1_score(labels, probabilities.argmax(1), labels=range(5), average="macro", zero_division=0)
     assert ours["macro_f1"] == pytest.approx(reference)
+
+
+@pytest.mark.parametrize(("n", "k"), [(1, 2), (40, 3), (500, 20)])
+def test_single_metrics_equal_scikit_learn_over_present_classes(n: int, k: int) -> None:
+    rng = np.random.default_rng(n)
+    labels, predicted = rng.integers(0, k - 1, n), rng.integers(0, k, n)  # the last class is only answered
+    present = np.unique(labels)
+    expected = {
+        "accuracy": sk.accuracy_score(labels, predicted),
+        "balanced_accuracy": sk.recall_score(labels, predicted, labels=present, average="macro", zero_division=0),
+        "macro_f1": sk.f1_score(labels, predicted, labels=present, average="macro", zero_division=0),
+    }
+    for metric, value in expected.items():
+        assert metric_value(labels, predicted, metric=metric, num_classes=k) == pytest.approx(value, abs=1e-12)
 
 
 def test_expected_calibration_error_equals_the_definition() -> None:

@@ -5,52 +5,47 @@ Legend: N images, K classes, T thresholds.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+Score = Callable[[np.ndarray, np.ndarray], float]
+"""(labels (N,), answers (N,)) -> a metric of which more is better."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Cascade:
-    """Two models in a row."""
+    """Two networks in a row."""
 
-    small: str
-    large: str
     threshold: float
     """Margin between the two highest probabilities below which the large one is asked; chosen on val."""
-    escalated: float
-    """Share of the reporting images that it is asked for."""
-    accuracy: float
-    mean_latency_ms: float
-    """Both where escalated."""
+    asked_N: np.ndarray
+    """bool, reporting images that the large one is asked for."""
+    answers_N: np.ndarray
+    """What the two answer to them."""
 
 
 def best_cascade(
     val: tuple[np.ndarray, np.ndarray, np.ndarray],
     test: tuple[np.ndarray, np.ndarray, np.ndarray],
     *,
-    latency_ms: tuple[float, float],
-    names: tuple[str, str],
+    score: Score,
     loss: float = 0.0,
 ) -> Cascade:
-    """The lowest threshold at which val accuracy is within `loss` of the best that any threshold gives.
+    """The lowest threshold at which the score on val is within `loss` of the best that any threshold gives.
 
     Args:
-        val, test: (labels (N,), probabilities of the small model (N, K), of the large one (N, K)).
+        val, test: (labels (N,), probabilities of the small network (N, K), answers of the large one (N,)).
     """
-    labels, small, large = val
-    margin = margins(small)
-    candidates = np.concatenate([[0.0], np.quantile(margin, np.linspace(0.02, 1, 50)) + 1e-9])
-    right_small, right_large = small.argmax(axis=1) == labels, large.argmax(axis=1) == labels
-    accuracy_T = np.array([np.where(margin < t, right_large, right_small).mean() for t in candidates])
-    threshold = float(candidates[np.flatnonzero(accuracy_T >= accuracy_T.max() - loss)[0]])
-    labels, small, large = test
-    asked = margins(small) < threshold
-    right = np.where(asked, large.argmax(axis=1) == labels, small.argmax(axis=1) == labels)
-    escalated = float(asked.mean())
-    return Cascade(
-        *names, threshold, escalated, float(right.mean()), latency_ms[0] + escalated * latency_ms[1]
-    )  # fmt: skip
+    labels_N, small_NK, large_N = val
+    margin_N, small_N = margins(small_NK), small_NK.argmax(axis=1)
+    candidates_T = np.concatenate([[0.0], np.quantile(margin_N, np.linspace(0.02, 1, 50)) + 1e-9])
+    score_T = np.array([score(labels_N, np.where(margin_N < t, large_N, small_N)) for t in candidates_T])
+    threshold = float(candidates_T[np.flatnonzero(score_T >= score_T.max() - loss)[0]])
+    _, small_NK, large_N = test
+    asked_N = margins(small_NK) < threshold
+    return Cascade(threshold, asked_N, np.where(asked_N, large_N, small_NK.argmax(axis=1)))
 
 
 def margins(probabilities_NK: np.ndarray) -> np.ndarray:

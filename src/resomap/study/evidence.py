@@ -6,6 +6,7 @@ Legend: R resolutions, S seeds, N images.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +19,8 @@ from resomap.analysis.recommend import Option
 from resomap.analysis.saturation import fit_saturation
 from resomap.analysis.statistics.intervals import difference_estimate, mean_estimate, seed_prior, two_sided_p
 from resomap.analysis.statistics.paired import discordance, holm, omnibus
+from resomap.analysis.statistics.pseudo import pseudo_values
+from resomap.metrics.classification import metric_value
 from resomap.records import Cell
 from resomap.serialize import plain
 from resomap.study.load import Study
@@ -215,27 +218,41 @@ def _usual(predicted_S: np.ndarray, share: float, class_names: Sequence[str]) ->
     return {"answer": class_names[int(np.bincount(predicted_S).argmax())], "right": float(share)}
 
 
-def cascades(study: Study, options: Sequence[Option]) -> Iterator[dict[str, Any]]:
-    """Each model's smaller resolutions before its largest, first seed; of the models that the verdict compares."""
+def cascades(study: Study, options: Sequence[Option], metric: str, delta: float) -> Iterator[dict[str, Any]]:
+    """Each model's smaller resolutions before its largest, seed by seed; of the models that the verdict compares.
+
+    Each seed's networks have a threshold of their own, with which they lose at most `delta` on the deciding split.
+    """
     decide, report = study.splits
     latency = {(o.model, o.resolution): o.latency_ms for o in options}
+    scored: dict[str, Any] = {"metric": metric, "num_classes": len(study.class_names)}
+
     for model, (resolutions, seeds) in study.grid.items():
-        if (model, resolutions[-1]) not in latency:
+        *smaller, large = resolutions
+        if (model, large) not in latency:
             continue
-        large = resolutions[-1]
-        of_large = [study.read(Cell(model, large, seeds[0]), split) for split in (decide, report)]
-        for small in resolutions[:-1]:
-            of_small = [study.read(Cell(model, small, seeds[0]), split) for split in (decide, report)]
-            val, test = ((a.labels, a.probabilities, b.probabilities) for a, b in zip(of_small, of_large, strict=True))
-            found = best_cascade(
-                val,
-                test,
-                latency_ms=(latency[model, small], latency[model, large]),
-                names=(f"{model} at {small} px", f"{model} at {large} px"),
-            )
-            alone = {
-                "small_accuracy": float((of_small[1].predicted == of_small[1].labels).mean()),
-                "large_accuracy": float((of_large[1].predicted == of_large[1].labels).mean()),
+        answers = {split: study.stack(model, split)[1][-1] for split in study.splits}
+        labels, _ = study.stack(model, report)
+        values = list(study.values(model, report, metric))
+        for small in smaller:
+            found = []
+            for position, seed in enumerate(seeds):
+                of_small = [study.read(Cell(model, small, seed), split) for split in (decide, report)]
+                val, test = (
+                    (own.labels, own.probabilities, answers[split][position])
+                    for own, split in zip(of_small, (decide, report), strict=True)
+                )
+                found.append(best_cascade(val, test, score=partial(metric_value, **scored), loss=delta))
+            of_both = np.array([pseudo_values(labels, one.answers_N, **scored) for one in found])
+            escalated = float(np.mean([one.asked_N.mean() for one in found]))
+            yield {
+                "model": model,
+                "small_resolution": small,
+                "large_resolution": large,
+                "thresholds": {seed: one.threshold for seed, one in zip(seeds, found, strict=True)},
+                "escalated": escalated,
+                "metric": plain(mean_estimate(of_both, prior=seed_prior([*values, of_both]))),
+                "mean_latency_ms": latency[model, small] + escalated * latency[model, large],
+                "large_metric": plain(mean_estimate(values[-1], prior=seed_prior(values))),
                 "large_latency_ms": latency[model, large],
             }
-            yield {"model": model} | plain(found) | alone

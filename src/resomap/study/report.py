@@ -77,7 +77,7 @@ def _context(study: Study, verdict: Mapping[str, Any], name: str) -> dict[str, A
         "flips_table": of_verdict.flips_table(verdict),
         "omnibus_table": of_verdict.omnibus_table(verdict),
         "comparison_table": of_verdict.comparisons_table(verdict, name),
-        "cascade_table": of_verdict.cascades_table(verdict),
+        "cascade_table": of_verdict.cascades_table(verdict, name),
         "consistency_table": tables.consistency_table(study),
         "agreement_table": tables.agreement_table(study),
         "masks_table": tables.masks_table(study),

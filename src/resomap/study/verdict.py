@@ -157,7 +157,7 @@ def analyse_study(study: Study, *, metric: str, delta: float) -> dict[str, Any]:
         "classes": list(evidence.classes(study)),
         "images": list(evidence.images(study)),
         "flips": list(evidence.flips(study)),
-        "cascades": list(evidence.cascades(study, options)),
+        "cascades": list(evidence.cascades(study, options, metric, delta)),
         "matrix": matrix_tables(study, metric=metric),
         "matrix_repaired": {
             kind: tables

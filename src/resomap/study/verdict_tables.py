@@ -253,18 +253,36 @@ def flips_table(verdict: Mapping[str, Any]) -> Table | None:
     return Table(f"Images {_assessed(verdict)} whose answer turns, by most seeds", columns, rows) if rows else None
 
 
-def cascades_table(verdict: Mapping[str, Any]) -> Table | None:
-    """Answer small, escalate where unsure."""
+def cascades_table(verdict: Mapping[str, Any], name: str) -> Table | None:
+    """Answer small, escalate where unsure: what is faster than the large size alone."""
     rows = [
         [
-            f"{c['small']}, then {c['large']}",
-            cell(f"{c['threshold']:.3f}", c["threshold"]),
+            f"{c['model']}: {c['small_resolution']}, then {c['large_resolution']} px",
+            _thresholds(list(c["thresholds"].values())),
             cell(f"{c['escalated']:.0%}", c["escalated"]),
-            cell(f"{c['accuracy']:.3f}", c["accuracy"]),
+            interval_cell(c["metric"]),
             cell(f"{c['mean_latency_ms']:.2f}", c["mean_latency_ms"]),
-            cell(f"{c['large_accuracy']:.3f} at {c['large_latency_ms']:.2f} ms", c["large_accuracy"]),
+            interval_cell(c["large_metric"]),
+            cell(f"{c['large_latency_ms']:.2f}", c["large_latency_ms"]),
         ]
         for c in verdict["cascades"]
+        if c["escalated"] > 0 and c["mean_latency_ms"] < c["large_latency_ms"]
     ]
-    columns = ["cascade", "margin", "escalated", "accuracy", "mean ms", "large one alone"]
-    return Table("Answer small, escalate where the margin is below the threshold", columns, rows) if rows else None
+    if not rows:
+        return None
+    answer, found = verdict["recommendation"], [c["metric"] for c in verdict["cascades"]]
+    caption = (
+        "Answer at a small size, and ask the largest where the margin between the two highest probabilities is below a "
+        f"threshold. Each seed's is the lowest that loses at most {answer['delta']:g} of {name} on "
+        f"{answer['select_split']} against the best one there. {title(name)}, share and latency "
+        f"{on(answer['report_split'], found)}, {intervals(found)}; cascades that never ask, or are slower than "
+        "the largest size alone, are left out"
+    )
+    columns = ["cascade", "margin below", "escalated", name, "mean ms an image", f"{name} of the largest", "its ms"]
+    return Table(caption, columns, rows)
+
+
+def _thresholds(found: Sequence[float]) -> dict[str, Any]:
+    """'0.210' or, over seeds, '0.210 to 0.343'."""
+    low, high = min(found), max(found)
+    return cell(f"{low:.3f}" if len(found) == 1 else f"{low:.3f} to {high:.3f}", low)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from resomap.analysis.statistics.pseudo import pseudo_values
 from resomap.analysis.statistics.resampling import crossed_bootstrap
 from resomap.analysis.tradeoff import front_probability, hypervolume, knee, pareto_front, regret
 from resomap.analysis.wording import needed_for
+from resomap.metrics.classification import metric_value
 
 SIDES = (64, 96, 128, 192)
 COSTS = (1.0, 2.0, 4.0, 8.0)
@@ -361,24 +363,47 @@ def test_a_critical_resolution_has_an_interval_that_covers_or_none(images: int) 
     assert not covered or np.mean(covered) >= 0.9
 
 
+def _right(labels: np.ndarray, answers: np.ndarray) -> float:
+    return float((labels == answers).mean())
+
+
 def test_cascade_by_hand() -> None:
     labels = np.array([0, 0, 1, 1])
     small = np.array([[0.9, 0.1], [0.45, 0.55], [0.2, 0.8], [0.55, 0.45]])  # two unsure ones are wrong
-    large = np.array([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9], [0.1, 0.9]])
     np.testing.assert_allclose(margins(small), [0.8, 0.1, 0.6, 0.1])
-    found = best_cascade((labels, small, large), (labels, small, large), latency_ms=(1, 10), names=("s", "l"))
-    assert (found.accuracy, found.escalated, found.mean_latency_ms) == (1, 0.5, 6)
+    found = best_cascade((labels, small, labels), (labels, small, labels), score=_right)
+    assert found.answers_N.tolist() == labels.tolist()
+    assert found.asked_N.tolist() == [False, True, False, True]
     assert 0.1 < found.threshold < 0.6
+    # Half are right without asking: a loss of a half is reached at once.
+    assert best_cascade((labels, small, labels), (labels, small, labels), score=_right, loss=0.5).threshold == 0
+    assert best_cascade((labels, small, labels), (labels, small, labels), score=_right, loss=0.4).threshold > 0.1
 
 
 def test_a_cascade_escalates_on_test_what_it_escalates_on_val() -> None:
     # Sure answers of float32 have margins of just 1; half of these are wrong, and the large one is always right.
     labels = np.zeros(8, dtype=int)
     small = np.array([[1, 0]] * 3 + [[0, 1]] * 3 + [[0.7, 0.3]] * 2, dtype=np.float32)
-    large = np.tile(np.float32([0.99, 0.01]), (8, 1))
-    found = best_cascade((labels, small, large), (labels, small, large), latency_ms=(1, 10), names=("s", "l"))
+    found = best_cascade((labels, small, labels), (labels, small, labels), score=_right)
     assert found.threshold > 1
-    assert (found.accuracy, found.escalated, found.mean_latency_ms) == (1, 1, 11)
+    assert found.answers_N.tolist() == labels.tolist()
+    assert found.asked_N.all()
+
+
+def test_a_cascade_is_chosen_by_the_metric_that_it_is_judged_by() -> None:
+    """The small one misses the rare class where it is surest: accuracy does without one in ten, macro F1 does not."""
+    labels = np.array([0] * 9 + [1])
+    small = np.array([[0.6, 0.4]] * 9 + [[0.9, 0.1]])
+    whole = (labels, small, labels)
+    chosen = {
+        metric: best_cascade(
+            whole, whole, loss=0.15,
+            score=partial(metric_value, metric=metric, num_classes=2),
+        )
+        for metric in ("accuracy", "macro_f1")
+    }  # fmt: skip
+    assert not chosen["accuracy"].asked_N.any()
+    assert chosen["macro_f1"].asked_N.all()
 
 
 def test_power_is_what_simulation_finds() -> None:
