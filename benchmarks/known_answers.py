@@ -159,7 +159,7 @@ def trained(config: ResoMapConfig, *, detail: bool = False) -> Study:
     images = build.dataset(config)
     root = build.layout(config, images).root
     if detail:
-        run_conditions(config, load_study(root), images, weights=(), detail=True)
+        run_conditions(config, load_study(root), images=images, weights=(), detail=True)
     return load_study(root)
 
 

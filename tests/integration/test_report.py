@@ -298,6 +298,24 @@ def test_matrix_and_split_of_the_gain(study: Path, cli: Callable) -> None:
     assert cli("matrix", study, "--weights", "best").status == 2
 
 
+def test_no_stage_mixes_other_images_in(
+    study: Path, cli: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "data/test" / CLASSES[0] / "000.png").unlink()
+    for command in (
+        ["matrix", study], ["explain", study], ["profile", "--config", study / "study.yaml", "--output", study],
+    ):  # fmt: skip
+        before = {path: path.stat().st_mtime_ns for path in study.rglob("*")}
+        outcome = cli(*command, "--data", tmp_path / "data")
+        assert outcome.status == 2
+        (line,) = outcome.error_lines
+        assert "(then -> now): test: 24 -> 23 images (1 gone, such as test/" in line
+        assert {path: path.stat().st_mtime_ns for path in study.rglob("*")} == before
+    outcome = cli("report", study, "--data", tmp_path / "data")  # all of it but the pictures
+    assert outcome.status == 0
+    assert "the report has no galleries: " in caplog.text
+
+
 def test_detail_that_an_image_does_not_have_cannot_be_gained(
     tmp_path: Path, make_images: Callable[..., Path], cli: Callable, small_run: Callable
 ) -> None:

@@ -42,7 +42,7 @@ def matrix(
         if not any(len(sides) > 1 for sides, _ in opened.grid.values()):
             raise StudyError("nothing to test: no model has a seed that is finished at each of two or more resolutions")
     run_conditions(
-        resolved, opened, build.dataset(resolved), weights=kinds,
+        resolved, opened, weights=kinds,
         progress=lambda what: print(f"{what} ...", file=sys.stderr),
     )  # fmt: skip
     metric = build.table_metric(resolved)

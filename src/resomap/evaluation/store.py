@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from resomap.errors import StudyError, printable
 from resomap.records import Cell, Condition, Predictions
-from resomap.serialize import DAMAGE, check_regular, to_json, write_atomic
+from resomap.serialize import DAMAGE, check_regular, digest, to_json, write_atomic
 
 _KEY, _CHECKSUM = b"resomap", b"resomap.sha256"
 _MOST_PROBABILITIES = 2**31
@@ -37,7 +37,7 @@ def write_predictions(path: Path, predictions: Predictions, *, cell: Cell, condi
     about = {"class_names": predictions.class_names, "cell": asdict(cell), "condition": asdict(condition)}
     table = pa.table(
         {
-            "image_id": pa.array(_encodable(predictions.image_ids), pa.string()),
+            "image_id": pa.array(stored_names(predictions.image_ids), pa.string()),
             "label": pa.array(predictions.labels, pa.int64()),
             "prediction": pa.array(predictions.predicted, pa.int64()),
             "probabilities": pa.FixedSizeListArray.from_arrays(flat, num_classes),
@@ -52,18 +52,18 @@ def write_predictions(path: Path, predictions: Predictions, *, cell: Cell, condi
 
 def _checksum(table: pa.Table, text: bytes) -> bytes:
     """SHA-256 of every value and of the text about them; parquet itself would let a changed one pass."""
-    digest = hashlib.sha256(text)
+    checksum = hashlib.sha256(text)
     for name in table.column_names:
         column = table[name].combine_chunks()
         if isinstance(column.type, pa.FixedSizeListType):
             column = column.flatten()
         values = column.to_numpy(zero_copy_only=False)
-        digest.update("\n".join(values).encode() if column.type == pa.string() else values.tobytes())
-    return digest.hexdigest().encode()
+        checksum.update("\n".join(values).encode() if column.type == pa.string() else values.tobytes())
+    return checksum.hexdigest().encode()
 
 
-def _encodable(image_ids: np.ndarray) -> list[str]:
-    """Names that are no valid UTF-8 on disk, with the odd bytes shown."""
+def stored_names(image_ids: Iterable[str]) -> list[str]:
+    """Image ids as they are stored: of names that are no valid UTF-8 on disk, with the odd bytes shown."""
     return [str(i).encode("utf-8", "backslashreplace").decode() for i in image_ids]
 
 
@@ -105,15 +105,16 @@ def read_predictions(path: str | Path) -> Predictions:
         )
 
 
-def read_answers(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """(labels, predictions), both (N,) int64: without probabilities and names, which are most of a file.
+def read_answers(path: str | Path) -> tuple[np.ndarray, np.ndarray, str]:
+    """(labels (N,), predictions (N,), hash of classes and image ids): without probabilities, which are most of a file.
 
     Raises:
         StudyError: as read_predictions.
     """
-    with _opened(path) as (file, _):
-        table = file.read(columns=["label", "prediction"])
-        return table["label"].to_numpy(), table["prediction"].to_numpy()
+    with _opened(path) as (file, class_names):
+        table = file.read(columns=["label", "prediction", "image_id"])
+        whose = digest([class_names, table["image_id"].to_pylist()])
+        return table["label"].to_numpy(), table["prediction"].to_numpy(), whose
 
 
 @contextmanager

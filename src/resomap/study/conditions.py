@@ -27,6 +27,7 @@ from resomap.records import Condition, ImageDataset, Predictions
 from resomap.study import build
 from resomap.study.gain import AS_TRAINED, HEAD, WEIGHTS
 from resomap.study.load import Study
+from resomap.study.same_images import open_images
 
 Progress = Callable[[str], None]
 
@@ -34,16 +35,24 @@ Progress = Callable[[str], None]
 def run_conditions(
     config: ResoMapConfig,
     study: Study,
-    images: ImageDataset,
     *,
+    images: ImageDataset | None = None,
     weights: Iterable[str] = (AS_TRAINED,),
     detail: bool = True,
     progress: Progress = lambda _: None,
 ) -> None:
     """Evaluate every run at every resolution of its model, and on less information; what is stored is left alone.
 
-    Predictions go to predictions/{model}/{resolution}/seed{n}/{condition}.parquet.
+    Predictions go to predictions/{model}/{resolution}/seed{n}/{condition}.parquet. What is stored of other images than
+    the run's own is made anew.
+
+    Args:
+        images: the study's own; None: they are opened.
+    Raises:
+        StudyError: the images are not those that the study was made from.
     """
+    if images is None:
+        images, _ = open_images(config, study.layout)
     build.settle_process(config)
     device, precision = build.device_and_precision(config)
     _, split = study.splits
@@ -56,7 +65,7 @@ def run_conditions(
         if detail:
             less = {study.information(side) for side in resolutions if side < cell.resolution}
             wanted += [Condition(split, cell.resolution, side) for side in sorted(less)]
-        missing = [c for c in dict.fromkeys(wanted) if not study.layout.predictions_path(cell, c).exists()]
+        missing = [c for c in dict.fromkeys(wanted) if study.answers(cell, c) is None]
         if not missing:
             continue
         progress(f"conditions: {cell}")

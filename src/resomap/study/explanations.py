@@ -21,6 +21,7 @@ from resomap.study.explained import ExplainedImages, masks_of, open_explained
 from resomap.study.limits import comparable_runs
 from resomap.study.map_tests import run_map_tests
 from resomap.study.runs import assessed_runs
+from resomap.study.same_images import open_images
 
 Progress = Callable[[str], None]
 _LARGEST_OCCLUDED = 512
@@ -57,12 +58,15 @@ def explain_study(
 
     Maps and tables that are stored and still belong to the weights and settings are not made again.
 
+    Args:
+        images: the study's own; None: they are opened.
     Raises:
-        StudyError: no run is finished yet.
+        StudyError: no run is finished yet, or the images are not those that the study was made from.
     """
     build.settle_process(config)
     device, _ = build.device_and_precision(config)
-    images = images or build.dataset(config)
+    if images is None:
+        images, layout = open_images(config, layout)
     layout = layout or build.layout(config, images)
     sources = [
         Source(record.cell, layout.run_dir(record.cell, record.family), record.key)

@@ -34,6 +34,7 @@ from resomap.study.explanations import explained_of
 from resomap.study.limits import comparable_runs
 from resomap.study.results import assessed_rows
 from resomap.study.runs import assessed_runs
+from resomap.study.same_images import open_images
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +55,8 @@ def draw_figures(
     explained = None
     if layout.explanations_path.exists():
         try:
-            explained = explained_of(config, images or build.dataset(config))
-        except DatasetError as gone:
+            explained = explained_of(config, images or open_images(config, layout)[0])
+        except (DatasetError, StudyError) as gone:
             log.warning("no galleries of explanations among the figures: %s", gone)
     return draw_study(
         layout,

@@ -113,8 +113,7 @@ class Study:
 
     def read(self, cell: Cell, split: str) -> Predictions:
         """The stored predictions of a run at its own resolution."""
-        condition = Condition(split, cell.resolution, self.information(cell.resolution))
-        return read_predictions(self.layout.predictions_path(cell, condition))
+        return read_predictions(self.layout.predictions_path(cell, self.own_condition(cell, split)))
 
     @cached_property
     def _stacks(self) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
@@ -122,19 +121,36 @@ class Study:
         return {}
 
     @cached_property
-    def _answers(self) -> dict[tuple[Cell, Condition], tuple[np.ndarray, np.ndarray]]:
-        """What `answers` has read."""
+    def _answers(self) -> dict[tuple[Cell, Condition], tuple[np.ndarray, np.ndarray, str]]:
+        """What `_read_answers` has read."""
         return {}
 
     def answers(self, cell: Cell, condition: Condition) -> tuple[np.ndarray, np.ndarray] | None:
-        """(labels (N,), predictions (N,)) of a run under a condition; None where it was not evaluated so."""
+        """(labels (N,), predictions (N,)) of a run under a condition.
+
+        None where it was not evaluated so, or on other images or classes than under its own condition.
+        """
+        found = self._read_answers(cell, condition)
+        own = self._read_answers(cell, self.own_condition(cell, condition.split))
+        if found is None or own is None:
+            return None
+        if found[2] != own[2]:
+            del self._answers[cell, condition]  # to be read again when it was made anew
+            return None
+        return found[:2]
+
+    def _read_answers(self, cell: Cell, condition: Condition) -> tuple[np.ndarray, np.ndarray, str] | None:
         if (cell, condition) not in self._answers:
             path = self.layout.predictions_path(cell, condition)
             if not path.exists():
                 return None
-            labels, predicted = read_answers(path)
-            self._answers[cell, condition] = labels.astype(np.int32), predicted.astype(np.int32)
+            labels, predicted, whose = read_answers(path)
+            self._answers[cell, condition] = labels.astype(np.int32), predicted.astype(np.int32), whose
         return self._answers[cell, condition]
+
+    def own_condition(self, cell: Cell, split: str) -> Condition:
+        """What a run was trained for."""
+        return Condition(split, cell.resolution, self.information(cell.resolution))
 
     @cached_property
     def unfinished(self) -> dict[Cell, str]:

@@ -38,6 +38,7 @@ from resomap.study import build
 from resomap.study.cost import shared_mode
 from resomap.study.explained import evenly_spread
 from resomap.study.ranks import Ranks
+from resomap.study.same_images import open_images
 
 _MACS_OF_A_STEP = 2e10
 """The training step whose memory is measured shall take seconds, not minutes: smaller batches for larger models."""
@@ -59,14 +60,18 @@ def profile_study(
     Weights do not matter for cost: the networks are built as training would build them.
 
     Args:
-        images: the data set, whose files are timed from disk to answer.
+        images: the data set, whose files are timed from disk to answer, the study's own where there is a study; None:
+            they are opened.
         layout: where profiles are stored; None: the configuration's study.
         training_s: seconds that the study has trained, to which timing is held; None: it gets its whole budget.
+    Raises:
+        StudyError: the images are not those that the study was made from.
     """
     build.check_models(config)
     build.settle_process(config)
     device, precision = build.device_and_precision(config)
-    images = images or build.dataset(config)
+    if images is None:
+        images, layout = open_images(config, layout)
     layout = layout or build.layout(config, images)
     subjects = list(_subjects(config, num_classes=images.num_classes))
     plan = ProfilingPlan(

@@ -6,7 +6,7 @@ Each stage imports what it needs when its turn comes: together they load for sec
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from resomap.config.schema import ResoMapConfig
@@ -55,7 +55,9 @@ def finish_study(config: ResoMapConfig, result: StudyResult, *, progress: StudyP
 
 
 def _stages(config: ResoMapConfig, result: StudyResult, progress: StudyProgress) -> list[str]:
-    images, layout = build.dataset(config), result.layout
+    from resomap.study.same_images import open_images
+
+    layout = result.layout
     training_s = sum(epoch.seconds for record in result.records for epoch in record.epochs)
     undone: list[str] = []
 
@@ -71,18 +73,32 @@ def _stages(config: ResoMapConfig, result: StudyResult, progress: StudyProgress)
             log.error("%s failed: %r", stage, error, exc_info=True)
             undone.append(f"{stage}: {error!r}")
 
-    if build.profiles_wanted(config):
-        attempt("profiling", lambda: _profile(config, images, layout, training_s, progress.stage))
-    if build.explanations_wanted(config):
-        attempt("explanations", lambda: _explain(config, images, layout, progress.stage))
-    if build.profiles_wanted(config) or build.explanations_wanted(config):
-        attempt("figures", lambda: _draw(config, images, layout, progress.stage))
-    if build.matrix_wanted(config):
-        attempt("matrix", lambda: _evaluate_conditions(config, images, layout, progress.stage))
+    images: ImageDataset | None = None
+    try:
+        images, _ = open_images(config, layout)
+    except (DatasetError, StudyError) as changed:  # while it trained
+        undone.append(f"cost, explanations and whatever else needs the images: {changed}")
+    else:
+        for stage, work in _image_stages(config, images, layout, training_s, progress.stage):
+            attempt(stage, work)
     if build.report_wanted(config):
         attempt("report", lambda: report_study(config, images=images, layout=layout, progress=progress.stage))
     remove_leftovers(layout.root)
     return undone
+
+
+def _image_stages(
+    config: ResoMapConfig, images: ImageDataset, layout: StudyLayout, training_s: float, progress: Tell
+) -> Iterator[tuple[str, Callable[[], object]]]:
+    """(stage, what does it), of those that are asked for."""
+    if build.profiles_wanted(config):
+        yield "profiling", lambda: _profile(config, images, layout, training_s, progress)
+    if build.explanations_wanted(config):
+        yield "explanations", lambda: _explain(config, images, layout, progress)
+    if build.profiles_wanted(config) or build.explanations_wanted(config):
+        yield "figures", lambda: _draw(config, images, layout, progress)
+    if build.matrix_wanted(config):
+        yield "matrix", lambda: _evaluate_conditions(config, images, layout, progress)
 
 
 def _profile(
@@ -110,7 +126,7 @@ def _evaluate_conditions(config: ResoMapConfig, images: ImageDataset, layout: St
     from resomap.study.conditions import run_conditions
     from resomap.study.load import load_study
 
-    run_conditions(config, load_study(layout.root), images, progress=progress)
+    run_conditions(config, load_study(layout.root), images=images, progress=progress)
 
 
 def stored_sentence(layout: StudyLayout) -> str | None:
@@ -146,18 +162,19 @@ def report_study(
 
 
 def _shown(config: ResoMapConfig, study: Study, images: ImageDataset | None) -> Shown:
-    """The images for the galleries; none where the data set is gone, which costs nothing else of a report."""
+    """The images for the galleries; none where the data set is gone or another: all else of a report is as always."""
     from resomap.study.explanations import explained_of
     from resomap.study.report import Shown
     from resomap.study.report_galleries import pictures_of
+    from resomap.study.same_images import open_images
 
     count, kernel = build.explanation_extras(config)["gallery"], build.kernel(config)
     if not count:
         return Shown(0, kernel, None, None)
     try:
-        images = images or build.dataset(config)
+        images = images or open_images(config, study.layout)[0]
         explained = explained_of(config, images) if study.explanations is not None else None
-    except DatasetError as gone:
+    except (DatasetError, StudyError) as gone:
         log.warning("the report has no galleries: %s", gone)
         return Shown(0, kernel, None, None)
     picture_of = pictures_of(images, study.splits[1], max_pixels=build.max_pixels(config))
