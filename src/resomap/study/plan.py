@@ -23,6 +23,7 @@ from resomap.study.progress import StudyProgress
 from resomap.study.ranks import Ranks
 from resomap.study.runs import some_of, stored_runs
 from resomap.study.runs_at_once import settle_runs_at_once
+from resomap.study.same_images import changes_in_words
 from resomap.study.tuning import choices_in_force, forget_choices, settle_tuning
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ def _settle_changes(context: StudyContext, *, discard_changed: bool) -> None:
     if not changed or discard_changed:
         return
     record, lines = changed[0]
+    lines = changes_in_words(lines, context.layout, context.images)
     shown = "; ".join(lines[:6]) + (f"; and {len(lines) - 6} more" if len(lines) > 6 else "")
     raise StudyError(
         f"{printable(context.layout.root)} holds {counted(len(changed), 'run')} made with other settings "

@@ -20,6 +20,7 @@ from resomap.study.interrupt import StopSignal
 from resomap.study.limits import forget_outgrown, is_outgrown
 from resomap.study.recovery import Recovery
 from resomap.study.run import failed_record, forget_state, refresh_metrics, run_cell, stored_run
+from resomap.study.same_images import changes_in_words
 from resomap.study.schedule import predicted_cost
 from resomap.tracking.protocol import Tracker
 
@@ -80,6 +81,7 @@ def settled(context: StudyContext, cell: Cell, before: RunRecord | None) -> RunR
         record = None
     record, changed = context.ranks.broadcast((record, changed))
     if changed:
+        changed = changes_in_words(changed, context.layout, context.images)
         raise StudyError(
             f"another process has run {cell} with other settings (there -> here): {'; '.join(changed[:6])}. Runs of "
             "one study share their settings: start both with the same, or give one another --output"
