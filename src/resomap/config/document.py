@@ -35,7 +35,8 @@ Among the files, `config.yaml` is the strongest: besides `study:` it may hold an
 replaces the list before it. So does `families` in a file, whereas `--set models.families.vit=a,b` adds a family.
 
 `resomap config` prints what results, in the form that `--config` takes; so does the `study.yaml` that each study
-keeps (its `provenance` is not a setting and is not read). `demo.yaml` is such a single file, written by hand: the
+keeps (its `provenance` is not a setting and is not read; given from within its study, it means the study where it lies
+now, also after a move). `demo.yaml` is such a single file, written by hand: the
 study that `make demo` runs.
 
 ## Examples

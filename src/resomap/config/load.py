@@ -110,10 +110,16 @@ def _misspelt(name: str) -> str | None:
 
 
 def _add_file(draft: Draft, path: Path) -> None:
-    """A file with sections by name. 'provenance' says where a study.yaml came from and sets nothing."""
+    """A file with sections by name. 'provenance' says where a study.yaml came from and sets nothing.
+
+    A study.yaml in its study means the study that it lies in, which may have been moved since it was written.
+    """
     content = _read(draft, path, path.name)
     if isinstance(content, dict):
         content.pop("provenance", None)
+        study, settings = StudyLayout(path.parent), content.setdefault("study", {})
+        if path.name == study.config_path.name and study.checkpoints_dir.is_dir() and isinstance(settings, dict):
+            settings["output"] = str(study.root)
     draft.merge(content, path.name)
 
 

@@ -78,6 +78,17 @@ def test_load_config_single_file_has_sections_by_name(write: Write) -> None:
     assert (config.sweep.seeds, config.study.name, config.data.acuity.size) == ([7], "one", 99)
 
 
+def test_the_study_yaml_of_a_study_that_was_moved_means_the_study_where_it_lies(write: Write) -> None:
+    text = "study: {output: 'studies/{data}', lease_seconds: 7}\n"
+    moved = write("moved", {"study.yaml": text})
+    assert load_config(moved / "study.yaml").study.output == "studies/{data}"  # a copy of the settings, no study
+    (moved / "checkpoints").mkdir()
+    found = load_config(moved / "study.yaml").study
+    assert (found.output, found.lease_seconds) == (str(moved), 7)
+    assert load_config(moved / "study.yaml", ["study.output=other"]).study.output == "other"
+    assert load_config(moved / "study.yaml", flags={"study.output": "third"}).study.output == "third"
+
+
 def test_load_config_study_yaml_is_read_without_its_provenance(write: Write) -> None:
     config = load_config(overrides=["training.epochs=3"])
     folder = write("study", {"study.yaml": f'{dump_config(config)}provenance: {{"versions": {{"torch": "2"}}}}\n'})
