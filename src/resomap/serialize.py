@@ -44,24 +44,33 @@ _TEMPORARY = re.compile(r"\..+\.(?P<machine>[0-9a-f]{8})\.(?P<pid>\d{1,10})\.[0-
 _ELSEWHERE_S = 3600.0
 """Longer than another machine can be at one file, whose last change may lie before a slow fsync."""
 
+_ELSEWHERE = "write elsewhere (another --output, or a copy of an existing study)"
 _STORAGE_ERRNOS = {
     errno.ENOSPC: "no space left on the device; free some and run the same command again",
     errno.EDQUOT: "the disk quota is exhausted; free some and run the same command again",
-    errno.EROFS: "the file system is read-only; choose another --output",
-    errno.EACCES: "permission denied; choose another --output or change its permissions",
-    errno.EPERM: "operation not permitted; choose another --output or change its permissions",
+    errno.EROFS: f"the file system is read-only; {_ELSEWHERE}",
+    errno.EACCES: f"permission denied; change its permissions, or {_ELSEWHERE}",
+    errno.EPERM: f"operation not permitted; change its permissions, or {_ELSEWHERE}",
+    errno.EISDIR: "a folder stands where a file is needed; give the name of a file",
+    errno.EEXIST: "a file stands where a folder is needed; choose another name",
+    errno.ENOTDIR: "a file stands where a folder is needed; choose another name",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+    errno.ELOOP: "its symbolic links lead in a circle; choose another name",
+    errno.EINVAL: "the file system does not take such a name or file; choose another name",
+    errno.EFBIG: f"the file system does not take files of that size; {_ELSEWHERE}",
+    errno.EBUSY: "it is in use (a mount point?); choose another name",
+    errno.EIO: f"the disk reports an error; look into the system's log, and {_ELSEWHERE}",
+    errno.ESTALE: "the network file system lost it; mount it anew and run the same command again",
 }
 
 
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn full disks, read-only file systems and missing permissions into StorageError naming `path`."""
+    """Turn full disks, read-only file systems, missing permissions and the like into StorageError naming `path`."""
     try:
         yield
     except OSError as error:
         reason = _STORAGE_ERRNOS.get(error.errno or 0)
-        if reason is None and isinstance(error, (FileExistsError, NotADirectoryError)):
-            reason = "a file stands where a folder is needed; choose another --output"
         if reason is None:
             raise
         raise StorageError(f"cannot write {printable(path)}: {reason}") from error
@@ -75,6 +84,26 @@ def make_dirs(path: Path) -> Path:
         except FileNotFoundError as error:  # /proc and its like: the parent is there, but takes no folders
             raise OSError(errno.EPERM, "cannot be created") from error
     return path
+
+
+def check_writable(*paths: Path | None) -> None:
+    """What is written after a long computation can be written: found out before it, nothing is left. None: no file.
+
+    Raises:
+        StorageError: it cannot.
+    """
+    for path in filter(None, paths):
+        with storage_errors(path):
+            with contextlib.suppress(FileNotFoundError):
+                if stat.S_ISDIR(os.stat(path).st_mode):
+                    raise IsADirectoryError(errno.EISDIR, "a folder")
+            folder = next(parent for parent in path.absolute().parents if parent.exists())
+            probe = temporary_beside(folder / path.name)
+            try:
+                probe.touch(exist_ok=False)
+            except FileNotFoundError as error:  # /proc and its like
+                raise OSError(errno.EPERM, "cannot be created") from error
+            probe.unlink()
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> Path:

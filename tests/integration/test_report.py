@@ -316,6 +316,19 @@ def test_no_stage_mixes_other_images_in(
     assert "the report has no galleries: " in caplog.text
 
 
+def test_a_target_that_cannot_be_written_is_told_before_anything_is_measured(
+    study: Path, cli: Callable, tmp_path: Path
+) -> None:
+    profiling = ("profile", "--config", study / "study.yaml", "--json", tmp_path)
+    for command in (profiling, ("recommend", study, "--json", tmp_path)):
+        outcome = cli(*command)
+        assert (outcome.status, outcome.out) == (2, "")
+        assert outcome.err.splitlines()[-1] == (
+            f"error: cannot write {tmp_path}: a folder stands where a file is needed; give the name of a file"
+        )
+        assert "..." not in outcome.err  # no stage began
+
+
 def test_detail_that_an_image_does_not_have_cannot_be_gained(
     tmp_path: Path, make_images: Callable[..., Path], cli: Callable, small_run: Callable
 ) -> None:

@@ -20,6 +20,7 @@ from resomap.errors import StorageError, StudyError, printable
 from resomap.layout import folder_name
 from resomap.records import Cell
 from resomap.serialize import (
+    check_writable,
     digest,
     plain,
     read_json,
@@ -92,6 +93,37 @@ def test_write_atomic_names_a_disk_that_became_read_only(tmp_path: Path, monkeyp
     monkeypatch.setattr(Path, "unlink", refuse)  # also of a file that was never there
     with pytest.raises(StorageError, match=r"x\.json.*read-only"):
         write_atomic(tmp_path / "x.json", lambda stream: stream.write(b"{}"))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("folder", "a folder stands where a file is needed; give the name of a file"),
+        ("file/x.json", "a file stands where a folder is needed; choose another name"),
+        ("n" * 300, "the name is too long; choose a shorter one"),
+    ],
+)
+def test_what_cannot_be_written_is_told_in_one_line_before_and_after_the_work(
+    tmp_path: Path, name: str, said: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    for write in (check_writable, lambda path: write_json(path, {})):
+        with pytest.raises(StorageError) as refused:
+            write(tmp_path / name)
+        assert str(refused.value).startswith(f"cannot write {tmp_path / name.partition('/')[0]}")
+        assert str(refused.value).endswith(f": {said}")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_check_writable_leaves_nothing_behind(tmp_path: Path, without_privileges) -> None:
+    check_writable(tmp_path / "new" / "folder" / "x.json", None, tmp_path / "y.json")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "locked").mkdir(mode=0o555)
+    with without_privileges(), pytest.raises(StorageError, match="permission denied; change its permissions, or write"):
+        check_writable(tmp_path / "locked" / "new" / "x.json")
+    with pytest.raises(StorageError, match=r"cannot write /proc/x\.json: "):
+        check_writable(Path("/proc/x.json"))
 
 
 def test_plain_turns_records_and_arrays_into_json_types() -> None:

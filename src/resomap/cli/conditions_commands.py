@@ -92,11 +92,12 @@ def probe(
     from resomap.analysis.recommend import Budget
     from resomap.evaluation.store import write_predictions
     from resomap.records import Cell
-    from resomap.serialize import write_json
+    from resomap.serialize import check_writable, write_json
     from resomap.study.probe import probe as run_probe
 
     flags: dict[str, object | None] = {"data.source": data, "system.device": device, "sweep.resolutions": resolutions}
     resolved = checkpoint_config(checkpoint, config, overrides, flags)
+    check_writable(None if output is None else output / "verdict.json")
     found, answers, _ = run_probe(
         resolved, checkpoint=checkpoint, model=model, weights=weights, resolutions=sorted(resolved.sweep.resolutions),
         metric=metric, delta=delta, budget=Budget(max_latency_ms=max_latency_ms),

@@ -19,10 +19,11 @@ def audit(
 ) -> None:
     """Look at images before training: sizes, classes, unreadable files, duplicates across splits."""
     from resomap.data.audit import audit_dataset, format_audit
-    from resomap.serialize import write_json
+    from resomap.serialize import check_writable, write_json
     from resomap.study import build
 
     resolved = configure(config, overrides, {"data.source": data, "sweep.resolutions": resolutions})
+    check_writable(json_path)
     report = audit_dataset(
         build.dataset(resolved),
         resolutions=tuple(resolved.sweep.resolutions),

@@ -24,9 +24,11 @@ def evaluate(
     predictions: Annotated[Path | None, typer.Option(help="Also write per-image predictions (parquet) here.")] = None,
 ) -> None:
     """Evaluate a checkpoint at its own resolution and preprocessing; in a study, on the study's data."""
+    from resomap.serialize import check_writable
     from resomap.study.evaluate import evaluate_checkpoint
 
     resolved = checkpoint_config(checkpoint, config, overrides, {"data.source": data, "system.device": device})
+    check_writable(predictions)
     metrics = evaluate_checkpoint(resolved, checkpoint, split=split, predictions_path=predictions)
     scalars = [[k, f"{v:.4f}"] for k, v in metrics.items() if isinstance(v, float)]
     none = " (the data has no test split)" if split is None and metrics["split"] != "test" else ""

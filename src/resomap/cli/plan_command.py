@@ -52,13 +52,14 @@ def plan(
     json: Annotated[Path | None, typer.Option(help="Also write the plan to this file.")] = None,
 ) -> None:
     """Predict memory, micro-batch, operations, time and disk of a study; takes the options of `run`."""
-    from resomap.serialize import write_json
+    from resomap.serialize import check_writable, write_json
     from resomap.study.forecast import forecast_study
 
     resolved = sweep_config(
         config, overrides, data=data, models=models, resolutions=resolutions, seeds=seeds,
         epochs=epochs, batch_size=batch_size, device=device, pretrained=pretrained, output=output,
     )  # fmt: skip
+    check_writable(json)
     forecast = forecast_study(resolved, progress=lambda model: print(f"timing {model} ...", file=sys.stderr))
     print_forecast(forecast)
     if json is not None:

@@ -33,7 +33,7 @@ def profile(
     """Measure latency, throughput, memory and operations of models x resolutions, timed in turn; trains nothing."""
     from resomap.cli.tables import print_table
     from resomap.profiling.report import print_profiling_report
-    from resomap.serialize import write_json
+    from resomap.serialize import check_writable, write_json
     from resomap.study.cost import cost_curves
     from resomap.study.profile import profile_study, ratios_to_smallest, unreached
 
@@ -42,6 +42,7 @@ def profile(
         {"data.source": data, "sweep.models": models, "sweep.resolutions": resolutions, "system.device": device,
          "study.output": output},
     )  # fmt: skip
+    check_writable(json)
     records = profile_study(resolved, progress=lambda what: print(f"{what} ...", file=sys.stderr))
     print_profiling_report(records)
     ratios = ratios_to_smallest(records)

@@ -35,7 +35,7 @@ def recommend(
     """One sentence, the evidence, the risk, what was assumed, and what would change it."""
     from resomap.analysis.recommend import Budget
     from resomap.cli.explain_command import study_config
-    from resomap.serialize import write_json
+    from resomap.serialize import check_writable, write_json
     from resomap.study import build
     from resomap.study.load import load_study
     from resomap.study.status import missing_runs_first
@@ -48,6 +48,7 @@ def recommend(
             raise ConfigError(f"{name}: expected a number above 0, got {limit:g}")
     if min_accuracy is not None and not 0 <= min_accuracy <= 1:
         raise ConfigError(f"--min-accuracy: expected a share from 0 to 1 (0.9 is 90 %), got {min_accuracy:g}")
+    check_writable(json)
     budget = Budget(max_latency_ms, max_memory_mib, min_accuracy)
     with missing_runs_first(study):
         opened = load_study(study)

@@ -24,6 +24,7 @@ from resomap.models.checkpoints import Checkpoint, load_checkpoint
 from resomap.models.folding import for_inference
 from resomap.models.resolutions import takes_here
 from resomap.records import Condition, ImageDataset, Predictions
+from resomap.serialize import check_writable
 from resomap.study import build
 from resomap.study.gain import AS_TRAINED, HEAD, WEIGHTS
 from resomap.study.load import Study
@@ -69,6 +70,7 @@ def run_conditions(
         if not missing:
             continue
         progress(f"conditions: {cell}")
+        check_writable(*(study.layout.predictions_path(cell, c) for c in missing))
         folder = study.layout.run_dir(cell, record.family)
         checkpoint = load_checkpoint(folder, allow_callables=build.allows_callables(config))
         for answers in evaluate_conditions(config, checkpoint, images, missing, device=device, precision=precision):

@@ -14,7 +14,7 @@ from resomap.explainability.store import StoredMaps
 from resomap.layout import StudyLayout
 from resomap.models.checkpoints import Checkpoint, load_checkpoint
 from resomap.records import ImageDataset
-from resomap.serialize import digest, plain, provenance, read_json, write_json
+from resomap.serialize import check_writable, digest, plain, provenance, read_json, write_json
 from resomap.study import build
 from resomap.study.explain import MapRecipe, Source, make_maps, with_layers
 from resomap.study.explained import ExplainedImages, masks_of, open_explained
@@ -81,6 +81,7 @@ def explain_study(
         stored: dict[str, Any] = read_json(layout.explanations_path, error=StudyError)
         if stored.get("key") == key:
             return stored
+    check_writable(layout.explanations_path)
     masks = masks_of(images, explained.records, max_pixels=build.max_pixels(config))
     result = analyse_sources(
         sources,

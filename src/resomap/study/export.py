@@ -18,7 +18,7 @@ from resomap.layout import BEST_WEIGHTS, METADATA, RUN_RECORD, study_of
 from resomap.models.checkpoints import load_checkpoint
 from resomap.profiling.modes import onnx_bytes
 from resomap.records import Preprocessing, RunRecord
-from resomap.serialize import make_dirs, read_json, write_atomic, write_json
+from resomap.serialize import check_writable, make_dirs, read_json, write_atomic, write_json
 from resomap.study import build
 from resomap.study.explained import ExplainedImages, open_explained
 from resomap.study.load import Study
@@ -91,6 +91,7 @@ def export_run(
     import importlib.util
 
     _check_folder(folder)
+    check_writable(folder / _RECIPE)
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise DeviceError(f"export needs {', '.join(missing)}; install resomap[onnx]")

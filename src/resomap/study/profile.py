@@ -33,7 +33,7 @@ from resomap.profiling.profiler import (
     profile_subjects,
 )
 from resomap.records import Cell, ImageDataset, ImageRecord, Preprocessing
-from resomap.serialize import digest, package_version, provenance, read_json, write_json
+from resomap.serialize import check_writable, digest, package_version, provenance, read_json, write_json
 from resomap.study import build
 from resomap.study.cost import shared_mode
 from resomap.study.explained import evenly_spread
@@ -74,6 +74,7 @@ def profile_study(
         images, layout = open_images(config, layout)
     layout = layout or build.layout(config, images)
     subjects = list(_subjects(config, num_classes=images.num_classes))
+    check_writable(*(layout.profile_path(subject.model, subject.resolution) for subject in subjects))
     plan = ProfilingPlan(
         device=device,
         precision=precision,
