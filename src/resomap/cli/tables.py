@@ -44,12 +44,13 @@ def print_results(result: StudyResult, *, metric: str) -> None:
     if not finished.empty:
         split = "test" if (finished["split"] == "test").any() else "val"
         reported = finished[finished["split"] == split]
+        shown = list(dict.fromkeys([metric, "accuracy"]))
         rows = [
-            _result_row(model, resolution, runs, metric)
+            _result_row(model, resolution, runs, shown)
             for (model, resolution), runs in reported.groupby(["model", "resolution"], sort=False)
         ]
         title = f"{metric} on {split}: mean over seeds (lowest to highest)"
-        print_table(title, ["model", "side", "seeds", metric, "accuracy", "log loss", "train s", "img/s"], rows)
+        print_table(title, ["model", "side", "seeds", *shown, "log loss", "train s", "img/s"], rows)
     for (model, side), runs in stopped_options(result.records).items():
         print(f"stopped, not assessed: {printable(model)} @{side} ({runs})")
     for record in result.failed:
@@ -60,7 +61,7 @@ def print_results(result: StudyResult, *, metric: str) -> None:
     print(f"study: {printable(result.layout.root)}  (results.csv, results.json, predictions/, checkpoints/)")
 
 
-def _result_row(model: object, resolution: object, runs: pd.DataFrame, metric: str) -> list[str]:
+def _result_row(model: object, resolution: object, runs: pd.DataFrame, metrics: Sequence[str]) -> list[str]:
     def spread(column: str) -> str:
         values = runs[column]
         if len(values) == 1:
@@ -71,8 +72,7 @@ def _result_row(model: object, resolution: object, runs: pd.DataFrame, metric: s
         str(model),
         str(resolution),
         str(len(runs)),
-        spread(metric),
-        spread("accuracy"),
+        *map(spread, metrics),
         f"{runs['log_loss'].mean():.3f}",
         f"{runs['train_seconds'].mean():.1f}",
         f"{runs['train_images_per_s'].mean():.0f}",

@@ -308,6 +308,17 @@ def provenance_table(study: Study) -> Table:
         ["classes", len(about["class_names"])],
         ["runs", len(study.runs)],
     ]
-    stored = study.runs[0].provenance.items()
-    rows += [[_words(k), printable(str(v))] for k, v in stored if k not in ("metric_options", "tuned")]
+    stored = dict(study.runs[0].provenance) | {"precision": _precision(study)}
+    rows += [[_words(k), printable(str(v))] for k, v in stored.items() if k not in ("metric_options", "tuned")]
     return Table("What was run, and where", ["", "value"], rows)
+
+
+def _precision(study: Study) -> str:
+    """Of training: tuned for each model, so named by model where they differ."""
+    models: dict[str, list[str]] = {}
+    for run in study.runs:
+        name = str(run.provenance.get("precision", "not stored"))
+        models.setdefault(PRECISIONS.get(name, name), []).append(run.cell.model)
+    if len(models) == 1:
+        return next(iter(models))
+    return "; ".join(f"{precision}: {', '.join(dict.fromkeys(names))}" for precision, names in models.items())

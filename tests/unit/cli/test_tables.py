@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
 import pytest
 
 from resomap.cli.live import PlainProgress
-from resomap.cli.tables import print_table
+from resomap.cli.tables import print_results, print_table
+from resomap.layout import StudyLayout
 from resomap.records import Cell
 
 
@@ -14,6 +19,19 @@ def test_a_table_in_a_file_keeps_each_row_on_one_line(capsys: pytest.CaptureFixt
     print_table("wide", ["name", *"abcde"], [cells])
     lines = capsys.readouterr().out.splitlines()
     assert any(all(cell in line for cell in cells) for line in lines)
+
+
+def test_accuracy_that_is_the_studys_metric_has_one_column(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"status": "finished", "split": "test", "model": "m", "resolution": 32, "stopped": None, "accuracy": 0.75,
+           "macro_f1": 0.5, "log_loss": 1.0, "train_seconds": 1.0, "train_images_per_s": 1.0}  # fmt: skip
+    result = SimpleNamespace(
+        frame=pd.DataFrame([row]), records=(), failed=(), elsewhere=(), layout=StudyLayout(Path("s"))
+    )
+    for metric, shown in (("accuracy", ["accuracy"]), ("macro_f1", ["macro_f1", "accuracy"])):
+        print_results(result, metric=metric)
+        printed = [line for line in capsys.readouterr().out.splitlines() if line.strip() and "─" not in line]
+        assert printed[1].split() == ["model", "side", "seeds", *shown, "log", "loss", "train", "s", "img/s"]
+        assert printed[2].split() == ["m", "32", "1", *(f"{row[name]:.3f}" for name in shown), "1.000", "1.0", "1"]
 
 
 @pytest.mark.parametrize(

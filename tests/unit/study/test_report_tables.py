@@ -19,6 +19,7 @@ from resomap.study.report_tables import (
     files_table,
     masks_table,
     memory_table,
+    provenance_table,
 )
 from resomap.study.verdict_tables import class_detail_table, classes_table
 
@@ -52,6 +53,18 @@ def _study(**given: Any) -> Any:
     return SimpleNamespace(
         **{"profiles": [profile], "runs": runs, "plan": None, "explanations": None, "about": about} | given
     )
+
+
+def test_precision_that_was_tuned_is_told_for_each_model() -> None:
+    def told(*precisions: tuple[str, str]) -> str:
+        runs = [SimpleNamespace(cell=Cell(model, 32, 0), provenance={"device": "cpu", "precision": precision})
+                for model, precision in precisions]  # fmt: skip
+        about = {"data": "data", "images": {"val": 2}, "class_names": ["a", "b"]}
+        rows = provenance_table(_study(runs=runs, about=about)).rows
+        return dict(rows)["precision"]
+
+    assert told(("resnet18", "bf16"), ("tiny_cnn", "no")) == "bf16: resnet18; float32: tiny_cnn"
+    assert told(("resnet18", "bf16"), ("resnet18", "bf16"), ("tiny_cnn", "bf16")) == "bf16"
 
 
 @pytest.mark.parametrize("seconds", [11.5, None])
