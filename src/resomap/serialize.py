@@ -44,7 +44,7 @@ _TEMPORARY = re.compile(r"\..+\.(?P<machine>[0-9a-f]{8})\.(?P<pid>\d{1,10})\.[0-
 _ELSEWHERE_S = 3600.0
 """Longer than another machine can be at one file, whose last change may lie before a slow fsync."""
 
-_ELSEWHERE = "write elsewhere (another --output, or a copy of an existing study)"
+_ELSEWHERE = "write elsewhere (another --output or data.cache_dir, or a copy of an existing study)"
 _STORAGE_ERRNOS = {
     errno.ENOSPC: "no space left on the device; free some and run the same command again",
     errno.EDQUOT: "the disk quota is exhausted; free some and run the same command again",

@@ -40,8 +40,15 @@ class Study:
     @cached_property
     def about(self) -> dict[str, Any]:
         """What results.json says about the study as a whole: data, classes, image counts, notes."""
-        stored: dict[str, Any] = read_json(self.layout.results_json_path, error=StudyError)["study"]
-        return stored
+        path = self.layout.results_json_path
+        stored = read_json(path, error=StudyError)
+        told = stored.get("study") if isinstance(stored, dict) else None
+        if not isinstance(told, dict):
+            raise StudyError(
+                f"{printable(path)} is damaged (it says nothing about the study as a whole); the same `resomap run` "
+                f"again, or --config {printable(self.layout.config_path)}, writes it anew"
+            )
+        return {"name": self.layout.root.name, "data": "not stored", "notes": [], "bad_files": {}} | told
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -18,7 +19,7 @@ from resomap.data.colour import normalised
 from resomap.data.decode import decode_rgb
 from resomap.data.hashes import content_hashes
 from resomap.data.resize import to_square
-from resomap.errors import BadImageError, StudyError
+from resomap.errors import BadImageError, DatasetError, StudyError
 from resomap.layout import StudyLayout
 from resomap.models.resolutions import takes
 from resomap.profiling.complexity import get_model_complexity
@@ -37,8 +38,11 @@ from resomap.serialize import check_writable, digest, package_version, provenanc
 from resomap.study import build
 from resomap.study.cost import shared_mode
 from resomap.study.explained import evenly_spread
+from resomap.study.load import Study
 from resomap.study.ranks import Ranks
 from resomap.study.same_images import open_images
+
+log = logging.getLogger(__name__)
 
 _MACS_OF_A_STEP = 2e10
 """The training step whose memory is measured shall take seconds, not minutes: smaller batches for larger models."""
@@ -61,7 +65,7 @@ def profile_study(
 
     Args:
         images: the data set, whose files are timed from disk to answer, the study's own where there is a study; None:
-            they are opened.
+            they are opened. A finished study needs none: then that is not timed.
         layout: where profiles are stored; None: the configuration's study.
         training_s: seconds that the study has trained, to which timing is held; None: it gets its whole budget.
     Raises:
@@ -71,9 +75,11 @@ def profile_study(
     build.settle_process(config)
     device, precision = build.device_and_precision(config)
     if images is None:
-        images, layout = open_images(config, layout)
-    layout = layout or build.layout(config, images)
-    subjects = list(_subjects(config, num_classes=images.num_classes))
+        images, layout = _opened(config, layout)
+    elif layout is None:
+        layout = build.layout(config, images)
+    num_classes = len(Study(layout).class_names) if images is None else images.num_classes
+    subjects = list(_subjects(config, num_classes=num_classes))
     check_writable(*(layout.profile_path(subject.model, subject.resolution) for subject in subjects))
     plan = ProfilingPlan(
         device=device,
@@ -83,7 +89,7 @@ def profile_study(
         **build.profiling_options(config, training_s=training_s),
     )
     records = profile_subjects(subjects, plan, progress=progress)
-    paths = [record.path for record in _files(images, count=build.end_to_end_images(config))]
+    paths = [] if images is None else [r.path for r in _files(images, count=build.end_to_end_images(config))]
     if paths:
         progress("file to answer")
         ends = _end_to_end(config, subjects, paths, device=torch.device(device))
@@ -94,6 +100,18 @@ def profile_study(
         about = {"digest": digests[record.model, record.resolution], "provenance": where}
         write_json(layout.profile_path(record.model, record.resolution), asdict(record) | about)
     return records
+
+
+def _opened(config: ResoMapConfig, layout: StudyLayout | None) -> tuple[ImageDataset | None, StudyLayout]:
+    """The study's images and folder; no images where a finished study's are not on this machine."""
+    try:
+        return open_images(config, layout)
+    except DatasetError as gone:
+        layout = layout or build.layout_without_images(config)
+        if layout is None or not layout.results_json_path.exists():
+            raise
+        log.warning("what lies between a file and its answer is not timed: %s", gone)
+        return None, layout
 
 
 def profiles_are_current(

@@ -86,7 +86,7 @@ def _classes(then: Sequence[str], now: Sequence[str]) -> Iterator[str]:
 
 def _split(study: Study, split: str, images: ImageDataset) -> Iterator[str]:
     """How many images, and, of the splits that were predicted, which came and went."""
-    bad = [file["path"] for file in study.about.get("bad_files", {}).get(split, ())]
+    bad = [file["path"] for file in study.about["bad_files"].get(split, ())]
     before, after = study.about["images"].get(split, 0) + len(bad), len(images.splits.get(split, ()))
     now = {name: set(stored_names(r.image_id for r in records)) for name, records in images.splits.items()}
     then = set() if split == "train" or not before else set(study.read(study.runs[0].cell, split).image_ids)

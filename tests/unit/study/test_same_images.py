@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from resomap.config.schema import ResoMapConfig
-from resomap.errors import StudyError
+from resomap.errors import DatasetError, StudyError
 from resomap.evaluation.store import write_predictions
 from resomap.layout import StudyLayout
 from resomap.records import Cell, Condition, Predictions, RunRecord
@@ -19,6 +19,7 @@ from resomap.serialize import write_json, write_text
 from resomap.study import build, conditions
 from resomap.study.gain import matrix_tables
 from resomap.study.load import Study
+from resomap.study.profile import _opened as profile_images
 from resomap.study.runs import write_run
 from resomap.study.same_images import changes_in_words, check_images, open_images
 
@@ -124,6 +125,21 @@ def test_a_study_file_that_does_not_say_leaves_it_to_the_runs(tmp_path, layout, 
     layout.results_json_path.unlink()
     with pytest.raises(StudyError, match="the contents or names of some differ"):
         open_images(config_of(other), layout)
+
+
+def test_cost_is_measured_without_images_where_a_finished_study_has_none(tmp_path, layout, config_of) -> None:
+    assert profile_images(config_of(tmp_path / "gone"), None) == (None, layout)
+    layout.results_json_path.unlink()
+    with pytest.raises(DatasetError, match="does not exist"):
+        profile_images(config_of(tmp_path / "gone"), None)
+
+
+def test_results_of_an_earlier_version_are_read_and_damaged_ones_are_named(layout) -> None:
+    assert Study(layout).about["notes"] == []
+    for damage in ([], {"runs": []}):
+        write_json(layout.results_json_path, damage)
+        with pytest.raises(StudyError, match=r"results\.json is damaged \(it says nothing about the study"):
+            _ = Study(layout).about
 
 
 def test_answers_to_other_images_count_as_missing_and_are_made_anew(tmp_path, layout, config_of, monkeypatch) -> None:

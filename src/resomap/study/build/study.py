@@ -24,6 +24,12 @@ def layout(config: ResoMapConfig, images: ImageDataset) -> StudyLayout:
     return StudyLayout(Path(output).expanduser())
 
 
+def layout_without_images(config: ResoMapConfig) -> StudyLayout | None:
+    """The study's directory; None where its name follows from the images."""
+    output = config.study.output
+    return None if "{data}" in output else StudyLayout(Path(output).expanduser())
+
+
 def leases(config: ResoMapConfig, study: StudyLayout) -> Leases:
     """Which process works on what in this study."""
     return Leases(study.locks_dir, expiry_s=config.study.lease_seconds)
