@@ -95,7 +95,7 @@ def profile_study(
         ends = _end_to_end(config, subjects, paths, device=torch.device(device))
         records = [replace(record, end_to_end=end) for record, end in zip(records, ends, strict=True)]
     where = provenance(device=device, precision=precision)
-    digests = _digests(config, images)
+    digests = _digests(config, images, num_classes=num_classes)
     for record in records:
         about = {"digest": digests[record.model, record.resolution], "provenance": where}
         write_json(layout.profile_path(record.model, record.resolution), asdict(record) | about)
@@ -127,7 +127,7 @@ def profiles_are_current(
     here = {"device": str(device), "device_name": device_name(device), "threads": torch.get_num_threads(),
             "keeps_freed_memory": keeps_freed_memory()}  # fmt: skip
     least_s = build.profiling_options(config, training_s=training_s)["rounds"].budget_s / 2
-    for (model, resolution), wanted in _digests(config, images).items():
+    for (model, resolution), wanted in _digests(config, images, num_classes=images.num_classes).items():
         path = layout.profile_path(model, resolution)
         if not path.exists():
             return False
@@ -140,10 +140,10 @@ def profiles_are_current(
     return True
 
 
-def _digests(config: ResoMapConfig, images: ImageDataset) -> dict[tuple[str, int], str]:
+def _digests(config: ResoMapConfig, images: ImageDataset | None, *, num_classes: int) -> dict[tuple[str, int], str]:
     """(model, resolution) -> digest of all that figures follow from besides the hardware and the time of measuring."""
     _, precision = build.device_and_precision(config)
-    files = _files(images, count=build.end_to_end_images(config))
+    files = [] if images is None else _files(images, count=build.end_to_end_images(config))
     shared = {
         "version": PROFILE_VERSION,
         "packages": {name: package_version(name) for name in _PACKAGES},
@@ -152,7 +152,7 @@ def _digests(config: ResoMapConfig, images: ImageDataset) -> dict[tuple[str, int
     }
     options = {(cell.model, cell.resolution): cell for cell in build.cells(config)}
     return {
-        option: digest(shared | build.profile_determinants(config, cell, num_classes=images.num_classes))
+        option: digest(shared | build.profile_determinants(config, cell, num_classes=num_classes))
         for option, cell in options.items()
     }
 
