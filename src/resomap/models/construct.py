@@ -6,6 +6,7 @@ positions (vision transformers) are built so that they interpolate it to the inp
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib
 import inspect
@@ -162,6 +163,23 @@ def source_of(name: str) -> str | None:
         return None if module is None else inspect.getsource(module)
     except (OSError, TypeError):
         return None
+
+
+@lru_cache(maxsize=64)
+def code_of(name: str) -> str | None:
+    """What that file's code does, as text without comments, docstrings and layout; the same for a whole process.
+
+    None where there is no file, and for `__main__`, which is another file in each process of a study.
+    """
+    text = None if name.startswith("__main__:") else source_of(name)
+    if text is None:
+        return None
+    tree = ast.parse(text)
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(tree):
+        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
+    return ast.dump(tree)
 
 
 def _import(target: str) -> Callable[..., object]:

@@ -6,10 +6,12 @@ from dataclasses import replace
 import pytest
 
 from resomap.errors import ConfigError
+from resomap.models import construct
 from resomap.records import Cell
 from resomap.study import build
 from resomap.study.plan import changed_runs
 from resomap.study.runs import write_run
+from resomap.study.same_images import changes_in_words
 
 MATCHED = {"epochs": 2, "budget": "compute_matched"}
 
@@ -40,3 +42,33 @@ def test_other_epochs_are_seen_in_runs_that_are_no_longer_planned(make_context, 
     other = make_context(training=MATCHED | {"epochs": 3},
                          sweep={"models": ["tiny_cnn"], "resolutions": [64], "seeds": [0]})  # fmt: skip
     assert changed_runs(other)[0][1] == ["training.epochs: 2 -> 3"]
+
+
+NETWORK = """
+from torch import nn
+
+
+def make(num_classes):
+    {doc}
+    pooled = nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    return nn.Sequential(nn.Conv2d(3, {width}, 3), *pooled, nn.Linear({width}, num_classes))
+"""
+
+
+def test_a_models_own_code_is_part_of_what_made_a_run(tmp_path, make_context, store_run, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    sweep = {"models": ["grown:make"], "resolutions": [32], "seeds": [0]}
+
+    def context(width, doc):
+        """As a new process has it."""
+        (tmp_path / "grown.py").write_text(NETWORK.format(width=width, doc=doc))
+        sys.modules.pop("grown", None)
+        construct.code_of.cache_clear()
+        return make_context(sweep=sweep, models={"allow_callables": True})
+
+    before = context(8, "# small")
+    store_run(before, before.cells[0])
+    assert changed_runs(context(8, '"""Small."""')) == []  # words are no change
+    wider = context(16, "# wider")
+    ((_, lines),) = changed_runs(wider)
+    assert changes_in_words(lines, wider.layout, wider.images) == ["the code of the model's module is another"]

@@ -10,6 +10,7 @@ from typing import Any
 from resomap.config.schema import ResoMapConfig
 from resomap.errors import CheckpointError, printable
 from resomap.records import Cell
+from resomap.serialize import digest
 from resomap.study.build.budget import stretched
 from resomap.study.build.loaders import micro_batch
 from resomap.study.build.models import model_specs
@@ -48,6 +49,9 @@ def determinants(
         "seed": cell.seed,
         "description": model_specs(config).get(cell.model),
     }
+    code = _code(config, cell.model)
+    if code is not None:
+        own["code"] = code
     if training["budget"] == "epochs":
         del training["budget"]  # as it was before there was a choice
     else:
@@ -84,6 +88,19 @@ def determinants(
         sides = sorted(config.sweep.resolutions)
         protocol["data"]["resolution_aware_range"] = [sides[0], sides[-1]]
     return {"protocol": protocol, "cell": own}
+
+
+def _code(config: ResoMapConfig, model: str) -> str | None:
+    """Hash of what the user's own module does; None for models that ResoMap builds, and where that cannot be read.
+
+    Only of models that are asked for: what a study's folder names is not imported.
+    """
+    if ":" not in model or model not in config.sweep.models or not config.models.allow_callables:
+        return None
+    from resomap.models.construct import code_of
+
+    code = code_of(model)
+    return None if code is None else digest(code)
 
 
 def _pretrained_identity(pretrained: bool | str) -> bool | str:
