@@ -23,6 +23,7 @@ from safetensors.numpy import load_file, save_file
 import resomap
 from resomap.evaluation.store import write_predictions
 from resomap.records import Cell, Condition
+from resomap.study.evidence import comparisons
 from resomap.study.gain import class_detail_rows, detail_rows
 from resomap.study.load import load_study
 
@@ -279,6 +280,8 @@ def test_matrix_and_split_of_the_gain(study: Path, cli: Callable) -> None:
     assert [(row["low_resolution"], row["high_resolution"]) for row in rows] == [(32, 48)]
     for row in rows:
         assert row["size"]["value"] + row["detail"]["value"] == pytest.approx(row["total"]["value"], abs=1e-12)
+    # The same difference stands among the comparisons, with the same interval.
+    assert rows[0]["total"] == next(comparisons(opened, "accuracy"))["difference"]
     by_class = class_detail_rows(opened)
     assert [row["name"] for row in by_class] == sorted(CLASSES)
     for row in by_class:
@@ -292,9 +295,10 @@ def test_matrix_and_split_of_the_gain(study: Path, cli: Callable) -> None:
     assert table["values"][1][1] == pytest.approx(own)
     assert cli("report", study).status == 0
     page = (study / "report/index.html").read_text()
-    assert "tiny_cnn: rows trained at" in page
-    assert "tiny_cnn, BatchNorm statistics estimated anew at the test size: rows trained at" in page
-    assert "tiny_cnn, head and BatchNorm trained on at the test size: rows trained at" in page
+    what = "mean macro F1 on test (24 images, 2 seeds)"
+    assert f"tiny_cnn: {what}, rows trained at" in page
+    assert f"tiny_cnn, BatchNorm statistics estimated anew at the test size: {what}, rows trained at" in page
+    assert f"tiny_cnn, head and BatchNorm trained on at the test size: {what}, rows trained at" in page
     assert cli("matrix", study, "--weights", "best").status == 2
 
 

@@ -34,6 +34,8 @@ BETTER = "explanations agree better across these resolutions than across seeds"
 ONE_SEED = "one seed has no ceiling; run two or more seeds"
 LEAST_GAP = 0.05
 """Seeds that agree less than this above the floor, at either resolution, leave nothing to be measured."""
+LEAST_SEEDS = 3
+"""Of which intervals contain what seeds do: two drawn alike leave no pair."""
 _PARTNERS = 8
 """Other images that each image is compared with for the floor."""
 
@@ -227,9 +229,9 @@ def _weighted(values_PN: np.ndarray, pairs_DP: np.ndarray, images_DN: np.ndarray
 
 
 def _draws(rng: np.random.Generator, images: int, seeds: int, draws: int) -> tuple[np.ndarray, np.ndarray]:
-    """Multiplicities: images always; seeds where there are three or more (two drawn alike leave no pair)."""
+    """Multiplicities: images always; seeds where there are LEAST_SEEDS."""
     images_DN = rng.multinomial(images, np.full(images, 1 / images), size=draws).astype(np.float64)
-    if seeds < 3:
+    if seeds < LEAST_SEEDS:
         return images_DN, np.ones((draws, seeds))
     seeds_DS = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws).astype(np.float64)
     lone = (seeds_DS > 0).sum(axis=1) < 2

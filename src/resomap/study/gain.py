@@ -20,6 +20,7 @@ import numpy as np
 
 from resomap.analysis.statistics.intervals import difference_estimate, seed_prior
 from resomap.analysis.statistics.pseudo import pseudo_values
+from resomap.analysis.statistics.seed_variance import SeedPrior
 from resomap.records import Cell, Condition
 from resomap.serialize import plain
 from resomap.study.load import Study
@@ -89,7 +90,9 @@ def detail_rows(study: Study, *, metric: str) -> list[dict[str, Any]]:
     """The gain of each step up in resolution and its two parts, all with intervals."""
     rows = []
     for about, parts in _steps(study):
-        rows.append(about | _split(*(_values(study, part, metric) for part in parts)))
+        # The whole gain is a difference of the model's own resolutions, and has the interval that it has among those.
+        whole = seed_prior(list(study.values(about["model"], study.splits[1], metric)))
+        rows.append(about | _split(*(_values(study, part, metric) for part in parts), prior_of_total=whole))
     return rows
 
 
@@ -121,10 +124,12 @@ def _steps(study: Study) -> Iterator[tuple[dict[str, Any], tuple[_Answers, _Answ
                 yield {"model": model, "low_resolution": low, "high_resolution": high}, (small, blurred, sharp)
 
 
-def _split(small_SN: np.ndarray, blurred_SN: np.ndarray, sharp_SN: np.ndarray) -> dict[str, Any]:
+def _split(
+    small_SN: np.ndarray, blurred_SN: np.ndarray, sharp_SN: np.ndarray, *, prior_of_total: SeedPrior | None = None
+) -> dict[str, Any]:
     prior = seed_prior([small_SN, blurred_SN, sharp_SN, sharp_SN - blurred_SN])
     return {
-        "total": plain(difference_estimate(sharp_SN, small_SN, prior=prior)),
+        "total": plain(difference_estimate(sharp_SN, small_SN, prior=prior_of_total or prior)),
         "size": plain(difference_estimate(blurred_SN, small_SN, prior=prior)),
         "detail": plain(difference_estimate(sharp_SN, blurred_SN, prior=prior, same_runs=True)),
     }

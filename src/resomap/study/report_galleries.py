@@ -72,6 +72,7 @@ def explanation_galleries(study: Study, explained: ExplainedImages, count: int) 
         yield {
             "model": model,
             "method": method.replace("_", " "),
+            "seed": seeds[0],
             "sides": [maps.cell.resolution for maps in stored],
             "images": [
                 {

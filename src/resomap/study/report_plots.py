@@ -12,7 +12,14 @@ from resomap.study.cost import common_mode, timed_as
 from resomap.study.load import Study
 
 Plot = dict[str, Any]
-_LATENCY = {"type": "log", "title": {"text": "latency of one image (ms)"}}
+_TICKS = [digit * 10.0**power for power in range(-3, 7) for digit in (1, 1.5, 2, 3, 5, 7)]
+_LATENCY = {
+    "type": "log",
+    "title": {"text": "latency of one image (ms)"},
+    "tickvals": _TICKS,
+    "ticktext": [f"{ms:.7g}" for ms in _TICKS],
+}
+"""Whole numbers at the ticks: plotly's own are bare digits between powers of ten."""
 
 
 def report_plots(study: Study, verdict: Mapping[str, Any], name: str) -> Iterator[tuple[str, Plot]]:

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from resomap.config.load import differences
-from resomap.errors import counted, printable
-from resomap.metrics.consistency import AS_RESEEDING, BETTER, MORE, NOT_REPEATABLE, ONE_SEED
+from resomap.errors import printable
+from resomap.metrics.consistency import AS_RESEEDING, BETTER, LEAST_SEEDS, MORE, NOT_REPEATABLE, ONE_SEED
 from resomap.profiling.report import AT_LEAST, PRECISIONS
 from resomap.records import RunRecord
 from resomap.report.html import Table, cell, interval_cell
+from resomap.study.captions import on, title
 from resomap.study.circumstances import circumstances
 from resomap.study.cost import hardware
 from resomap.study.load import Study
@@ -44,15 +45,21 @@ def consistency_table(study: Study) -> Table | None:
         for r in lead
         if r["subset"] == "all"
     ]
-    caption = f"{found['similarity'].capitalize()} of maps on {counted(found['images'], found['split'] + ' image')}"
+    if not rows:
+        return None
+    compared = [r for r in lead if r["subset"] == "all"]
+    over = "images and seeds" if min(r["seeds"] for r in compared) >= LEAST_SEEDS else "images of these networks"
+    caption = f"{title(_words(found['similarity']))} of maps {on(found['split'], compared)}, 95 % intervals over {over}"
     columns = ["maps", "floor", "across", "ceiling", "C", "C of images right at both", "resolution changes them"]
-    return Table(caption, columns, rows) if rows else None
+    return Table(caption, columns, rows)
 
 
 def agreement_table(study: Study) -> Table | None:
     """Every measure of agreement across resolutions, beside its floor and ceiling."""
     found = study.explanations
-    rows = [r for r in found["consistency"] if r["subset"] == "all"] if found else []
+    if found is None:
+        return None
+    rows = [r for r in found["consistency"] if r["subset"] == "all"]
     measures = {r["similarity"]: _measure(r) for r in rows}
     if len(measures) < 2:
         return None
@@ -63,7 +70,9 @@ def agreement_table(study: Study) -> Table | None:
         [f"{model}, {_words(method)}: {low} and {high} px", *(_between(of_pair.get(name)) for name in measures)]
         for (model, method, low, high), of_pair in pairs.items()
     ]
-    caption = "Every measure of agreement: across resolutions (from its floor to its ceiling)"
+    caption = (
+        f"Every measure of agreement {on(found['split'], rows)}: across resolutions (from its floor to its ceiling)"
+    )
     return Table(caption, ["maps", *measures.values()], cells)
 
 
@@ -167,7 +176,7 @@ def cost_table(study: Study) -> Table:
         "mode",
         "protocol",
         "batch",
-        "median ms a batch (95 %)",
+        "median ms a batch (95 % over rounds)",
         "p95 ms",
         "p99 ms",
         "calls",

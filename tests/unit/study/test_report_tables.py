@@ -110,13 +110,18 @@ def test_a_plan_made_for_other_settings_does_not_stand_beside_the_runs(made: dic
 
 def test_consistency_stands_beside_that_of_images_right_at_both() -> None:
     row = {"model": "tiny_cnn", "method": "gradcam", "low_resolution": 32, "high_resolution": 64, "verdict": "?",
-           "similarity": "spearman", "floor": _figure(0.1), "cross": _figure(0.5), "ceiling": _figure(0.9)}  # fmt: skip
+           "similarity": "spearman", "floor": _figure(0.1), "cross": _figure(0.5), "ceiling": _figure(0.9),
+           "images": 4, "seeds": 2}  # fmt: skip
     rows = [row | {"subset": "all", "consistency": _figure(0.5)},
             row | {"subset": "right at both", "consistency": _figure(0.75)},
             row | {"subset": "all", "similarity": "pearson", "consistency": _figure(0.1)}]  # fmt: skip
     found = {"consistency": rows, "similarity": "spearman", "images": 4, "split": "test"}
     table = consistency_table(_study(explanations=found))
     assert table is not None
+    assert table.caption == "Spearman of maps on test (4 images, 2 seeds), 95 % intervals over images of these networks"
+    three = consistency_table(_study(explanations=found | {"consistency": [r | {"seeds": 3} for r in rows]}))
+    assert three is not None
+    assert three.caption == "Spearman of maps on test (4 images, 3 seeds), 95 % intervals over images and seeds"
     assert len(table.rows) == 1
     named = dict(zip(table.columns, table.rows[0], strict=True))
     assert named["C"]["value"] == 0.5
@@ -125,19 +130,21 @@ def test_consistency_stands_beside_that_of_images_right_at_both() -> None:
 
 def test_every_measure_of_agreement_stands_between_its_ends_and_overlap_beside_chance() -> None:
     row = {"model": "tiny_cnn", "method": "gradcam", "low_resolution": 32, "high_resolution": 64, "subset": "all",
-           "floor": _figure(0.1), "cross": _figure(0.5), "chance": None}  # fmt: skip
+           "floor": _figure(0.1), "cross": _figure(0.5), "chance": None, "images": 4, "seeds": 2}  # fmt: skip
     rows = [row | {"similarity": "spearman", "ceiling": _figure(0.9)},
             row | {"similarity": "top_k_iou", "cross": _figure(0.4), "ceiling": None, "chance": 0.25},
             row | {"similarity": "ssim", "subset": "right at both", "ceiling": _figure(0.9)}]  # fmt: skip
-    table = agreement_table(_study(explanations={"consistency": rows}))
+    table = agreement_table(_study(explanations={"split": "test", "consistency": rows}))
     assert table is not None
     assert table.columns == ["maps", "spearman", "top k iou (chance 0.25)"]
     assert [cell["text"] for cell in table.rows[0][1:]] == ["0.50 (0.10 to 0.90)", "0.40 (0.10 to ?)"]
     # Wide images leave no window of structural similarity in a map of 4 x 4: there is no figure, and there are others.
     rows.append(row | {"similarity": "ssim", "floor": None, "cross": _figure(None), "ceiling": None})
-    table = agreement_table(_study(explanations={"consistency": rows}))
+    table = agreement_table(_study(explanations={"split": "test", "consistency": rows}))
     assert [cell["text"] for cell in table.rows[0][1:]] == ["0.50 (0.10 to 0.90)", "0.40 (0.10 to ?)", ""]
-    assert agreement_table(_study(explanations={"consistency": rows[:1]})) is None  # stands in the other table
+    assert (
+        agreement_table(_study(explanations={"split": "test", "consistency": rows[:1]})) is None
+    )  # stands in the other table
 
 
 def test_energies_stand_beside_chance_and_random_weights() -> None:
