@@ -16,7 +16,8 @@ from resomap.explainability.attribution import (
     check_method,
     chosen_targets,
 )
-from resomap.models.target_layers import get_target_layer, unwrapped
+from resomap.models.resolutions import SIZE_ERRORS
+from resomap.models.target_layers import TargetLayer, channels_axis, find_target_layer, unwrapped
 
 
 class GradCAM:
@@ -45,16 +46,19 @@ class GradCAM:
         if self._asked is not None and not (
             isinstance(self._asked, str) and self._asked in dict(unwrapped(model).named_modules())
         ):
-            get_target_layer(model, self._asked)  # raises, and names the nearest
-        self._found: dict[int, str] = {}
+            find_target_layer(model, self._asked)  # raises, and names the nearest
+        self._found: dict[tuple[int, int], TargetLayer | None] = {}
 
-    def layer_name(self, resolution: int) -> str:
-        """The layer that is explained for inputs of this side."""
-        if self._asked is not None:
-            return self._asked
-        if resolution not in self._found:
-            self._found[resolution] = get_target_layer(self.model, resolution=resolution)
-        return self._found[resolution]
+    def _layer(self, size: tuple[int, int]) -> TargetLayer | None:
+        """The layer that is explained for inputs (H, W); None: the one asked for, where shapes alone do not run."""
+        if size not in self._found:
+            try:
+                self._found[size] = find_target_layer(self.model, self._asked, resolution=size)
+            except TargetLayerError as error:
+                if self._asked is None or not isinstance(error.__cause__, SIZE_ERRORS):
+                    raise
+                self._found[size] = None
+        return self._found[size]
 
     def __call__(self, images_BCHW: Tensor, targets_B: Targets = None) -> Attribution:
         """Explain a batch.
@@ -65,17 +69,20 @@ class GradCAM:
         Returns:
             Maps (B, h, w) float32, >= 0, on the layer's own grid and NOT rescaled; the logits of the same pass.
         Raises:
-            TargetLayerError: the layer's output is not (B, C, h, w), or it did not run.
+            TargetLayerError: the layer's output is not (B, C, h, w) or (B, h, w, C), or it did not run.
         Side effects: none. Mode, gradients and hooks are restored, also after an error.
         """
         targets_B = check_images(images_BCHW, targets_B)
-        name = self.layer_name(images_BCHW.shape[-1])
+        height, width = images_BCHW.shape[-2:]
+        found = self._layer((height, width))
+        name = found.name if found is not None else str(self._asked)
+        channels = found.channels if found is not None else None
         parts = []
         with borrowed(self.model) as network:
             for start in range(0, len(images_BCHW), self.chunk):
                 stop = start + self.chunk
                 wanted = None if targets_B is None else targets_B[start:stop]
-                parts.append(_explain(network, name, images_BCHW[start:stop], wanted))
+                parts.append(_explain(network, name, channels, images_BCHW[start:stop], wanted))
         maps, logits, targets = (torch.cat(list(column)) for column in zip(*parts, strict=True))
         return Attribution(
             maps_Bhw=maps, targets_B=targets, logits_BK=logits, notes={"layer": [name] * len(images_BCHW)}
@@ -92,16 +99,24 @@ def _name_of(model: nn.Module, layer: nn.Module) -> str:
 
 
 def _explain(
-    network: nn.Module, name: str, images_BCHW: Tensor, targets_B: Tensor | None
+    network: nn.Module, name: str, channels: int | None, images_BCHW: Tensor, targets_B: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(maps (B, h, w), logits (B, K), targets (B,)) of one chunk."""
+    """(maps (B, h, w), logits (B, K), targets (B,)) of one chunk.
+
+    Args:
+        channels: axis of the layer's channels; None: by the proportions of its output.
+    """
     captured: list[Tensor] = []
+    height, width = images_BCHW.shape[-2:]
 
     def split(_module: nn.Module, _inputs: Any, output: object) -> Tensor:
         """End of the trunk: from here on operations are recorded."""
-        if not isinstance(output, Tensor) or output.ndim != 4:
-            shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise TargetLayerError(f"layer {name!r} gives {shape}, not a feature map (B, C, h, w); choose another")
+        nonlocal channels
+        shape = tuple(output.shape) if isinstance(output, Tensor) else ()
+        channels = channels or channels_axis(shape, (height, width))
+        if not isinstance(output, Tensor) or channels is None:
+            gives = shape or type(output).__name__
+            raise TargetLayerError(f"layer {name!r} gives {gives}, not a feature map (B, C, h, w); choose another")
         torch.set_grad_enabled(True)
         captured.append(output.detach().requires_grad_(True))
         return captured[-1].clone()  # the next layer may work in place, which a leaf does not allow
@@ -110,13 +125,14 @@ def _explain(
     try:
         with torch.no_grad():  # restores the caller's mode, whatever the hook set
             logits_BK = network(images_BCHW.contiguous(memory_format=torch.channels_last))
-            if not captured:
+            if not captured or channels is None:
                 raise TargetLayerError(f"layer {name!r} does not run in the forward pass; choose another")
             targets = chosen_targets(logits_BK.detach(), targets_B)
             torch.set_grad_enabled(True)
             (gradient,) = torch.autograd.grad(logits_BK.gather(1, targets[:, None]).sum(), captured[-1])
     finally:
         handle.remove()
-    weights_BC11 = gradient.mean(dim=(2, 3), keepdim=True)
-    maps_Bhw = (weights_BC11 * captured[-1].detach()).sum(dim=1).relu()
+    gradient_BChw, features_BChw = (found.movedim(channels, 1) for found in (gradient, captured[-1].detach()))
+    weights_BC11 = gradient_BChw.mean(dim=(2, 3), keepdim=True)
+    maps_Bhw = (weights_BC11 * features_BChw).sum(dim=1).relu()
     return maps_Bhw.float(), logits_BK.detach(), targets

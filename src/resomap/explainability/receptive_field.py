@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from resomap.explainability.attribution import borrowed
-from resomap.models.target_layers import get_target_layer
+from resomap.models.target_layers import find_target_layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,20 +30,21 @@ def effective_receptive_field(
 
     Reference: Luo et al. 2016, arXiv:1701.04128, section 3 (there: pixels above 1 - 95.45 % of the centre).
     """
-    name = get_target_layer(model, target_layer, resolution=resolution)
+    layer = find_target_layer(model, target_layer, resolution=resolution)
     with borrowed(model) as network:
         device = next(network.parameters(), torch.empty(0)).device
         generator = torch.Generator().manual_seed(seed)
         images = torch.randn(samples, 3, resolution, resolution, generator=generator).to(device).requires_grad_(True)
         found: list[Tensor] = []
-        handle = network.get_submodule(name).register_forward_hook(lambda _m, _i, output: found.append(output))
+        handle = network.get_submodule(layer.name).register_forward_hook(lambda _m, _i, output: found.append(output))
         try:
             with torch.enable_grad():
                 network(images)
-                centre = found[-1][:, :, found[-1].shape[2] // 2, found[-1].shape[3] // 2]
+                features_BChw = found[-1].movedim(layer.channels, 1)
+                centre = features_BChw[:, :, features_BChw.shape[2] // 2, features_BChw.shape[3] // 2]
                 (gradient,) = torch.autograd.grad(centre.sum(), images)
         finally:
             handle.remove()
     field = gradient.abs().sum(dim=1).mean(dim=0)
     side = float((field >= (1 - 0.9545) * field.max()).sum()) ** 0.5 if float(field.max()) > 0 else 0.0
-    return ReceptiveField(name, resolution, side, side / resolution)
+    return ReceptiveField(layer.name, resolution, side, side / resolution)

@@ -30,11 +30,14 @@ _SEARCH_STEPS = 8
 SIZE_ERRORS = (RuntimeError, AssertionError, ValueError, TypeError, IndexError, ArithmeticError)
 
 
-def dry_forward(model: nn.Module, resolution: int, *, batch: int = 2, training: bool = False) -> object:
+def dry_forward(
+    model: nn.Module, resolution: int | tuple[int, int], *, batch: int = 2, training: bool = False
+) -> object:
     """The model's output for a batch of that size, computed on shapes alone.
 
     Args:
         model: with or without weights; its own are not read.
+        resolution: side of square images, or (height, width), in pixels.
         training: in training mode, not in evaluation mode.
     Returns:
         What forward() returns, on the meta device: normally (batch, K) logits.
@@ -44,7 +47,8 @@ def dry_forward(model: nn.Module, resolution: int, *, batch: int = 2, training: 
         name: torch.empty_like(tensor, device="meta")
         for name, tensor in (*model.named_parameters(), *model.named_buffers())
     }
-    images_BCHW = torch.empty(batch, 3, resolution, resolution, device="meta")
+    height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
+    images_BCHW = torch.empty(batch, 3, height, width, device="meta")
     with torch.no_grad(), _in_mode(model, training=training):
         return functional_call(model, state, (images_BCHW,))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,13 +13,15 @@ import torch
 from torch import nn
 
 from resomap.errors import TargetLayerError
-from resomap.explainability.methods import make_explainer
+from resomap.explainability.methods import REVISIONS, make_explainer
 from resomap.explainability.store import StoredMaps, read_maps, write_maps
 from resomap.models.checkpoints import Checkpoint, load_checkpoint
 from resomap.models.target_layers import get_target_layer
 from resomap.records import Cell
 from resomap.serialize import digest
 from resomap.study.explained import ExplainedImages
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[str], None]
 
@@ -75,7 +78,9 @@ def _last_feature_map(source: Source, recipe: MapRecipe) -> str | None:
     network = load_checkpoint(source.checkpoint, allow_callables=recipe.allow_callables).model
     try:
         return get_target_layer(network, resolution=source.cell.resolution)
-    except TargetLayerError:
+    except TargetLayerError as error:
+        if "gradcam" in recipe.methods:
+            log.warning("no Grad-CAM of %s: %s", source.cell.model, error)
         return None
 
 
@@ -89,16 +94,21 @@ def make_maps(
 ) -> list[StoredMaps]:
     """Maps of every run and method; those that are stored already are read, those of another layer made anew.
 
+    A model without a layer to explain has no maps by Grad-CAM; those of an earlier version are removed.
+
     Args:
         recipe: with_layers, so that Grad-CAM explains one layer of a model.
     Raises:
         CheckpointError: a run's weights are gone or damaged.
-        TargetLayerError: a model has no layer to explain.
+        TargetLayerError: nothing is left to be explained.
     """
     made: list[StoredMaps] = []
     for source in sources:
         checkpoint: Checkpoint | None = None
         for method in recipe.methods:
+            if method == "gradcam" and recipe.layers.get(source.cell.model, "") is None:
+                path_of(source.cell, method).unlink(missing_ok=True)
+                continue
             key = _key(source, method, images, recipe)
             stored = read_maps(path_of(source.cell, method))
             if stored is None or stored.key != key:
@@ -107,6 +117,12 @@ def make_maps(
                 stored = _explain(checkpoint, source.cell, method, images, recipe=recipe, key=key)
                 write_maps(path_of(source.cell, method), stored)
             made.append(stored)
+    if not made:
+        names = ", ".join(dict.fromkeys(source.cell.model for source in sources))
+        raise TargetLayerError(
+            f"{names}: Grad-CAM needs a convolutional layer, and there is none; choose another method with --set "
+            "explainability.methods=[integrated_gradients]"
+        )
     return made
 
 
@@ -119,6 +135,7 @@ def _key(source: Source, method: str, images: ExplainedImages, recipe: MapRecipe
             "target": recipe.target,
             "images": [record.image_id for record in images.records],
         }
+        | ({"revision": REVISIONS[method]} if method in REVISIONS else {})
     )
 
 

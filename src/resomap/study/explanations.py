@@ -7,8 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 from resomap.config.schema import ResoMapConfig
-from resomap.errors import StudyError, printable
+from resomap.errors import StudyError, TargetLayerError, printable
 from resomap.explainability.agreement import compare_maps
+from resomap.explainability.methods import REVISIONS
 from resomap.explainability.spectral import occlude_bands
 from resomap.explainability.store import StoredMaps
 from resomap.layout import StudyLayout
@@ -62,6 +63,8 @@ def explain_study(
         images: the study's own; None: they are opened.
     Raises:
         StudyError: no run is finished yet, or the images are not those that the study was made from.
+        TargetLayerError: Grad-CAM alone is asked for, and no model has a layer for it; tables of an earlier version,
+            which do not hold, are removed.
     """
     build.settle_process(config)
     device, _ = build.device_and_precision(config)
@@ -83,16 +86,20 @@ def explain_study(
             return stored
     check_writable(layout.explanations_path)
     masks = masks_of(images, explained.records, max_pixels=build.max_pixels(config))
-    result = analyse_sources(
-        sources,
-        explained,
-        recipe=recipe,
-        layout=layout,
-        masks=masks,
-        agreement=build.agreement_options(config),
-        extras=build.explanation_extras(config),
-        progress=progress,
-    )
+    try:
+        result = analyse_sources(
+            sources,
+            explained,
+            recipe=recipe,
+            layout=layout,
+            masks=masks,
+            agreement=build.agreement_options(config),
+            extras=build.explanation_extras(config),
+            progress=progress,
+        )
+    except TargetLayerError:
+        layout.explanations_path.unlink(missing_ok=True)
+        raise
     write_json(layout.explanations_path, result | {"key": key})
     return result
 
@@ -112,6 +119,7 @@ def _key(
                 "images": [record.image_id for record in explained.records],
                 "recipe": recipe,
                 "layers": "one a model, of its smallest resolution",
+                "revisions": REVISIONS,
                 "agreement": agreement,
                 "extras": extras,
             }

@@ -9,7 +9,7 @@ from torch import nn
 from resomap.errors import TargetLayerError
 from resomap.models.registry import build_model, list_models
 from resomap.models.resolutions import dry_forward
-from resomap.models.target_layers import get_target_layer
+from resomap.models.target_layers import TargetLayer, find_target_layer, get_target_layer
 
 EXPECTED = {
     "vgg11": (512, 7, 7), "vgg13": (512, 7, 7), "vgg16": (512, 7, 7),
@@ -57,3 +57,56 @@ def test_a_layer_that_runs_twice_counts_where_it_ends() -> None:
             return self.head(self.first(self.second(self.first(x))).mean(dim=(2, 3)))
 
     assert get_target_layer(Twice(), resolution=8) == "first"
+
+
+class Transformer(nn.Module):
+    """Patches of 8 px and a class token, one block with heads and tokens apart (B, heads, N, d), a head."""
+
+    class Block(nn.Module):
+        def __init__(self, *, any_size: bool) -> None:
+            super().__init__()
+            self.k_norm, self.weights, self.out = nn.LayerNorm(4), nn.Softmax(dim=-1), nn.Linear(8, 8)
+            self.cells = None if any_size else 17
+
+        def forward(self, tokens_BNC: torch.Tensor) -> torch.Tensor:
+            assert self.cells in (None, tokens_BNC.shape[1])
+            keys_BhNd = self.k_norm(tokens_BNC.unflatten(2, (2, 4)).transpose(1, 2))
+            mixed = self.weights(keys_BhNd @ keys_BhNd.transpose(2, 3)) @ keys_BhNd
+            return tokens_BNC + self.out(mixed.transpose(1, 2).flatten(2))
+
+    def __init__(self, *, any_size: bool) -> None:
+        super().__init__()
+        self.patches, self.block = nn.Conv2d(3, 8, 8, stride=8), self.Block(any_size=any_size)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        tokens_BNC = self.patches(images_BCHW).flatten(2).transpose(1, 2)
+        tokens_BNC = torch.cat([tokens_BNC.mean(dim=1, keepdim=True), tokens_BNC], dim=1)
+        return self.head(self.block(tokens_BNC)[:, 0])
+
+
+@pytest.mark.parametrize("any_size", [True, False])
+def test_tokens_of_a_transformer_are_no_feature_map(any_size: bool) -> None:
+    model = Transformer(any_size=any_size)
+    with pytest.raises(TargetLayerError, match=r"goes on with tokens .* after its last feature map, .*convolutional"):
+        get_target_layer(model, resolution=32)
+    with pytest.raises(TargetLayerError, match=r"'block.k_norm' gives \(1, 2, 17, 4\), not a feature map"):
+        get_target_layer(model, "block.k_norm", resolution=32)
+    assert find_target_layer(model, "patches", resolution=32) == TargetLayer("patches", 1)
+
+
+def test_attention_of_each_token_to_each_is_no_feature_map() -> None:
+    with pytest.raises(TargetLayerError, match="not a feature map"):  # (1, 2, 17, 17): as square as the image
+        get_target_layer(Transformer(any_size=True), "block.weights", resolution=32)
+
+
+def test_an_attention_that_pools_a_feature_map_leaves_it_the_last_one() -> None:
+    class Pooling(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features, self.keys, self.head = nn.Conv2d(3, 4, 8, stride=8), nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+            return self.head(self.keys(self.features(images_BCHW).flatten(2).transpose(1, 2)).mean(dim=1))
+
+    assert get_target_layer(Pooling(), resolution=32) == "features"

@@ -17,6 +17,7 @@ from resomap.models.checkpoints import make_metadata, save_weights, write_metada
 from resomap.models.registry import build_model
 from resomap.models.target_layers import get_target_layer
 from resomap.records import Cell, ImageRecord, Preprocessing
+from resomap.study import explain
 from resomap.study.explain import MapRecipe
 from resomap.study.explained import ExplainedImages
 from resomap.study.explanations import analyse_sources
@@ -44,18 +45,18 @@ def checkpoints(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def analyse(checkpoints: Path, tmp_path: Path):
-    """analyse(resolutions=None, **recipe): tables of those; with faithfulness."""
+    """analyse(resolutions=None, faithfulness=True, **recipe): tables of those."""
     rng = np.random.default_rng(0)
     pictures = tuple(Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)) for _ in range(4))
     records = tuple(ImageRecord(f"test/{i}.png", Path(f"{i}.png"), i % 2) for i in range(4))
     images = ExplainedImages("test", ("a", "b"), records, pictures)
 
-    def run(resolutions: tuple[int, ...] = (32, 64), **recipe: Any) -> dict[str, Any]:
+    def run(resolutions: tuple[int, ...] = (32, 64), *, faithfulness: bool = True, **recipe: Any) -> dict[str, Any]:
         return analyse_sources(
             find_checkpoints(checkpoints, resolutions=resolutions), images,
-            recipe=MapRecipe(methods=("gradcam",), **recipe), layout=StudyLayout(tmp_path / "study"), masks=None,
+            recipe=MapRecipe(**({"methods": ("gradcam",)} | recipe)), layout=StudyLayout(tmp_path / "study"), masks=None,
             agreement={"similarity": "spearman", "draws": 50, "seed": 0},
-            extras={"faithfulness": True, "spectral": False, "random_weights": 0},
+            extras={"faithfulness": faithfulness, "spectral": False, "random_weights": 0},
         )  # fmt: skip
 
     return run
@@ -103,3 +104,29 @@ def test_maps_of_two_layers_are_not_compared(analyse, tmp_path: Path) -> None:
     analyse((32,))
     with pytest.raises(TargetLayerError, match=f"{MODEL}, gradcam: maps of different layers .* one target_layer"):
         compare_maps([_stored(tmp_path, 32), at_64])
+
+
+def test_maps_of_an_earlier_version_are_made_again(analyse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explain, "REVISIONS", {})
+    analyse((32,), faithfulness=False)
+    before = _stored(tmp_path, 32).key
+    monkeypatch.undo()
+    analyse((32,), faithfulness=False)
+    assert _stored(tmp_path, 32).key != before
+
+
+def test_a_model_without_a_layer_has_no_gradcam_and_leaves_the_others_theirs(
+    analyse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    analyse((32,), faithfulness=False)
+
+    def none(*_: object, **__: object) -> str:
+        raise TargetLayerError("Transformer goes on with tokens; choose another method")
+
+    monkeypatch.setattr(explain, "get_target_layer", none)
+    tables = analyse((32,), faithfulness=False, methods=("gradcam", "saliency"))
+    assert {row["method"] for row in tables["spread"]} == {"saliency"}
+    assert f"no Grad-CAM of {MODEL}: Transformer goes on with tokens" in caplog.text
+    assert read_maps(StudyLayout(tmp_path / "study").maps_path(Cell(MODEL, 32, 0), "gradcam")) is None
+    with pytest.raises(TargetLayerError, match=f"^{MODEL}: Grad-CAM needs a convolutional layer, .*another method"):
+        analyse((32,), faithfulness=False)
