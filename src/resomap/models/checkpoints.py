@@ -116,7 +116,7 @@ def load_checkpoint(path: str | Path, *, allow_callables: bool = False) -> Check
     """
     weights_path, metadata_path = _locate(Path(path))
     tensors = read_state_dict(weights_path)  # first: it looks at the checksum, which covers the metadata too
-    metadata = _embedded_metadata(weights_path)
+    metadata = embedded_metadata(weights_path)
     if metadata is None and not metadata_path.exists():
         raise CheckpointError(_nameless(weights_path, metadata_path))
     metadata = metadata or read_metadata(metadata_path)
@@ -135,6 +135,27 @@ def read_metadata(path: str | Path) -> CheckpointMetadata:
     if path.is_file() and path.stat().st_size > _LARGEST_METADATA_BYTES:
         raise CheckpointError(f"{printable(path)} is too large for metadata; it is not one of ResoMap's")
     return _validated(read_json(path, error=CheckpointError), path)
+
+
+def embedded_metadata(path: Path) -> CheckpointMetadata | None:
+    """The metadata in the header of weights that ResoMap wrote; None where there is none.
+
+    It wins over the file beside it: a kill between writing the two leaves a metadata.json of an earlier epoch.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as opened:
+            text = (opened.metadata() or {}).get(_HEADER_KEY)
+    except (safetensors.SafetensorError, OSError):
+        return None  # A torch file, or a damaged one: reading its tensors will say which.
+    if text is None:
+        return None
+    try:
+        return _validated(json.loads(text), path)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{printable(path)}: the metadata in its header is damaged") from error
 
 
 def write_metadata(path: str | Path, **fields: Any) -> CheckpointMetadata:
@@ -219,22 +240,6 @@ def _nameless(weights: Path, metadata: Path) -> str:
         "preprocessing=dict(resolution=224, kernel='bilinear', mean=[...], std=[...])); the bare network is "
         "resomap.build_model(NAME, num_classes=K, pretrained=FILE)"
     )
-
-
-def _embedded_metadata(path: Path) -> CheckpointMetadata | None:
-    """The metadata in a safetensors header. It wins over the file beside it: a kill between writing the
-    two leaves a metadata.json of an earlier epoch."""
-    try:
-        with safetensors.safe_open(path, framework="pt") as opened:
-            text = (opened.metadata() or {}).get(_HEADER_KEY)
-    except (safetensors.SafetensorError, OSError):
-        return None  # A torch file, or a damaged one: reading its tensors will say which.
-    if text is None:
-        return None
-    try:
-        return _validated(json.loads(text), path)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{printable(path)}: the metadata in its header is damaged") from error
 
 
 def _validated(content: object, path: Path) -> CheckpointMetadata:

@@ -16,7 +16,7 @@ from resomap.analysis.wording import few_images
 from resomap.config.schema import ResoMapConfig
 from resomap.errors import CheckpointError, ConfigError, DeviceError, ResolutionError, counted, listed, printable
 from resomap.evaluation.many import View, predict_many
-from resomap.models.checkpoints import load_checkpoint
+from resomap.models.checkpoints import embedded_metadata, load_checkpoint
 from resomap.models.folding import for_inference
 from resomap.models.registry import build_model
 from resomap.models.resolutions import SIZE_ERRORS, dry_forward
@@ -47,7 +47,8 @@ def probe(
 
     Args:
         checkpoint: a run's folder; or
-        model, weights: a model's name and its weights file, whose classes are the data's in the order of their names.
+        model, weights: a model's name and its weights file. Where ResoMap wrote the file, its header says its classes
+            and preprocessing; else its classes are the data's in the order of their names.
     Returns:
         (recommendation, predictions on the reporting split, ordered as `resolutions`, profiles). Images are reduced
         first where the network was trained so (data.information_resolution).
@@ -121,11 +122,7 @@ def _network(
         raise ConfigError("probe: expected either --checkpoint, or --model with --weights")
     if checkpoint is not None:
         stored = load_checkpoint(checkpoint, allow_callables=build.allows_callables(config))
-        if tuple(stored.metadata.class_names) != images.class_names:
-            raise CheckpointError(
-                f"the checkpoint tells apart {listed(stored.metadata.class_names)}; the data has "
-                f"{listed(images.class_names)}: give the data that it was trained for with --data"
-            )
+        _check_classes("the checkpoint", stored.metadata.class_names, images)
         return stored.model, stored.preprocessing, stored.metadata.model
     assert model is not None
     assert weights is not None
@@ -138,12 +135,24 @@ def _network(
         allow_callables=build.allows_callables(config),
     ).eval()
     missing = load_weights(network, weights, name=model).left_as_initialised
+    known = embedded_metadata(weights)
+    if known is not None:
+        _check_classes(printable(weights), known.class_names, images)
     if missing:
         raise CheckpointError(
             f"{printable(weights)} has no classifier for the {images.num_classes} classes of the data (missing: "
             f"{', '.join(missing)}), and probe trains none; give the weights of a network that was trained for them"
         )
-    return network, build.preprocessing(config, Cell(model, side, seed=0)), model
+    recipe = build.preprocessing(config, Cell(model, side, seed=0)) if known is None else known.preprocessing.record()
+    return network, recipe, model
+
+
+def _check_classes(what: str, class_names: Sequence[str], images: ImageDataset) -> None:
+    if tuple(class_names) != images.class_names:
+        raise CheckpointError(
+            f"{what} tells apart {listed(class_names)}; the data has {listed(images.class_names)}: give the data that "
+            "it was trained for with --data"
+        )
 
 
 def _compared(profiles: Sequence[ProfileRecord]) -> dict[int, LatencyRecord]:
