@@ -9,9 +9,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from PIL import Image
-
 import resomap
+from resomap.data.decode import decode_rgb
 from resomap.study.build import dataset
 
 
@@ -47,12 +46,11 @@ def main() -> int:
         split = images.splits.get("test") or images.splits["val"]
         chosen = split[:: max(1, len(split) // given.num_samples)][: given.num_samples]
         for number, record in enumerate(chosen):
-            with Image.open(record.path) as picture:
-                path = Path(given.output) / f"{given.method}-{number:03d}-{record.path.stem}.png"
-                explainer.visualize_explanation(
-                    picture.convert("RGB"), resolution=given.resolution, target=record.label, method=given.method,
-                    save_path=path,
-                )  # fmt: skip
+            path = Path(given.output) / f"{given.method}-{number:03d}-{record.path.stem}.png"
+            explainer.visualize_explanation(
+                decode_rgb(record.path), resolution=given.resolution, target=record.label, method=given.method,
+                save_path=path,
+            )  # fmt: skip
             print(path)
     except resomap.ResoMapError as error:
         print(f"error: {error}", file=sys.stderr)

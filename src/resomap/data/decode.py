@@ -56,11 +56,20 @@ def decode_rgb(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image
         StorageError: the process ran out of file descriptors: no fault of the file.
     """
     with _opened(path, max_pixels=max_pixels) as image:
-        image.load()
-        method = _TRANSPOSE.get(_orientation(image.getexif))
-        upright = _to_rgb(image if method is None else image.transpose(method))
-        upright.info = {}  # with its EXIF left in, the next reader would turn it again
-        return upright
+        return upright_rgb(image)
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """An opened picture as decode_rgb gives its file: upright, 8-bit RGB, on white.
+
+    Raises:
+        ValueError, OSError: pixels without a defined white, or that cannot be decoded.
+    """
+    image.load()
+    method = _TRANSPOSE.get(_orientation(image.getexif))
+    upright = _to_rgb(image if method is None else image.transpose(method))
+    upright.info = {}  # with its EXIF left in, the next reader would turn it again
+    return upright
 
 
 def native_size(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:

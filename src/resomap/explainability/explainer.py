@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from resomap.data.colour import normalised
+from resomap.data.decode import upright_rgb
 from resomap.data.resize import to_square
 from resomap.errors import ConfigError, printable
 from resomap.explainability.attribution import Attribution, Targets, as_targets
@@ -22,7 +23,7 @@ from resomap.models.devices import present_device
 from resomap.models.pretrained import IMAGENET_MEAN, IMAGENET_STD
 from resomap.models.target_layers import check_module
 from resomap.records import Preprocessing
-from resomap.serialize import write_atomic
+from resomap.serialize import DAMAGE, write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -99,18 +100,17 @@ class ModelExplainer:
         method: str = "gradcam",
         **options: Any,
     ) -> Explained:
-        """One picture, resized and cut as evaluation does it.
+        """One picture, turned upright, put on white, resized and cut as evaluation does it.
 
         Args:
+            picture: opened by PIL.Image.open(path), not yet converted: its EXIF orientation and transparency count.
             target: the class explained, its id or its name in class_names; None: the predicted one.
         Raises:
             ConfigError: no such class or method, no picture, or class_names that do not fit.
         """
-        if not isinstance(picture, Image.Image):
-            raise ConfigError(f"picture: expected a PIL image (PIL.Image.open(path)), got {type(picture).__name__}")
         recipe = self._recipe(resolution)
         square = to_square(
-            picture.convert("RGB"), recipe.resolution, kernel=recipe.kernel, information=recipe.information_resolution
+            _upright(picture), recipe.resolution, kernel=recipe.kernel, information=recipe.information_resolution
         )
         images_1CHW = normalised(square[None], mean=recipe.mean, std=recipe.std)
         found = self.explain_batch(images_1CHW, self._class_id(target), method=method, **options)
@@ -204,9 +204,8 @@ class ModelExplainer:
         recipe = self._recipe(resolution)
         for name, picture, target in pictures:
             square = to_square(
-                picture.convert("RGB"), recipe.resolution, kernel=recipe.kernel,
-                information=recipe.information_resolution,
-            )  # fmt: skip
+                _upright(picture), recipe.resolution, kernel=recipe.kernel, information=recipe.information_resolution
+            )
             for method in methods:
                 found = self.explain_image(picture, resolution=resolution, target=target, method=method, **options)
                 raw, image = (output / method / f"{name}{suffix}" for suffix in (".npz", ".png"))
@@ -256,6 +255,16 @@ class ModelExplainer:
         return self.class_names[label] if self.class_names else str(label)
 
 
+def _upright(picture: Image.Image) -> Image.Image:
+    """The picture as evaluation sees it, whether it is an opened file or made in memory."""
+    if not isinstance(picture, Image.Image):
+        raise ConfigError(f"picture: expected a PIL image (PIL.Image.open(path)), got {type(picture).__name__}")
+    try:
+        return upright_rgb(picture)
+    except DAMAGE as error:
+        raise ConfigError(f"picture: expected one that can be decoded, got {printable(error)}") from error
+
+
 def _figure(
     found: Sequence[Explained], picture: Image.Image, name: Any, *, method: str, save_path: str | Path | None
 ) -> Figure:
@@ -264,7 +273,7 @@ def _figure(
     from matplotlib.figure import Figure as NewFigure
 
     side = 224
-    square = to_square(picture.convert("RGB"), side, kernel="bilinear")
+    square = to_square(_upright(picture), side, kernel="bilinear")
     columns = 1 + 2 * len(found)
     figure = NewFigure(figsize=(1.7 * columns, 2.3), layout="constrained", dpi=150)
     FigureCanvasAgg(figure)
