@@ -16,7 +16,7 @@ from resomap.explainability.saliency import Saliency
 OWN = ("gradcam", "integrated_gradients", "saliency")
 BY_CAPTUM = ("smoothgrad", "gradient_shap", "occlusion", "kernel_shap", "lime")
 METHODS = OWN + BY_CAPTUM
-REVISIONS = {"gradcam": 2}
+REVISIONS = {method: 2 for method in ("gradcam", *BY_CAPTUM)}
 """Methods whose maps are others than in an earlier version: stored ones of another revision are made anew."""
 
 

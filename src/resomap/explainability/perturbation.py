@@ -1,6 +1,7 @@
 """Methods that sample or perturb, by Captum; the same interface and the same promises as our own.
 
-Sampling follows from a seed, and the global random state is as before afterwards. Regions of Kernel SHAP and LIME are
+Sampling follows from a seed, the same draws for every image whatever else is in its batch, and the global random state
+is as before afterwards. Regions of Kernel SHAP and LIME are
 cells of a grid in fractions of the image, so that they are the same at every resolution.
 """
 
@@ -41,14 +42,21 @@ class CaptumMethod:
         self.model, self.method, self.seed = model, method, seed
 
     def __call__(self, images_BCHW: Tensor, targets_B: Targets = None) -> Attribution:
-        """Explain a batch; maps (B, H, W) float32: |sum over channels|, not rescaled."""
+        """Explain a batch; maps (B, H, W) float32: |sum over channels|, not rescaled.
+
+        A region's attribution (occlusion, Kernel SHAP, LIME) stands at each of its pixels, an equal part in each channel.
+        """
         targets_B = check_images(images_BCHW, targets_B)
         with borrowed(self.model) as network:
             with torch.no_grad():
                 logits_BK = network(images_BCHW)
             targets = chosen_targets(logits_BK, targets_B)
-            with _seeded(images_BCHW.device, self.seed), _frozen(network):
-                signed = _ATTRIBUTE[self.method](network, images_BCHW.detach(), targets)
+            at_once = 1 if self.method in _SAMPLES else len(images_BCHW)
+            parts = []
+            for images, wanted in zip(images_BCHW.detach().split(at_once), targets.split(at_once), strict=True):
+                with _seeded(images.device, self.seed), _frozen(network):
+                    parts.append(_ATTRIBUTE[self.method](network, images, wanted))
+        signed = torch.cat(parts)
         return Attribution(
             maps_Bhw=signed.detach().sum(dim=1).abs().float(),
             targets_B=targets,
@@ -95,19 +103,18 @@ class _frozen:  # noqa: N801 - reads as a statement
             parameter.requires_grad_(needed)
 
 
-def _smoothgrad(network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-    spread = float(images.amax() - images.amin())
+def _smoothgrad(network: nn.Module, image: Tensor, target: Tensor) -> Tensor:
+    spread = float(image.amax() - image.amin())
     tunnel = NoiseTunnel(CaptumSaliency(network))
     return tunnel.attribute(
-        images, nt_type="smoothgrad", nt_samples=_SAMPLES["smoothgrad"], nt_samples_batch_size=4,
-        stdevs=_NOISE * spread, target=targets, abs=False,
-    )  # fmt: skip
+        image, nt_type="smoothgrad", nt_samples=_SAMPLES["smoothgrad"], stdevs=_NOISE * spread, target=target, abs=False
+    )
 
 
-def _gradient_shap(network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-    baselines = torch.zeros_like(images[:1])
+def _gradient_shap(network: nn.Module, image: Tensor, target: Tensor) -> Tensor:
+    baselines = torch.zeros_like(image)
     return GradientShap(network).attribute(
-        images, baselines, n_samples=_SAMPLES["gradient_shap"], stdevs=0.0, target=targets
+        image, baselines, n_samples=_SAMPLES["gradient_shap"], stdevs=0.0, target=target
     )
 
 
@@ -118,7 +125,7 @@ def _occlusion(network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         return Occlusion(network).attribute(
             images, sliding_window_shapes=(images.shape[1], side, side), strides=(images.shape[1], step, step),
             target=targets,
-        )  # fmt: skip
+        ) / images.shape[1]  # fmt: skip
 
 
 def grid_regions(height: int, width: int) -> Tensor:
@@ -129,14 +136,12 @@ def grid_regions(height: int, width: int) -> Tensor:
 
 
 def _by_regions(kind: Callable[[nn.Module], Any], samples: int) -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
-    def attribute(network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-        regions = grid_regions(*images.shape[2:]).to(images.device)
+    def attribute(network: nn.Module, image: Tensor, target: Tensor) -> Tensor:
+        regions = grid_regions(*image.shape[2:]).to(image.device)
         options = {"feature_mask": regions, "n_samples": samples, "perturbations_per_eval": 16}
         with torch.no_grad():
-            return torch.cat(
-                [kind(network).attribute(images[i : i + 1], target=int(targets[i]), **options)
-                 for i in range(len(images))]
-            )  # fmt: skip
+            found: Tensor = kind(network).attribute(image, target=int(target), **options)
+        return found / image.shape[1]
 
     return attribute
 
