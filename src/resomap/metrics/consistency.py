@@ -32,6 +32,7 @@ AS_RESEEDING = "changing the resolution changes the explanation no more than res
 MORE = "changing the resolution changes the explanation more than reseeding does"
 BETTER = "explanations agree better across these resolutions than across seeds"
 ONE_SEED = "one seed has no ceiling; run two or more seeds"
+TOO_FEW = "fewer than two images to compare"
 LEAST_GAP = 0.05
 """Seeds that agree less than this above the floor, at either resolution, leave nothing to be measured."""
 LEAST_SEEDS = 3
@@ -57,6 +58,7 @@ class Consistency:
     high_resolution: int
     similarity: str
     images: int
+    """Those whose maps at the two resolutions have a similarity: a constant map has none."""
     seeds: int
     cross: Interval
     """S_cross."""
@@ -92,13 +94,14 @@ def consistency(
     seeds = sorted(low.keys() & high.keys())
     rng = np.random.default_rng(seed)
     parts = _Parts.of(low, high, seeds, SIMILARITIES[similarity], rng) if len(chosen) >= 2 else None
-    if parts is None or len(seeds) < 2:
-        alone = parts.single_seed() if parts else None
-        verdict = ONE_SEED if parts else "fewer than two images to compare"
+    known = parts.known_images() if parts else len(chosen)
+    if parts is None or known < 2 or len(seeds) < 2:
+        enough = parts is not None and known >= 2
+        alone = parts.single_seed() if parts is not None and enough else None
         none = Interval(None)
         return Consistency(
-            low_resolution, high_resolution, similarity, len(chosen), len(seeds), Interval(alone), none, none, none,
-            verdict,
+            low_resolution, high_resolution, similarity, known, len(seeds), Interval(alone), none, none, none,
+            ONE_SEED if enough else TOO_FEW,
         )  # fmt: skip
     point = parts.figures(np.ones((1, len(chosen))), np.ones((1, len(seeds))))
     drawn = parts.figures(*_draws(rng, len(chosen), len(seeds), draws))
@@ -108,7 +111,7 @@ def consistency(
         low_resolution=low_resolution,
         high_resolution=high_resolution,
         similarity=similarity,
-        images=len(chosen),
+        images=known,
         seeds=len(seeds),
         cross=cross,
         floor=floor,
@@ -188,6 +191,11 @@ class _Parts:
             null_low=table([others(low[seeds[i]], low[seeds[j]]) for i, j in pairs]),
             null_high=table([others(high[seeds[i]], high[seeds[j]]) for i, j in pairs]),
         )
+
+    def known_images(self) -> int:
+        """Images with a similarity between the resolutions, by any two seeds or, of one seed, by its own runs."""
+        compared = self.cross if len(self.cross) else self.same_seed
+        return int((~np.isnan(compared)).any(axis=0).sum())
 
     def single_seed(self) -> float | None:
         value = float(_mean(self.same_seed.reshape(-1), axis=0)) if self.same_seed.size else np.nan

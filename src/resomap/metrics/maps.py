@@ -53,23 +53,26 @@ def ssim(a_Nhw: np.ndarray, b_Nhw: np.ndarray, *, window: int = 3) -> np.ndarray
     """(N,) mean structural similarity over all full windows, uniform weights, population moments.
 
     The range L of the constants (0.01 L)^2 and (0.03 L)^2 is the range of the pair together: no map is scaled by
-    itself. NaN where both are constant and equal in no window, or no window lies in the support.
+    itself. NaN where a map is constant (its range is under a millionth of its level, which is float32's rounding), or no
+    window lies in the support.
     Reference: Wang et al. 2004, doi:10.1109/TIP.2003.819861, eq. 13.
     """
-    a, b = np.asarray(a_Nhw, dtype=np.float64), np.asarray(b_Nhw, dtype=np.float64)
+    a, b = (cells.reshape(np.shape(a_Nhw)) for cells in _common(a_Nhw, b_Nhw))
     side = min(window, *a.shape[1:])
     both = np.stack([a, b])
-    low, high = np.nanmin(both, axis=(0, 2, 3)), np.nanmax(both, axis=(0, 2, 3))
+    lows, highs = (ends.reduce(both, axis=(2, 3)) for ends in (np.fmin, np.fmax))  # (2, N), NaN of no cells alone
+    varies = (highs - lows > 1e-6 * np.maximum(np.abs(lows), np.abs(highs))).all(axis=0)
+    low, high = lows.min(axis=0), highs.max(axis=0)
     c1, c2 = ((k * np.maximum(high - low, 1e-30))[:, None, None] ** 2 for k in (0.01, 0.03))
     wa, wb = (np.lib.stride_tricks.sliding_window_view(m, (side, side), axis=(1, 2)) for m in (a, b))
     ma, mb = wa.mean(axis=(-2, -1)), wb.mean(axis=(-2, -1))
     va, vb = wa.var(axis=(-2, -1)), wb.var(axis=(-2, -1))
-    cov = (wa * wb).mean(axis=(-2, -1)) - ma * mb
+    cov = ((wa - ma[..., None, None]) * (wb - mb[..., None, None])).mean(axis=(-2, -1))
     local = ((2 * ma * mb + c1) * (2 * cov + c2)) / ((ma**2 + mb**2 + c1) * (va + vb + c2))
     known = ~np.isnan(local)
     count = known.sum(axis=(1, 2))
     total = np.where(known, local, 0).sum(axis=(1, 2))
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    return np.where(varies & (count > 0), total / np.maximum(count, 1), np.nan)
 
 
 def top_k_iou(a_Nhw: np.ndarray, b_Nhw: np.ndarray, *, share: float = 0.2) -> np.ndarray:

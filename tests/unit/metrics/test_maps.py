@@ -60,6 +60,27 @@ def test_ssim_equals_a_loop_over_windows(pair: tuple[np.ndarray, np.ndarray]) ->
     np.testing.assert_allclose(measures.ssim(a, a), 1)
 
 
+def test_ssim_of_maps_that_lie_far_above_their_range(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    """Where the offset is so large that only covariances tell: 2 s / (v + v') with the constants, mean of windows."""
+    a, b = pair
+    offset = 1e4
+    span = np.maximum(a.max(axis=(1, 2)), b.max(axis=(1, 2))) - np.minimum(a.min(axis=(1, 2)), b.min(axis=(1, 2)))
+    expected = []
+    for x, y, c2 in zip(a, b, (0.03 * span) ** 2, strict=True):
+        windows = [(x[i : i + 3, j : j + 3], y[i : i + 3, j : j + 3]) for i in range(3) for j in range(3)]
+        local = [(2 * ((p - p.mean()) * (q - q.mean())).mean() + c2) / (p.var() + q.var() + c2) for p, q in windows]
+        expected.append(np.mean(local))
+    # Values of 1e4 and a range of 1 leave 12 digits of float64.
+    np.testing.assert_allclose(measures.ssim(a + offset, b + offset), expected, rtol=1e-7)
+
+
+def test_a_constant_map_has_no_structural_similarity(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    a, b = pair
+    constant, one_ulp = np.zeros_like(a), (1 + 6e-8 * np.round(b)).astype(np.float32)
+    for x, y in ((constant, constant), (a, constant), (constant, b), (one_ulp, one_ulp), (a, one_ulp)):
+        assert np.isnan(measures.ssim(x, y)).all()
+
+
 def test_top_k_by_hand_and_its_chance_level() -> None:
     a = np.arange(10.0).reshape(1, 2, 5)  # the highest fifth: cells 8 and 9
     b = np.array([[[0, 0, 0, 0, 0], [0, 0, 0, 5, 9.0]]])  # 8 and 9 too
@@ -223,6 +244,26 @@ def test_one_seed_has_no_ceiling() -> None:
     found = consistency(_maps(np.random.default_rng(0), 0.5, 1), 224, 384)
     assert (found.verdict, found.consistency.value, found.seeds) == (ONE_SEED, None, 1)
     assert 0.2 < found.cross.value < 0.8
+
+
+@pytest.mark.parametrize("similarity", ["spearman", "ssim", "top_k_iou", "centre_of_mass"])
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_images_with_empty_maps_do_not_count(similarity: str, seeds: int) -> None:
+    rng = np.random.default_rng(0)
+    base = rng.random((10, 4, 4))
+    maps = {r: {s: base + 0.3 * rng.random(base.shape) for s in range(seeds)} for r in (32, 64)}
+    shown = {r: {s: m[:3] for s, m in of.items()} for r, of in maps.items()}
+    for of in maps.values():
+        for m in of.values():
+            m[3:] = 0
+    found, alone = (consistency(m, 32, 64, similarity=similarity, draws=50) for m in (maps, shown))
+    assert found.images == 3
+    assert found.cross.value == pytest.approx(alone.cross.value)
+    for of in maps.values():
+        for m in of.values():
+            m[1:] = 0
+    found = consistency(maps, 32, 64, similarity=similarity, draws=50)
+    assert (found.images, found.verdict, found.cross.value) == (1, "fewer than two images to compare", None)
 
 
 def test_only_the_images_asked_for_are_compared() -> None:
