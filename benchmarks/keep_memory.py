@@ -70,7 +70,8 @@ def profiled_ratio(model: str) -> float:
     """Latency at HIGH over latency at LOW, from one profile."""
     from resomap.models.registry import build_model
     from resomap.profiling.latency import BATCH_1, latency_ratio
-    from resomap.profiling.profiler import ProfilingPlan, Rounds, Subject, profile_subjects
+    from resomap.profiling.profiler import profile_subjects
+    from resomap.profiling.records import ProfilingPlan, Rounds, Subject
 
     network = build_model(model, num_classes=2).eval()
     subjects = [Subject(model, network, side) for side in (LOW, HIGH)]

@@ -30,7 +30,8 @@ from torch import nn
 from resomap.allocator import keep_freed_memory
 from resomap.models.registry import build_model
 from resomap.profiling.latency import BATCH_1, Ratio, latency_ratio, paired_ratio
-from resomap.profiling.profiler import ProfilingPlan, Rounds, Subject, profile_subjects
+from resomap.profiling.profiler import profile_subjects
+from resomap.profiling.records import ProfilingPlan, Rounds, Subject
 
 MODELS = ("tiny_cnn", "mobilenet_v3_small", "resnet18")
 LOW, HIGH = 224, 320

@@ -16,7 +16,7 @@ from resomap.explainability.saliency import Saliency
 OWN = ("gradcam", "integrated_gradients", "saliency")
 BY_CAPTUM = ("smoothgrad", "gradient_shap", "occlusion", "kernel_shap", "lime")
 METHODS = OWN + BY_CAPTUM
-REVISIONS = {method: 2 for method in ("gradcam", *BY_CAPTUM)}
+REVISIONS = dict.fromkeys(("gradcam", *BY_CAPTUM), 2)
 """Methods whose maps are others than in an earlier version: stored ones of another revision are made anew."""
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+
 import psutil
 import torch
 
@@ -43,3 +45,20 @@ def free_memory_mib(device: str) -> float:
         return psutil.virtual_memory().available / 2**20
     free, _ = torch.accelerator.get_memory_info(torch.device(device))
     return free / 2**20
+
+
+def device_name(device: torch.device) -> str:
+    """What the hardware calls itself."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        return _cpu_name() or platform.processor() or platform.machine()
+    return device.type
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
+            return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    except OSError:
+        return ""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from resomap.errors import counted
 
 if TYPE_CHECKING:
-    from resomap.profiling.profiler import ProfileRecord
+    from resomap.profiling.records import ProfileRecord
 
 PRECISIONS = {"no": "float32"}
 AT_LEAST = {True: "at least ", False: ""}

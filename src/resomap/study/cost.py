@@ -18,7 +18,7 @@ from resomap.serialize import read_json
 from resomap.study.runs import some_of
 
 if TYPE_CHECKING:
-    from resomap.profiling.profiler import ProfileRecord  # imports torch, which a stored study does not need
+    from resomap.profiling.records import ProfileRecord  # imports torch, which a stored study does not need
 
 
 def stored_profiles(layout: StudyLayout) -> list[dict[str, Any]]:

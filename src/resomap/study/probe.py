@@ -22,7 +22,8 @@ from resomap.models.registry import build_model
 from resomap.models.resolutions import SIZE_ERRORS, dry_forward
 from resomap.models.weights import load_weights
 from resomap.profiling.latency import BATCH_1, LatencyRecord
-from resomap.profiling.profiler import ProfileRecord, ProfilingPlan, Subject, profile_subjects
+from resomap.profiling.profiler import profile_subjects
+from resomap.profiling.records import ProfileRecord, ProfilingPlan, Subject
 from resomap.records import Cell, Condition, ImageDataset, Predictions, Preprocessing, information_at
 from resomap.study import build
 from resomap.study.cost import mode_gaps, shared_mode

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,25 +13,17 @@ from torch import nn
 
 from resomap.allocator import keeps_freed_memory
 from resomap.config.schema import ResoMapConfig
-from resomap.data.colour import normalised
-from resomap.data.decode import decode_rgb
 from resomap.data.hashes import content_hashes
-from resomap.data.resize import to_square
-from resomap.errors import BadImageError, DatasetError, StudyError
+from resomap.errors import DatasetError, StudyError
 from resomap.layout import StudyLayout
+from resomap.models.devices import device_name
 from resomap.models.resolutions import takes
 from resomap.profiling.complexity import get_model_complexity
+from resomap.profiling.end_to_end import time_files
 from resomap.profiling.latency import BATCH_1, latency_ratio
-from resomap.profiling.profiler import (
-    PROFILE_VERSION,
-    EndToEnd,
-    ProfileRecord,
-    ProfilingPlan,
-    Subject,
-    device_name,
-    profile_subjects,
-)
-from resomap.records import Cell, ImageDataset, ImageRecord, Preprocessing
+from resomap.profiling.profiler import PROFILE_VERSION, profile_subjects
+from resomap.profiling.records import ProfileRecord, ProfilingPlan, Subject
+from resomap.records import Cell, ImageDataset, ImageRecord
 from resomap.serialize import check_writable, digest, package_version, provenance, read_json, write_json
 from resomap.study import build
 from resomap.study.cost import shared_mode
@@ -92,7 +82,14 @@ def profile_study(
     paths = [] if images is None else [r.path for r in _files(images, count=build.end_to_end_images(config))]
     if paths:
         progress("file to answer")
-        ends = _end_to_end(config, subjects, paths, device=torch.device(device))
+        recipes = [build.preprocessing(config, Cell(s.model, s.resolution, 0)) for s in subjects]
+        ends = time_files(
+            [subject.network for subject in subjects],
+            recipes,
+            paths,
+            device=torch.device(device),
+            max_pixels=build.max_pixels(config),
+        )
         records = [replace(record, end_to_end=end) for record, end in zip(records, ends, strict=True)]
     where = provenance(device=device, precision=precision)
     digests = _digests(config, images, num_classes=num_classes)
@@ -181,46 +178,6 @@ def _files(images: ImageDataset, *, count: int) -> list[ImageRecord]:
     split = "test" if "test" in images.splits else "val"
     records = images.splits[split]
     return [records[i] for i in evenly_spread(len(records), count)]
-
-
-def _end_to_end(
-    config: ResoMapConfig, subjects: Sequence[Subject], paths: Sequence[Path], *, device: torch.device
-) -> list[EndToEnd | None]:
-    """Every subject in turn on every file, several rounds; files that cannot be read are left out."""
-    recipes = [build.preprocessing(config, Cell(s.model, s.resolution, 0)) for s in subjects]
-    limit = build.max_pixels(config)
-    times: list[list[tuple[float, float, float]]] = [[] for _ in subjects]
-    networks: Mapping[int, nn.Module] = {id(s.network): s.network.to(device).eval() for s in subjects}
-    for round_ in range(_ROUNDS + 1):
-        for path in paths:
-            for i, (subject, recipe) in enumerate(zip(subjects, recipes, strict=True)):
-                try:
-                    spent = _answer(networks[id(subject.network)], path, recipe, device=device, max_pixels=limit)
-                except BadImageError:
-                    continue
-                if round_:  # the first round warms up
-                    times[i].append(spent)
-    return [_summary(np.array(of_subject)) if of_subject else None for of_subject in times]
-
-
-def _answer(
-    network: nn.Module, path: Path, recipe: Preprocessing, *, device: torch.device, max_pixels: int
-) -> tuple[float, float, float]:
-    """Seconds of decoding, of resizing and normalising, and of the model (its answer read back)."""
-    started = time.perf_counter()
-    picture = decode_rgb(path, max_pixels=max_pixels)
-    decoded = time.perf_counter()
-    square = to_square(picture, recipe.resolution, kernel=recipe.kernel, information=recipe.information_resolution)
-    images_BCHW = normalised(square[None], mean=recipe.mean, std=recipe.std)
-    resized = time.perf_counter()
-    with torch.inference_mode():
-        network(images_BCHW.to(device)).argmax(dim=1).cpu()
-    return decoded - started, resized - decoded, time.perf_counter() - resized
-
-
-def _summary(seconds_T3: np.ndarray) -> EndToEnd:
-    decode, resize, model = (float(v) * 1000 for v in np.median(seconds_T3, axis=0))
-    return EndToEnd(len(seconds_T3) // _ROUNDS, decode, resize, model, float(np.median(seconds_T3.sum(axis=1))) * 1000)
 
 
 def ratios_to_smallest(records: Sequence[ProfileRecord], *, protocol: str = BATCH_1) -> list[dict[str, Any]]:

@@ -19,7 +19,8 @@ from resomap.layout import METADATA, StudyLayout
 from resomap.metrics.classification import classification_metrics
 from resomap.models.checkpoints import Checkpoint, load_checkpoint, read_metadata
 from resomap.models.folding import for_inference
-from resomap.profiling.profiler import ProfileRecord, ProfilingPlan, Subject, profile_subjects
+from resomap.profiling.profiler import profile_subjects
+from resomap.profiling.records import ProfileRecord, ProfilingPlan, Subject
 from resomap.profiling.report import profiling_report
 from resomap.records import Cell, Condition, ImageDataset
 from resomap.serialize import provenance, write_json, write_text

@@ -199,7 +199,7 @@ def _machine(context: StudyContext) -> dict[str, Any]:
     import torch
 
     from resomap.allocator import keeps_freed_memory
-    from resomap.profiling.profiler import device_name
+    from resomap.models.devices import device_name
 
     device, _ = build.device_and_precision(context.config)
     return {

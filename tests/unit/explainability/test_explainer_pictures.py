@@ -36,7 +36,7 @@ def _half_transparent(path: Path) -> None:
 
 
 def _sixteen_bits(path: Path) -> None:
-    Image.fromarray((_noise(24, 40, 1)[..., 0].astype(np.uint16) << 8)).save(path)
+    Image.fromarray(_noise(24, 40, 1)[..., 0].astype(np.uint16) << 8).save(path)
 
 
 def _noise(*shape: int) -> np.ndarray:

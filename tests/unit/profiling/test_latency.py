@@ -26,7 +26,8 @@ from resomap.profiling.latency import (
     undisturbed,
 )
 from resomap.profiling.modes import deploy, onnx_session
-from resomap.profiling.profiler import ProfilingPlan, Rounds, Subject, profile_model, profile_subjects
+from resomap.profiling.profiler import profile_model, profile_subjects
+from resomap.profiling.records import ProfilingPlan, Rounds, Subject
 from resomap.profiling.report import print_profiling_report
 from resomap.profiling.timing import clock_of, time_in_turn, warm_up
 
@@ -268,8 +269,8 @@ def test_a_batch_that_memory_does_not_hold_is_not_the_saturating_one(monkeypatch
 
         return prepared
 
-    monkeypatch.setattr("resomap.profiling.profiler.deploy", deployed)
-    monkeypatch.setattr("resomap.profiling.profiler.clock_of", lambda device: lambda call: call() or 0.01)
+    monkeypatch.setattr("resomap.profiling.in_turn.deploy", deployed)
+    monkeypatch.setattr("resomap.profiling.in_turn.clock_of", lambda device: lambda call: call() or 0.01)
     subject = Subject("tiny_cnn", build_model("tiny_cnn", num_classes=3), 32)
     (record,) = profile_subjects([subject], ProfilingPlan(rounds=Rounds(3), warmup=1))
     assert record.at(SATURATED).batch_size == 4
@@ -368,7 +369,7 @@ def test_the_largest_batch_is_bounded_by_memory(monkeypatch: pytest.MonkeyPatch)
     asked: list[int] = []
     monkeypatch.setattr("resomap.profiling.profiler.free_memory_mib", lambda device: 404.0)
     monkeypatch.setattr(
-        "resomap.profiling.profiler.saturating_batch",
+        "resomap.profiling.in_turn.saturating_batch",
         lambda seconds_of, largest: asked.append(largest) or (1, False),
     )
     network = nn.Sequential(
@@ -386,7 +387,7 @@ def test_the_largest_batch_is_bounded_by_memory(monkeypatch: pytest.MonkeyPatch)
 def test_resolutions_share_one_deployed_network(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
     monkeypatch.setattr(
-        "resomap.profiling.profiler.deploy",
+        "resomap.profiling.in_turn.deploy",
         lambda network, mode, device: made.append(mode) or deploy(network, mode, device=device),
     )
     network = build_model("tiny_cnn", num_classes=3)
@@ -397,7 +398,7 @@ def test_resolutions_share_one_deployed_network(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_one_image_that_saturates_a_model_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resomap.profiling.profiler.saturating_batch", lambda seconds_of, largest: (1, True))
+    monkeypatch.setattr("resomap.profiling.in_turn.saturating_batch", lambda seconds_of, largest: (1, True))
     network = build_model("tiny_cnn", num_classes=3)
     (record,) = profile_subjects([Subject("tiny_cnn", network, 32)], ProfilingPlan(rounds=Rounds(3), warmup=1))
     single, saturated = record.latency
@@ -411,7 +412,7 @@ def test_rounds_go_on_until_the_ratio_is_known(monkeypatch: pytest.MonkeyPatch) 
     rng = np.random.default_rng(1)
     sides: list[int] = []
     monkeypatch.setattr(
-        "resomap.profiling.profiler.deploy",
+        "resomap.profiling.in_turn.deploy",
         lambda network, mode, device: lambda images: lambda: sides.append(images.shape[-1]),
     )
 
@@ -419,7 +420,7 @@ def test_rounds_go_on_until_the_ratio_is_known(monkeypatch: pytest.MonkeyPatch) 
         call()
         return {32: 0.04, 64: 0.08}[sides[-1]] * (1 + 0.04 * rng.standard_normal())
 
-    monkeypatch.setattr("resomap.profiling.profiler.clock_of", lambda device: clock)
+    monkeypatch.setattr("resomap.profiling.in_turn.clock_of", lambda device: clock)
     monkeypatch.setattr(timing, "_LEAST_S", 0.0)
     network = build_model("tiny_cnn", num_classes=3)
     subjects = [Subject("tiny_cnn", network, side) for side in (32, 64)]

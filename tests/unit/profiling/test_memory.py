@@ -14,7 +14,8 @@ from resomap.models.registry import build_model
 from resomap.profiling import memory
 from resomap.profiling.live_bytes import LiveBytes
 from resomap.profiling.memory import largest_micro_batch, measure_memory, predict_memory, profile_gpu_memory
-from resomap.profiling.profiler import ProfilingPlan, Rounds, Subject, profile_model, profile_subjects
+from resomap.profiling.profiler import profile_model, profile_subjects
+from resomap.profiling.records import ProfilingPlan, Rounds, Subject
 from resomap.profiling.report import profiling_report
 
 MIB = 2**20

@@ -9,9 +9,10 @@ from torch import nn
 from resomap.errors import DeviceError, StudyError
 from resomap.evaluation.store import write_predictions
 from resomap.layout import StudyLayout
-from resomap.profiling import profiler
+from resomap.profiling import in_turn
 from resomap.profiling.modes import deploy
-from resomap.profiling.profiler import ProfilingPlan, Rounds, Subject, profile_subjects
+from resomap.profiling.profiler import profile_subjects
+from resomap.profiling.records import ProfilingPlan, Rounds, Subject
 from resomap.profiling.report import profiling_report
 from resomap.records import Cell, Condition, Predictions, RunRecord
 from resomap.serialize import read_json, write_json
@@ -97,7 +98,7 @@ def profiled(monkeypatch):
 
         return prepared
 
-    monkeypatch.setattr(profiler, "deploy", deployed)
+    monkeypatch.setattr(in_turn, "deploy", deployed)
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval()
 
     def make(*modes):

@@ -16,7 +16,8 @@ import pytest
 from resomap.config.load import load_config
 from resomap.config.schema import ResoMapConfig
 from resomap.layout import StudyLayout
-from resomap.profiling.profiler import PROFILE_VERSION, ProfileRecord, Rounds, profile_subjects
+from resomap.profiling.profiler import PROFILE_VERSION, profile_subjects
+from resomap.profiling.records import ProfileRecord, Rounds
 from resomap.records import ImageDataset
 from resomap.serialize import read_json, write_json
 from resomap.study import build

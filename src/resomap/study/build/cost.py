@@ -32,7 +32,7 @@ def profiling_options(config: ResoMapConfig, *, training_s: float | None = None)
     Args:
         training_s: seconds that the study has trained, to which timing is held; None: profiling was asked for.
     """
-    from resomap.profiling.profiler import Rounds
+    from resomap.profiling.records import Rounds
 
     chosen = config.system.profiling
     budget_s = chosen.budget_s
