@@ -5,9 +5,11 @@ Legend: B images, K classes, C channels, H W input pixels, h w cells of a method
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
@@ -53,11 +55,47 @@ def full_float32() -> Iterator[None]:
 
 @contextmanager
 def borrowed(model: nn.Module) -> Iterator[nn.Module]:
-    """The network itself, in evaluation mode and float32; modes and gradients are as before afterwards."""
+    """The network itself, in evaluation mode and float32; modes and gradients are as before afterwards.
+
+    Of a network in half precision a float32 copy; one in double precision stays so.
+
+    Raises:
+        ConfigError: weights through which no gradient passes.
+    """
     network = unwrapped(model)
+    if any(tensor.is_inference() for tensor in chain(network.parameters(), network.buffers())):
+        raise ConfigError(
+            "model: expected weights that let gradients pass, got some made under torch.inference_mode(); build or "
+            "load the model outside of it"
+        )
     device = next(network.parameters(), torch.empty(0)).device
-    with in_eval_mode(network), torch.autocast(device.type, enabled=False), full_float32():
-        yield network
+    with torch.inference_mode(False):
+        if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in network.parameters()):
+            network = copy.deepcopy(network).float()
+        with in_eval_mode(network), torch.autocast(device.type, enabled=False), full_float32():
+            yield network
+
+
+def input_dtype(model: nn.Module) -> torch.dtype:
+    """Of the images that the borrowed network takes: float64 where its weights are, else float32."""
+    dtypes = {parameter.dtype for parameter in model.parameters()}
+    return torch.float64 if torch.float64 in dtypes else torch.float32
+
+
+def logits_of(network: nn.Module, images_BCHW: Tensor) -> Tensor:
+    """(B, K) logits.
+
+    Raises:
+        ConfigError: the network gives something else.
+    """
+    logits = network(images_BCHW)
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images_BCHW):
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ConfigError(
+            f"model: expected logits (B, K), here ({len(images_BCHW)}, K), got {got}; wrap it in a module whose "
+            "forward() returns the logits alone"
+        )
+    return logits
 
 
 Targets = Tensor | Sequence[int] | int | None
@@ -75,9 +113,12 @@ def check_method(model: nn.Module, chunk: int) -> None:
         raise ConfigError(f"chunk: expected a whole number of images from 1, got {chunk!r}")
 
 
-def check_images(images_BCHW: Tensor, targets_B: Targets) -> Tensor | None:
-    """Refuse what no method can take; returns the targets as int64 (B,), or None for the predicted classes.
+def check_images(model: nn.Module, images_BCHW: Tensor, targets_B: Targets) -> tuple[Tensor, Tensor | None]:
+    """Refuse what no method can take.
 
+    Returns:
+        The images as the borrowed model takes them, without a graph; the targets as int64 (B,), or None for the
+        predicted classes.
     Raises:
         ConfigError: not (B, C, H, W) floating point, or not one target an image.
     """
@@ -88,7 +129,11 @@ def check_images(images_BCHW: Tensor, targets_B: Targets) -> Tensor | None:
             f"images: expected (B, C, H, W) floating point, normalised, B > 0; got {tuple(images_BCHW.shape)} "
             f"{images_BCHW.dtype}"
         )
-    return as_targets(targets_B, len(images_BCHW))
+    targets = as_targets(targets_B, len(images_BCHW))
+    with torch.inference_mode(False):  # tensors made under it take part in no gradient; a clone does
+        images = images_BCHW.detach().to(input_dtype(model))
+        images = images.clone() if images.is_inference() else images
+        return images, targets.clone() if targets is not None and targets.is_inference() else targets
 
 
 def as_targets(targets: Targets, images: int) -> Tensor | None:
@@ -133,7 +178,7 @@ def input_gradients(network: nn.Module, images_BCHW: Tensor, targets_B: Tensor |
     """
     with torch.enable_grad():
         leaf = images_BCHW.detach().clone().requires_grad_(True)
-        logits_BK = network(leaf)
+        logits_BK = logits_of(network, leaf)
         targets = chosen_targets(logits_BK.detach(), targets_B)
         (gradient,) = torch.autograd.grad(logits_BK.gather(1, targets[:, None]).sum(), leaf)
     return gradient, logits_BK.detach(), targets

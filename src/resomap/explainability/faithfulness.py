@@ -15,7 +15,7 @@ from captum.metrics import sensitivity_max
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from resomap.explainability.attribution import Attribution, borrowed
+from resomap.explainability.attribution import Attribution, borrowed, input_dtype, logits_of
 
 _USUAL_STD = 0.02
 FRACTIONS = tuple(np.linspace(0, 1, 11).round(2).tolist())
@@ -74,7 +74,8 @@ def _order(maps_Bhw: Tensor, size: torch.Size) -> Tensor:
 
 
 def _probability(network: nn.Module, images: Tensor, targets_B: Tensor, chunk: int) -> np.ndarray:
-    rows = [network(part).float().softmax(dim=1) for part in images.split(chunk)]
+    images = images.to(input_dtype(network))
+    rows = [logits_of(network, part).float().softmax(dim=1) for part in images.split(chunk)]
     return torch.cat(rows).gather(1, targets_B[:, None])[:, 0].cpu().numpy()
 
 

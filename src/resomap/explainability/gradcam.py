@@ -15,6 +15,7 @@ from resomap.explainability.attribution import (
     check_images,
     check_method,
     chosen_targets,
+    logits_of,
 )
 from resomap.models.resolutions import SIZE_ERRORS
 from resomap.models.target_layers import TargetLayer, channels_axis, find_target_layer, unwrapped
@@ -72,7 +73,7 @@ class GradCAM:
             TargetLayerError: the layer's output is not (B, C, h, w) or (B, h, w, C), or it did not run.
         Side effects: none. Mode, gradients and hooks are restored, also after an error.
         """
-        targets_B = check_images(images_BCHW, targets_B)
+        images_BCHW, targets_B = check_images(self.model, images_BCHW, targets_B)
         height, width = images_BCHW.shape[-2:]
         found = self._layer((height, width))
         name = found.name if found is not None else str(self._asked)
@@ -124,7 +125,7 @@ def _explain(
     handle = network.get_submodule(name).register_forward_hook(split)
     try:
         with torch.no_grad():  # restores the caller's mode, whatever the hook set
-            logits_BK = network(images_BCHW.contiguous(memory_format=torch.channels_last))
+            logits_BK = logits_of(network, images_BCHW.contiguous(memory_format=torch.channels_last))
             if not captured or channels is None:
                 raise TargetLayerError(f"layer {name!r} does not run in the forward pass; choose another")
             targets = chosen_targets(logits_BK.detach(), targets_B)

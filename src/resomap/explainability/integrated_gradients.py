@@ -29,6 +29,7 @@ from resomap.explainability.attribution import (
     check_method,
     chosen_targets,
     input_gradients,
+    logits_of,
 )
 
 PLACEMENTS = ("adaptive", "gauss_legendre")
@@ -90,7 +91,7 @@ class IntegratedGradients:
             'completeness_error' (relative, an image) and 'steps', the gradients spent.
         Side effects: none. Mode and gradients are restored, also after an error.
         """
-        targets_B = check_images(images_BCHW, targets_B)
+        images_BCHW, targets_B = check_images(self.model, images_BCHW, targets_B)
         parts = []
         with borrowed(self.model) as network:
             # Some images at a time: every part of a path keeps its own attributions until the end.
@@ -100,7 +101,7 @@ class IntegratedGradients:
                 parts.append(self._explain(network, images, wanted))
         signed, logits, targets = (torch.cat(list(column)) for column in list(zip(*parts, strict=True))[:3])
         return Attribution(
-            maps_Bhw=signed.sum(dim=1).abs(),
+            maps_Bhw=signed.sum(dim=1).abs().float(),
             targets_B=targets,
             logits_BK=logits,
             signed_BCHW=signed,
@@ -216,7 +217,7 @@ class _Path:
         """(B, K) at one point of each image's path."""
         at = self.baseline + alphas_B.to(self.images)[:, None, None, None] * self.step
         with torch.no_grad():
-            return torch.cat([self.network(part.contiguous(memory_format=torch.channels_last))
+            return torch.cat([logits_of(self.network, part.contiguous(memory_format=torch.channels_last))
                               for part in at.split(self.chunk)])  # fmt: skip
 
     def value(self, logits_BK: Tensor) -> Tensor:

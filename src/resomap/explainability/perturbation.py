@@ -16,7 +16,14 @@ from captum.attr import GradientShap, KernelShap, Lime, NoiseTunnel, Occlusion
 from captum.attr import Saliency as CaptumSaliency
 from torch import Tensor, nn
 
-from resomap.explainability.attribution import Attribution, Targets, borrowed, check_images, chosen_targets
+from resomap.explainability.attribution import (
+    Attribution,
+    Targets,
+    borrowed,
+    check_images,
+    chosen_targets,
+    logits_of,
+)
 
 GRID = 7
 """Cells a side of the regions that Kernel SHAP and LIME switch on and off."""
@@ -46,14 +53,14 @@ class CaptumMethod:
 
         A region's attribution (occlusion, Kernel SHAP, LIME) stands at each of its pixels, an equal part in each channel.
         """
-        targets_B = check_images(images_BCHW, targets_B)
+        images_BCHW, targets_B = check_images(self.model, images_BCHW, targets_B)
         with borrowed(self.model) as network:
             with torch.no_grad():
-                logits_BK = network(images_BCHW)
+                logits_BK = logits_of(network, images_BCHW)
             targets = chosen_targets(logits_BK, targets_B)
             at_once = 1 if self.method in _SAMPLES else len(images_BCHW)
             parts = []
-            for images, wanted in zip(images_BCHW.detach().split(at_once), targets.split(at_once), strict=True):
+            for images, wanted in zip(images_BCHW.split(at_once), targets.split(at_once), strict=True):
                 with _seeded(images.device, self.seed), _frozen(network):
                     parts.append(_ATTRIBUTE[self.method](network, images, wanted))
         signed = torch.cat(parts)

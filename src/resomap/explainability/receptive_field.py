@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from resomap.explainability.attribution import borrowed
+from resomap.explainability.attribution import borrowed, input_dtype
 from resomap.models.target_layers import find_target_layer
 
 
@@ -34,7 +34,8 @@ def effective_receptive_field(
     with borrowed(model) as network:
         device = next(network.parameters(), torch.empty(0)).device
         generator = torch.Generator().manual_seed(seed)
-        images = torch.randn(samples, 3, resolution, resolution, generator=generator).to(device).requires_grad_(True)
+        noise = torch.randn(samples, 3, resolution, resolution, generator=generator)
+        images = noise.to(device, input_dtype(network)).requires_grad_(True)
         found: list[Tensor] = []
         handle = network.get_submodule(layer.name).register_forward_hook(lambda _m, _i, output: found.append(output))
         try:

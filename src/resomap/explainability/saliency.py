@@ -38,7 +38,7 @@ class Saliency:
             Maps (B, H, W) float32, >= 0, not rescaled; signed_BCHW holds the gradients.
         Side effects: none. Mode and gradients are restored, also after an error.
         """
-        targets_B = check_images(images_BCHW, targets_B)
+        images_BCHW, targets_B = check_images(self.model, images_BCHW, targets_B)
         with borrowed(self.model) as network:
             parts = [
                 input_gradients(network, part, None if targets_B is None else targets_B[i : i + self.chunk])
@@ -46,5 +46,5 @@ class Saliency:
             ]
         gradients, logits, targets = (torch.cat(list(column)) for column in zip(*parts, strict=True))
         return Attribution(
-            maps_Bhw=gradients.abs().amax(dim=1), targets_B=targets, logits_BK=logits, signed_BCHW=gradients
+            maps_Bhw=gradients.abs().amax(dim=1).float(), targets_B=targets, logits_BK=logits, signed_BCHW=gradients
         )

@@ -48,7 +48,8 @@ def dry_forward(
         for name, tensor in (*model.named_parameters(), *model.named_buffers())
     }
     height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
-    images_BCHW = torch.empty(batch, 3, height, width, device="meta")
+    dtype = next((tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()), torch.float32)
+    images_BCHW = torch.empty(batch, 3, height, width, device="meta", dtype=dtype)
     with torch.no_grad(), _in_mode(model, training=training):
         return functional_call(model, state, (images_BCHW,))
 
