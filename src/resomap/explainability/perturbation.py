@@ -51,7 +51,7 @@ class CaptumMethod:
     def __call__(self, images_BCHW: Tensor, targets_B: Targets = None) -> Attribution:
         """Explain a batch; maps (B, H, W) float32: |sum over channels|, not rescaled.
 
-        A region's attribution (occlusion, Kernel SHAP, LIME) stands at each of its pixels, an equal part in each channel.
+        A region's attribution (occlusion, Kernel SHAP, LIME) stands at each of its pixels, shared by the channels.
         """
         images_BCHW, targets_B = check_images(self.model, images_BCHW, targets_B)
         with borrowed(self.model) as network:

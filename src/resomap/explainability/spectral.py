@@ -87,7 +87,7 @@ def occlude_bands(
 
 
 def _logits(checkpoint: Checkpoint, squares_NHW3: np.ndarray, *, batch_size: int, device: str) -> np.ndarray:
-    """(N, K) of pictures brought to the network's own resolution by area."""
+    """(N, K) of pictures brought to the network's own resolution by antialiased bilinear interpolation."""
     recipe = checkpoint.preprocessing
     side = recipe.resolution
     rows = []

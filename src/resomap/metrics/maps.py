@@ -53,12 +53,13 @@ def ssim(a_Nhw: np.ndarray, b_Nhw: np.ndarray, *, window: int = 3) -> np.ndarray
     """(N,) mean structural similarity over all full windows, uniform weights, population moments.
 
     The range L of the constants (0.01 L)^2 and (0.03 L)^2 is the range of the pair together: no map is scaled by
-    itself. NaN where a map is constant (its range is under a millionth of its level, which is float32's rounding), or no
-    window lies in the support.
+    itself. NaN where a map is constant (its range is under a millionth of its level: float32's rounding), or no window
+    lies in the support.
     Reference: Wang et al. 2004, doi:10.1109/TIP.2003.819861, eq. 13.
     """
-    a, b = (cells.reshape(np.shape(a_Nhw)) for cells in _common(a_Nhw, b_Nhw))
-    side = min(window, *a.shape[1:])
+    shape = np.asarray(a_Nhw).shape
+    a, b = (cells.reshape(shape) for cells in _common(a_Nhw, b_Nhw))
+    side = min(window, *shape[1:])
     both = np.stack([a, b])
     lows, highs = (ends.reduce(both, axis=(2, 3)) for ends in (np.fmin, np.fmax))  # (2, N), NaN of no cells alone
     varies = (highs - lows > 1e-6 * np.maximum(np.abs(lows), np.abs(highs))).all(axis=0)

@@ -63,6 +63,12 @@ def canonical_name(name: str) -> str:
         raise UnknownModelError(f"a model is named by text such as 'resnet18', not {name!r}")
     stripped = name.strip()
     if _CALLABLE.fullmatch(stripped):
+        library, _, rest = stripped.partition(":")
+        if library in ("timm", "torchvision"):
+            raise UnknownModelError(
+                f"'{stripped}': write {canonical_name(rest)}, without {library}:, which would be code of yours "
+                "(package.module:callable)"
+            )
         return stripped
     lowered = stripped.lower()
     if len(lowered) <= _LONGEST_NAME:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
@@ -108,9 +108,27 @@ class Study:
         images = self.about["images"]
         return ("val", "test") if "test" in images else ("val", "val")
 
-    def predictions(self, model: str, resolution: int, seed: int, split: str = "test") -> pd.DataFrame:
-        """One row an image: image_id, label, prediction, and a probability for each class."""
-        stored = self.read(Cell(model, resolution, seed), split)
+    def predictions(self, model: str, resolution: int, seed: int, split: str | None = None) -> pd.DataFrame:
+        """One row an image: image_id, label, prediction, and a probability for each class.
+
+        Args:
+            split: None: the one that is reported, which is val where the study has no test.
+        Raises:
+            StudyError: no such run or split, or its predictions are gone or damaged.
+        """
+        splits = tuple(dict.fromkeys(self.splits))
+        if split is not None and split not in splits:
+            raise StudyError(f"split: expected one of {', '.join(splits)}, got {printable(repr(split))}")
+        wanted, left = (model, resolution, seed), [astuple(record.cell) for record in self.runs]
+        for position, name in enumerate(("model", "resolution", "seed")):
+            known = dict.fromkeys(cell[position] for cell in left)
+            if wanted[position] not in known:
+                raise StudyError(
+                    f"{name}: expected one of the finished runs', {', '.join(map(str, sorted(known)))}; got "
+                    f"{printable(repr(wanted[position]))}"
+                )
+            left = [cell for cell in left if cell[position] == wanted[position]]
+        stored = self.read(Cell(model, resolution, seed), split or self.splits[1])
         frame = pd.DataFrame({"image_id": stored.image_ids, "label": stored.labels, "prediction": stored.predicted})
         return frame.join(pd.DataFrame(stored.probabilities, columns=[f"p_{name}" for name in stored.class_names]))
 

@@ -66,7 +66,7 @@ def test_an_opened_file_is_explained_as_evaluation_decodes_it(network: nn.Module
 def test_a_picture_that_cannot_be_decoded_is_one_line(network: nn.Module, tmp_path: Path) -> None:
     Image.fromarray(_noise(64, 64, 3)).save(tmp_path / "x.png")
     (tmp_path / "x.png").write_bytes((tmp_path / "x.png").read_bytes()[:4000])
-    with Image.open(tmp_path / "x.png") as opened, pytest.raises(ConfigError, match="^picture: expected one that can"):
+    with Image.open(tmp_path / "x.png") as opened, pytest.raises(ConfigError, match=r"^picture: expected one that can"):
         ModelExplainer(network).explain_image(opened, resolution=16)
 
 

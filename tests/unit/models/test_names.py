@@ -29,6 +29,17 @@ def test_canonical_name_leaves_the_13_unchanged(name: str) -> None:
     assert canonical_name(name.upper()) == name
 
 
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [("timm:vit_tiny_patch16_224", "vit_tiny_patch16_224"), ("torchvision:VGG11", "vgg11")],
+)
+def test_a_librarys_name_before_the_models_is_left_out(name: str, plain: str) -> None:
+    with pytest.raises(UnknownModelError, match=f"^'{name}': write {plain}, without"):
+        canonical_name(name)
+    with pytest.raises(UnknownModelError, match="no model is called 'resnet19'; nearest: "):
+        canonical_name("timm:resnet19")
+
+
 def test_list_models_has_the_13() -> None:
     assert len(list_models()) == len(set(list_models())) == 13
     assert list_models("vgg") == ["vgg11", "vgg13", "vgg16"]

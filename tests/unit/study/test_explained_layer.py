@@ -54,7 +54,8 @@ def analyse(checkpoints: Path, tmp_path: Path):
     def run(resolutions: tuple[int, ...] = (32, 64), *, faithfulness: bool = True, **recipe: Any) -> dict[str, Any]:
         return analyse_sources(
             find_checkpoints(checkpoints, resolutions=resolutions), images,
-            recipe=MapRecipe(**({"methods": ("gradcam",)} | recipe)), layout=StudyLayout(tmp_path / "study"), masks=None,
+            recipe=MapRecipe(**({"methods": ("gradcam",)} | recipe)), layout=StudyLayout(tmp_path / "study"),
+            masks=None,
             agreement={"similarity": "spearman", "draws": 50, "seed": 0},
             extras={"faithfulness": faithfulness, "spectral": False, "random_weights": 0},
         )  # fmt: skip

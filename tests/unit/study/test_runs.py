@@ -4,12 +4,14 @@ import json
 import logging
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from resomap.errors import StudyError
+from resomap.evaluation.store import write_predictions
 from resomap.layout import StudyLayout
-from resomap.records import Cell, EpochRecord, RunRecord
+from resomap.records import Cell, Condition, EpochRecord, Predictions, RunRecord
 from resomap.serialize import to_json
 from resomap.study import runs
 from resomap.study.load import load_study
@@ -149,6 +151,27 @@ def test_a_notebook_shows_a_study_in_one_line(tmp_path: Path) -> None:
     write_results(layout, [run(0), run(1)], study={"name": "photos"})
     opened = f"<Study 'photos' in {tmp_path}: 1 model x 1 resolution x 2 seeds; runs: 2 finished, 1 failed>"
     assert repr(load_study(tmp_path)) == opened
+
+
+def test_predictions_are_of_the_reported_split_unless_said_otherwise(tmp_path: Path) -> None:
+    layout = StudyLayout(tmp_path)
+    layout.config_path.write_text(f"provenance: {{cells: {json.dumps([['tiny_cnn', 32, 0]])}}}\n")
+    write_run(layout.run_record_path(run(0).cell, "cnn"), run(0))
+    write_results(layout, [run(0)], study={"name": "photos", "images": {"train": 4, "val": 2}})
+    stored = Predictions(np.array(["a", "b"]), np.array([0, 1]), np.array([[0.9, 0.1], [0.2, 0.8]]), ("x", "y"))
+    cell, condition = run(0).cell, Condition("val", 32, 32)
+    write_predictions(layout.predictions_path(cell, condition), stored, cell=cell, condition=condition)
+    study = load_study(tmp_path)
+    for frame in (study.predictions("tiny_cnn", 32, 0), study.predictions("tiny_cnn", 32, 0, "val")):
+        assert frame["prediction"].tolist() == [0, 1]
+    for asked, said in (
+        (("tiny_cnn", 32, 0, "test"), "^split: expected one of val, got 'test'"),
+        (("resnet18", 32, 0), "^model: expected one of the finished runs', tiny_cnn; got 'resnet18'"),
+        (("tiny_cnn", 64, 0), "^resolution: expected one of the finished runs', 32; got 64"),
+        (("tiny_cnn", 32, 7), "^seed: expected one of the finished runs', 0; got 7"),
+    ):
+        with pytest.raises(StudyError, match=said):
+            study.predictions(*asked)
 
 
 def test_study_status_of_something_else(tmp_path: Path) -> None:
