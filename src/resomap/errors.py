@@ -156,6 +156,12 @@ def listed(names: Sequence[str], *, most: int = 5) -> str:
     return ", ".join(printable(name) for name in names[:most]) + more
 
 
+def share(value: float, *, digits: int = 3) -> str:
+    """With three digits, or up to six, so as not to show as 0 or 1 what is not."""
+    enough = (n for n in range(digits, 7) if round(value, n) not in (0, 1))
+    return f"{value:.{digits if value in (0, 1) else next(enough, digits)}f}"
+
+
 def without_secrets(text: str) -> str:
     """`text` without the user and password of its URIs and without what is named a secret (`token=`, `Bearer `)."""
     # Bounded repetition: `text` may come from a server, and must not cost more than its length.

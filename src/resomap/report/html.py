@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from resomap.errors import share
 from resomap.report.style import COLOURS, MARKERS
 
 _SYMBOLS = {
@@ -61,8 +62,10 @@ def interval_cell(found: Mapping[str, Any] | None, *, digits: int = 3) -> dict[s
     value, low, high = found["value"], found.get("low"), found.get("high")
     if says_nothing(found):
         return cell("no information", None)
-    shown = f"{value:.{digits}f}"
-    return cell(shown if low is None else f"{shown} ({low:.{digits}f} to {high:.{digits}f})", value)
+    shown = share(value, digits=digits)
+    if low is None or high is None:
+        return cell(shown, value)
+    return cell(f"{shown} ({share(low, digits=digits)} to {share(high, digits=digits)})", value)
 
 
 def says_nothing(found: Mapping[str, Any]) -> bool:
