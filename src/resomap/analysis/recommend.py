@@ -4,9 +4,12 @@ An option is a model at a resolution. The choice is made on one split (val), evi
 was not looked at before. Non-inferiority is tested down each model's resolutions from its most expensive one, and stops
 at the first that fails: a fixed sequence, which errs at most as often as one test (Maurer, Hothorn and Lehmacher 1995;
 margin and one-sided bound as in Piaggio et al. 2012, doi:10.1001/jama.2012.87802); several models share the level
-(Bonferroni). The best is the highest mean on val, which may be luck: every other option that is dearer must be shown
-not to gain more than the margin over what is to be shipped (all of them, so each at the full level: Berger 1982,
-doi:10.1080/00401706.1982.10487790).
+(Bonferroni). Whether a least metric is reached is tested in the same order, but none that fails ends it: the fallback
+procedure (statistics/noninferiority.py). The best is the highest mean on val, which may be luck: every other option
+that is dearer must be shown not to gain more than the margin over what is to be shipped (all of them, so each at the
+full level: Berger 1982, doi:10.1080/00401706.1982.10487790).
+
+Of options whose latencies are not shown to differ the better one is shipped.
 
 Legend: S seeds, N images, C options.
 """
@@ -14,24 +17,31 @@ Legend: S seeds, N images, C options.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
+from resomap.analysis import needed
+from resomap.analysis.least_metric import may_reach, reached
 from resomap.analysis.statistics.intervals import Estimate, difference_estimate, mean_estimate, seed_prior
+from resomap.analysis.statistics.noninferiority import fixed_sequence, largest_first
 from resomap.analysis.statistics.resampling import crossed_bootstrap
 from resomap.analysis.statistics.seed_variance import SeedPrior
-from resomap.analysis.tradeoff import front_probability, regret
+from resomap.analysis.tradeoff import front_probability, latency_draws, regret
 from resomap.analysis.wording import (
     ALPHA,
+    Doubts,
     assumptions,
     held_back,
-    needed_for,
+    least_metric_sentence,
+    no_better_than_chance_sentence,
+    none_fits_sentence,
     verdict_sentence,
     would_change,
     would_settle,
 )
+from resomap.profiling.latency import paired_ratio
 
 RECOMMEND, NONE_FITS, CANNOT_TELL = "recommend", "none fits", "cannot tell"
 
@@ -110,6 +120,8 @@ class Recommendation:
     """Of the reporting split."""
     seeds: int
     options: tuple[Assessed, ...]
+    bound_level: float
+    """Of each option's lower_bound, one-sided."""
     expected_regret: float | None = None
     regret_95: float | None = None
     would_change: tuple[str, ...] = ()
@@ -146,19 +158,22 @@ def recommend(
         which: {m: seed_prior([getattr(o, which) for o in options if o.model == m]) for m in {o.model for o in options}}
         for which in ("select_SN", "report_SN")
     }
-    reached = np.array([_reaches(option, budget, priors["select_SN"][option.model]) for option in options])
-    eligible = fits & (reached == "yes")
+    enough, errors = reached(options, fits, budget.min_metric, priors["select_SN"])
+    eligible = fits & enough
     least = _least_means(options, priors["select_SN"])
     candidates = eligible if chance is None else eligible & (least > chance[0])
     affordable = fits if fits.any() else np.ones(len(options), bool)
     reference = _best(options, next((some for some in (candidates, eligible) if some.any()), affordable))
     quality_DC = crossed_bootstrap(np.stack([o.report_SN for o in options]), draws=draws, seed=seed, strata_N=labels_N)
-    latency_DC = _latency_draws(options, draws=draws, seed=seed)
+    latency_DC = latency_draws([option.latency_blocks_ms for option in options], draws=draws, seed=seed)
+    limit = np.inf if budget.max_latency_ms is None else budget.max_latency_ms
+    over = (latency_DC > limit).mean(axis=0)
     on_front = front_probability(quality_DC, latency_DC)
-    level = 1 - ALPHA / len({option.model for option in options})
+    models, sides = [option.model for option in options], [option.resolution for option in options]
+    level = 1 - ALPHA / len(set(models))
     compared = [_difference(o, options[reference], "select_SN", priors["select_SN"]) for o in options]
     bounds = [d.one_sided_low(level) if i != reference else 0.0 for i, d in enumerate(compared)]
-    passed = _fixed_sequence(options, bounds, reference, delta)
+    passed = fixed_sequence(models, sides, bounds, reference=reference, margin=delta)
     assessed = tuple(
         Assessed(
             model=option.model,
@@ -172,7 +187,7 @@ def recommend(
             lower_bound=max(-1.0, bounds[i]),
             not_inferior=bool(passed[i]),
             front_probability=float(on_front[i]),
-            over_budget_probability=_over(latency_DC[:, i], budget.max_latency_ms),
+            over_budget_probability=float(over[i]),
         )
         for i, option in enumerate(options)
     )
@@ -184,31 +199,33 @@ def recommend(
         "images": options[0].report_SN.shape[1],
         "seeds": options[0].report_SN.shape[0],
         "options": assessed,
+        "bound_level": level,
         "warnings": tuple(warnings),
         "assumed": assumptions(options, delta, splits),
-        "budget": {"max_latency_ms": budget.max_latency_ms, "max_memory_mib": budget.max_memory_mib,
-                   "min_metric": budget.min_metric},
-    }  # fmt: skip
+        "budget": asdict(budget),
+    }
     if not eligible.any():
-        prior = priors["select_SN"][options[reference].model]
-        return _nothing(options, fits, reached, reference, budget, prior, common)
+        return _nothing(options, fits, errors, options[reference], budget, priors["select_SN"], common)
     if chance is not None and not candidates.any():
-        return _no_better_than_chance(options[reference], float(least[reference]), chance, common)
-    usable = np.flatnonzero(candidates & passed).tolist()
-    chosen = min(usable, key=lambda i: options[i].latency_ms)
-    open_ones = [
-        i for i in np.flatnonzero(candidates & ~passed).tolist()
-        if options[i].latency_ms < options[chosen].latency_ms and compared[i].high >= -delta
-    ]  # fmt: skip
+        best = options[reference]
+        sentence = no_better_than_chance_sentence(best, float(least[reference]), chance, metric, splits[0])
+        return Recommendation(CANNOT_TELL, sentence, None, None, best.name, **common)
+    chosen = _choose(options, candidates & passed)
+    cheaper = [i for i, option in enumerate(options) if _slower(options[chosen], option)]
+    open_ones = [i for i in cheaper if candidates[i] and not passed[i] and compared[i].high >= -delta]
     lost = regret(quality_DC, chosen, candidates)
     held = {i for i in open_ones if bounds[i] > -delta}  # by the sequence alone: no more data would change that
     promising = [i for i in open_ones if i not in held and compared[i].value >= -delta]
     better = _may_gain(options, eligible, chosen, reference, priors["select_SN"], delta)
-    status = CANNOT_TELL if better or (promising and chosen == reference) else RECOMMEND
+    cannot_tell = bool(better or (promising and chosen == reference))
+    alone = {i: needed.for_difference(d, d.value + delta, level) for i, d in enumerate(compared)}
+    needs = {i: needed.most(alone[k] for k in _not_passed_until(options, passed, reference, i)) for i in promising}
+    settled = {i: needed.for_difference(gain, delta - gain.value, 1 - ALPHA) for i, gain in better.items()}
+    doubts = Doubts(needs if chosen == reference else {}, settled) if cannot_tell else None
     return Recommendation(
-        status=status,
+        status=CANNOT_TELL if cannot_tell else RECOMMEND,
         sentence=verdict_sentence(
-            status == CANNOT_TELL, assessed, chosen, reference, (promising, better), delta, metric, splits, level
+            assessed, (chosen, reference), cheaper, doubts, delta, metric, splits, budget.max_latency_ms
         ),
         model=options[chosen].model,
         resolution=options[chosen].resolution,
@@ -219,10 +236,10 @@ def recommend(
             *(
                 held_back(options[i], delta)
                 if i in held
-                else would_change(options[i], compared[i], delta, level, splits[0])
+                else would_change(options[i], compared[i], delta, needs.get(i), splits[0])
                 for i in open_ones
             ),
-            *(would_settle(options[i], gain, delta) for i, gain in better.items()),
+            *(would_settle(options[i], need, delta, splits[0]) for i, need in settled.items()),
         ),
         **common,
     )
@@ -234,12 +251,18 @@ def _fits(option: Option, budget: Budget) -> bool:
     return not slow and not large
 
 
-def _reaches(option: Option, budget: Budget, prior: SeedPrior | None) -> str:
-    """Whether the least metric is reached: 'yes' where its one-sided bound is, 'maybe' where only its mean is."""
-    if budget.min_metric is None:
-        return "yes"
-    found = mean_estimate(option.select_SN, level=1 - 2 * ALPHA, prior=prior)
-    return "yes" if found.low >= budget.min_metric else ("maybe" if found.high >= budget.min_metric else "no")
+def _choose(options: Sequence[Option], usable: np.ndarray) -> int:
+    """The best one of those whose latency is not shown to be above the lowest; the cheaper one among equals."""
+    fastest = min((options[i] for i in np.flatnonzero(usable).tolist()), key=lambda o: o.latency_ms)
+    as_fast = np.array([ok and not _slower(option, fastest) for option, ok in zip(options, usable, strict=True)])
+    return _best(options, as_fast)
+
+
+def _slower(a: Option, b: Option) -> bool:
+    """Whether `a` is shown to be slower than `b`: by the median and by all of the interval of the ratio."""
+    rounds = min(len(a.latency_blocks_ms), len(b.latency_blocks_ms))
+    blocks = (np.array(option.latency_blocks_ms[:rounds]) for option in (a, b))
+    return a.latency_ms > b.latency_ms and paired_ratio(*blocks, draws=500).low > 1
 
 
 def _best(options: Sequence[Option], allowed: np.ndarray) -> int:
@@ -254,21 +277,12 @@ def _difference(option: Option, reference: Option, which: str, priors: Mapping[s
     return difference_estimate(a_SN, b_SN, prior=prior, prior_of_b=prior_of_b, same_runs=option is reference)
 
 
-def _fixed_sequence(options: Sequence[Option], bounds: Sequence[float], reference: int, delta: float) -> np.ndarray:
-    """(C,) bool: shown not to be inferior. Down each model's resolutions, up to the first that fails."""
-    passed = np.zeros(len(options), bool)
-    for model in {option.model for option in options}:
-        order = sorted((i for i, o in enumerate(options) if o.model == model), key=lambda i: -options[i].resolution)
-        if model == options[reference].model:
-            # Larger ones than the reference cost more and are no better: they are no step of the sequence.
-            for i in order:
-                passed[i] = options[i].resolution > options[reference].resolution and bounds[i] > -delta
-            order = [i for i in order if options[i].resolution <= options[reference].resolution]
-        for i in order:
-            if i != reference and not bounds[i] > -delta:
-                break
-            passed[i] = True
-    return passed
+def _not_passed_until(options: Sequence[Option], passed: np.ndarray, reference: int, i: int) -> list[int]:
+    """An option and the larger sizes of its model that must pass before it and have not."""
+    order = largest_first([o.model for o in options], [o.resolution for o in options], options[i].model)
+    if reference in order:
+        order = order[order.index(reference) + 1 :]
+    return [k for k in order[: order.index(i) + 1] if not passed[k]]
 
 
 def _least_means(options: Sequence[Option], priors: Mapping[str, SeedPrior | None]) -> np.ndarray:
@@ -291,59 +305,24 @@ def _may_gain(
     return {i: gain for i, gain in gains.items() if gain.one_sided_high(1 - ALPHA) > delta}
 
 
-def _latency_draws(options: Sequence[Option], *, draws: int, seed: int) -> np.ndarray:
-    """(D, C) median latencies, the same rounds drawn for all."""
-    rounds = min(len(option.latency_blocks_ms) for option in options)
-    blocks = np.array([option.latency_blocks_ms[:rounds] for option in options])
-    chosen = np.random.default_rng(seed).integers(blocks.shape[1], size=(draws, blocks.shape[1]))
-    return np.median(blocks[:, chosen], axis=2).T
-
-
-def _over(latency_D: np.ndarray, limit: float | None) -> float:
-    return 0.0 if limit is None else float((latency_D > limit).mean())
-
-
 def _nothing(
     options: Sequence[Option],
     fits: np.ndarray,
-    reached: np.ndarray,
-    reference: int,
+    errors: np.ndarray,
+    best: Option,
     budget: Budget,
-    prior: SeedPrior | None,
-    common: dict[str, Any],
+    priors: Mapping[str, SeedPrior | None],
+    common: Mapping[str, Any],
 ) -> Recommendation:
-    """No option is within the budget and known to reach the least metric."""
-    if not fits.any():
-        cheapest = min(options, key=lambda o: o.latency_ms)
-        smallest = min(options, key=lambda o: o.memory_mib)
-        sentence = (
-            f"No option fits the budget: the fastest is {cheapest.name} with {cheapest.latency_ms:.2f} ms, "
-            f"the smallest {smallest.name} with {smallest.memory_mib:.1f} MiB."
-        )
-        return Recommendation(NONE_FITS, sentence, None, None, None, **common)
-    best = options[reference]
-    value = best.select_SN.mean()
-    least = budget.min_metric
-    has = f"{common['metric'].replace('_', ' ')} {value:.3f} on {common['select_split']}"
-    if least is not None and (reached[fits] == "maybe").any():
-        found = mean_estimate(best.select_SN, level=1 - 2 * ALPHA, prior=prior)
-        needed = needed_for(found, abs(value - least), 1 - ALPHA)
-        sentence = (
-            f"Cannot tell: {best.name} has {has}, and its interval contains the {least} that is asked for; "
-            f"{needed} would tell."
-        )
-        return Recommendation(CANNOT_TELL, sentence, None, None, best.name, **common)
-    sentence = f"No option fits: the best within the budget, {best.name}, has {has}, below the {least} asked for."
-    return Recommendation(NONE_FITS, sentence, None, None, best.name, **common)
+    """No option is within the budget and known to reach the least metric.
 
-
-def _no_better_than_chance(
-    option: Option, least: float, chance: tuple[float, str], common: Mapping[str, Any]
-) -> Recommendation:
-    name, split = common["metric"].replace("_", " "), common["select_split"]
-    sentence = (
-        f"Cannot tell: no option is shown to be better than chance ({name} {chance[0]:.3f}, {chance[1]}). The best so "
-        f"far, {option.name}, has {option.select_SN.mean():.3f} on {split} (at least {least:.3f}): train longer, or "
-        "on more images."
-    )
-    return Recommendation(CANNOT_TELL, sentence, None, None, option.name, **common)
+    Args:
+        errors: at which each option was tested for the least metric.
+        best: of those within the budget.
+    """
+    if not fits.any() or budget.min_metric is None:
+        return Recommendation(NONE_FITS, none_fits_sentence(options), None, None, None, **common)
+    least, metric, split = budget.min_metric, common["metric"], common["select_split"]
+    named, need = may_reach(options, fits, errors, least, priors) or (best, None)
+    sentence = least_metric_sentence(named, least, need, metric, split)
+    return Recommendation(NONE_FITS if need is None else CANNOT_TELL, sentence, None, None, best.name, **common)

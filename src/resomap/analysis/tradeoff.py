@@ -1,9 +1,11 @@
 """Accuracy against cost: the front, how sure it is, and what a choice may lose.
 
-Legend: C options, D draws.
+Legend: C options, D draws, R rounds of timing.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -51,6 +53,18 @@ def knee(quality_C: np.ndarray, cost_C: np.ndarray) -> int | None:
     above = y - x
     best = int(above.argmax())
     return int(front[best]) if above[best] > 1e-12 and 0 < best < len(front) - 1 else None
+
+
+def latency_draws(blocks_CR: Sequence[Sequence[float]], *, draws: int, seed: int) -> np.ndarray:
+    """(D, C) median latencies, the same rounds drawn for all.
+
+    Args:
+        blocks_CR: medians of the rounds of each option; of more rounds than all have the first count.
+    """
+    rounds = min(len(blocks) for blocks in blocks_CR)
+    blocks = np.array([blocks[:rounds] for blocks in blocks_CR])
+    chosen = np.random.default_rng(seed).integers(rounds, size=(draws, rounds))
+    return np.median(blocks[:, chosen], axis=2).T
 
 
 def regret(quality_DC: np.ndarray, chosen: int, allowed_C: np.ndarray) -> tuple[float, float]:

@@ -1,16 +1,16 @@
-"""What recommend() says: sentences, and how much more data would settle what it cannot tell."""
+"""What recommend() says."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import special
 
+from resomap.analysis.needed import Need, most
 from resomap.analysis.statistics.intervals import Estimate
-from resomap.errors import counted, listed
+from resomap.errors import listed, share
 
 if TYPE_CHECKING:
     from resomap.analysis.recommend import Assessed, Option
@@ -21,96 +21,161 @@ ALPHA = 0.05
 _FEW = 5
 """Images of a class, below which a verdict comes with a warning: four right of four leave 0.51 to 1 (Wilson)."""
 
+_LIKELY = 0.05
+"""Chance of exceeding the limit of latency from which on the sentence names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Doubts:
+    """What keeps a choice from being sure, by position, each with what would settle it."""
+
+    cheaper: Mapping[int, Need]
+    """Options that may do."""
+    dearer: Mapping[int, Need]
+    """Options that may gain more than delta."""
+
+
+def the_best(options: Iterable[tuple[bool, float]]) -> str:
+    """What the reference is.
+
+    Args:
+        options: whether each is within the budget, and its difference from the reference.
+    """
+    return "the best" if all(fits and gain <= 0 for fits, gain in options) else "the best within the budget"
+
 
 def verdict_sentence(
-    cannot_tell: bool,
     assessed: Sequence[Assessed],
-    chosen: int,
-    reference: int,
-    doubts: tuple[Sequence[int], Mapping[int, Estimate]],
+    chosen_and_reference: tuple[int, int],
+    cheaper: Sequence[int],
+    doubts: Doubts | None,
     delta: float,
     metric: str,
     splits: tuple[str, str],
-    level: float,
+    max_latency_ms: float | None,
 ) -> str:
-    """The answer in one sentence, or in two where it cannot be told.
+    """The answer in one sentence; in more where it cannot be told or the limit of latency may be exceeded.
 
     Args:
-        chosen, reference: positions among the assessed.
-        doubts: cheaper options that may do, and dearer ones that may gain more than delta, with their gains.
-        level: of one-sided bounds against the reference.
+        chosen_and_reference, cheaper: positions among the assessed; cheaper are those that are shown to be.
+        doubts: None: it can be told.
     """
-    one, best = assessed[chosen], assessed[reference]
+    one, best = (assessed[i] for i in chosen_and_reference)
     name = metric.replace("_", " ")
-    has = f"{name} {one.metric.value:.3f} ({one.metric.low:.3f} to {one.metric.high:.3f}) on {splits[1]}"
-    if cannot_tell:
-        until_then = "The best choice so far is" if doubts[1] else "The safe choice until then is"
-        cheaper, dearer = doubts
-        doubted = _doubts(assessed, cheaper if chosen == reference else (), dearer, delta, level)
+    found = one.metric
+    has = f"{name} {share(found.value)} ({share(found.low)} to {share(found.high)}) on {splits[1]}"
+    over = one.over_budget_probability
+    risk = f" Its {over_limit(over, max_latency_ms)}." if over > _LIKELY else ""
+    if doubts:
+        until_then = "The best choice so far is" if doubts.dearer else "The safe choice until then is"
         return (
-            f"Cannot tell {doubted}. {until_then} {one.model} at {one.resolution} px: {has}, {one.latency_ms:.2f} ms."
+            f"Cannot tell {_doubted(assessed, doubts, delta, splits[0])}. {until_then} {one.model} at "
+            f"{one.resolution} px: {has}, {one.latency_ms:.2f} ms.{risk}"
         )
-    if chosen == reference:
-        has_cheaper = any(other.latency_ms < one.latency_ms for other in assessed)
-        return f"Ship {one.model} at {one.resolution} px: {has}, {one.latency_ms:.2f} ms an image; " + (
-            f"nothing cheaper is shown to stay within {delta:g} of it." if has_cheaper else "nothing is cheaper."
-        )
+    ship = f"Ship {one.model} at {one.resolution} px: {has}, {one.latency_ms:.2f} ms an image"
+    if one is best:
+        if cheaper:
+            none_passes = all(assessed[i].lower_bound <= -delta for i in cheaper)
+            why = f"shown to stay within {delta:g} of it" if none_passes else "recommended"
+            return f"{ship}; nothing cheaper is {why}.{risk}"
+        seems = any(other.latency_ms < one.latency_ms for other in assessed)
+        return f"{ship}; nothing is {'measurably ' if seems else ''}cheaper.{risk}"
     faster = f"{best.latency_ms / one.latency_ms:.1f}"
     speed = "hardly faster than" if faster == "1.0" else f"{faster} times as fast as"
+    what = the_best((other.within_budget, other.difference.value) for other in assessed)
     return (
-        f"Ship {one.model} at {one.resolution} px: {has}, {one.latency_ms:.2f} ms an image, {speed} "
-        f"the best ({best.model} at {best.resolution} px), and not worse than it by more than {delta:g}."
+        f"{ship}, {speed} {what} ({best.model} at {best.resolution} px), and not worse than it by more than "
+        f"{delta:g}.{risk}"
     )
 
 
-def _doubts(
-    assessed: Sequence[Assessed], promising: Sequence[int], better: Mapping[int, Estimate], delta: float, level: float
-) -> str:
+def over_limit(probability: float, max_latency_ms: float | None) -> str:
+    """'median latency exceeds the limit of 5 ms with a probability of 21 %'; '' where there is no such risk."""
+    if max_latency_ms is None or probability < 0.005:
+        return ""
+    return f"median latency exceeds the limit of {max_latency_ms:g} ms with a probability of {100 * probability:.0f} %"
+
+
+def _doubted(assessed: Sequence[Assessed], doubts: Doubts, delta: float, split: str) -> str:
     """What cannot be told: whether cheaper options would do, whether dearer ones are better."""
 
     def named(positions: Iterable[int]) -> str:
         return ", ".join(f"{assessed[i].model} at {assessed[i].resolution} px" for i in positions)
 
     parts = []
-    if promising:
-        first = assessed[promising[0]].difference
-        # At a mean right at the margin no number of images would do: there the sentence names none.
-        needed = needed_for(first, first.value + delta, level) if first.value > -delta else "more images and seeds"
-        parts.append(
-            f"whether {named(promising)} would do: a loss of more than {delta:g} is not ruled out ({needed} would tell)"
-        )
-    if better:
-        widest = max(better.values(), key=lambda gain: gain.one_sided_high(1 - ALPHA))
-        needed = _needed_to_settle(widest, delta)
-        parts.append(
-            f"whether {named(better)} would be better: a gain of more than {delta:g} is not ruled out "
-            f"({needed} would tell)"
-        )
+    for needs, would, risk in ((doubts.cheaper, "do", "loss"), (doubts.dearer, "be better", "gain")):
+        if needs:
+            parts.append(
+                f"whether {named(needs)} would {would}: a {risk} of more than {delta:g} is not ruled out "
+                f"({most(needs.values()).words(split)} would tell)"
+            )
     return ", nor ".join(parts)
 
 
-def would_settle(option: Option, gain: Estimate, delta: float) -> str:
+def none_fits_sentence(options: Sequence[Option]) -> str:
+    """Where none is within the limits of latency and memory."""
+    cheapest = min(options, key=lambda o: o.latency_ms)
+    smallest = min(options, key=lambda o: o.memory_mib)
+    return (
+        f"No option fits the budget: the fastest is {cheapest.name} with {cheapest.latency_ms:.2f} ms, "
+        f"the smallest {smallest.name} with {smallest.memory_mib:.1f} MiB."
+    )
+
+
+def least_metric_sentence(best: Option, least: float, need: Need | None, metric: str, split: str) -> str:
+    """Where none is shown to reach the least metric.
+
+    Args:
+        best: of those that may; of all within the budget where none may.
+        need: what would tell; None: none may.
+    """
+    has = f"{metric.replace('_', ' ')} {share(best.select_SN.mean())} on {split}"
+    if need is None:
+        return f"No option fits: the best within the budget, {best.name}, has {has}, below the {least} asked for."
+    return (
+        f"Cannot tell: {best.name} has {has}, and its interval contains the {least} that is asked for; "
+        f"{need.words(split)} would tell."
+    )
+
+
+def no_better_than_chance_sentence(
+    option: Option, least: float, chance: tuple[float, str], metric: str, split: str
+) -> str:
+    """Where none is shown to beat chance.
+
+    Args:
+        option, least: the best so far, and what it has at least.
+        chance: what it reaches, and how.
+    """
+    name = metric.replace("_", " ")
+    return (
+        f"Cannot tell: no option is shown to be better than chance ({name} {chance[0]:.3f}, {chance[1]}). The best so "
+        f"far, {option.name}, has {option.select_SN.mean():.3f} on {split} (at least {least:.3f}): train longer, or "
+        "on more images."
+    )
+
+
+def would_settle(option: Option, need: Need, delta: float, split: str) -> str:
     """How many images or seeds would show that a dearer option gains nothing that matters."""
-    needed = _needed_to_settle(gain, delta)
-    return f"{option.name} is dearer, and may be better by more than {delta:g}: {needed} would show whether it is."
+    return (
+        f"{option.name} is dearer, and may be better by more than {delta:g}: {need.words(split)} would show whether "
+        "it is."
+    )
 
 
-def _needed_to_settle(gain: Estimate, delta: float) -> str:
-    # At a gain above the margin no number of images would show that it is below.
-    return needed_for(gain, delta - gain.value, 1 - ALPHA) if gain.value < delta else "more images and seeds"
-
-
-def would_change(option: Option, difference: Estimate, delta: float, level: float, split: str) -> str:
+def would_change(option: Option, difference: Estimate, delta: float, need: Need | None, split: str) -> str:
     """How many images or seeds would settle an option that is neither shown to suffice nor shown to fall short.
 
     Args:
+        need: None: it looks worse by more than the margin.
         split: the one of the difference.
     """
-    room = difference.value + delta
-    if room <= 0:
-        needed = f"it looks {-difference.value:.3f} worse on {split}; more data would more likely rule it out than in"
-        return f"{option.name} is cheaper and not ruled out: {needed}."
-    return f"{option.name} is cheaper and looks as good: {needed_for(difference, room, level)} would show it."
+    looks = f"looks {-difference.value:.3f} worse on {split}"
+    if need is None:
+        why = f"it {looks}; more data would more likely rule it out than in"
+        return f"{option.name} is cheaper and not ruled out: {why}."
+    seems = "looks as good" if difference.value > -delta / 10 else f"{looks}, less than {delta:g}"
+    return f"{option.name} is cheaper and {seems}: {need.words(split)} would show it."
 
 
 def held_back(option: Option, delta: float) -> str:
@@ -119,22 +184,6 @@ def held_back(option: Option, delta: float) -> str:
         f"{option.name} is cheaper and shown to stay within {delta:g}, but a larger size of {option.model} is not: "
         "sizes are tested from the largest down, and the first that fails ends the sequence."
     )
-
-
-def needed_for(found: Estimate, room: float, level: float) -> str:
-    """'about 300 more images or about 2 more seeds': what brings the one-sided bound of an estimate within `room`."""
-    target = (room / float(special.stdtrit(found.df, level))) ** 2
-    by_seeds = found.seed_variance / found.seeds
-    by_images = max(0.0, found.se**2 - by_seeds)
-    answers = []
-    if target > by_seeds:
-        images = math.ceil(found.images * by_images / (target - by_seeds))
-        answers.append(f"about {counted(max(1, images - found.images), 'more image')}")
-    if found.seed_variance > 0 and target > by_images:
-        seeds = math.ceil(found.seed_variance / (target - by_images))
-        if seeds > found.seeds:
-            answers.append(f"about {counted(seeds - found.seeds, 'more seed')}")
-    return " or ".join(answers) or "more images and more seeds together"
 
 
 def few_images(labels_N: np.ndarray, class_names: Sequence[str], split: str) -> Iterator[str]:

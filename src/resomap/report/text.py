@@ -17,7 +17,9 @@ METHODS = (
     "An option is recommended if it is the cheapest that is shown not to be worse than the best by more than "
     "delta (one-sided 95 % bound), tested down each model's resolutions in a fixed sequence [6, 7] and at a level "
     "shared by the models, if no dearer one may still gain more than delta over it, and if it is itself shown to "
-    "beat chance. Differences between resolutions carry p values adjusted by Holm [8] over a model's pairs; "
+    "beat chance. Of options whose latencies are not shown to differ the better one is taken. Whether a least metric "
+    "is reached is tested in the same order, each model's largest size at half of its level and what passes handing "
+    "its own on [15]. Differences between resolutions carry p values adjusted by Holm [8] over a model's pairs; "
     "beside them stands McNemar's mid-p [11] and, for all resolutions at once, Cochran's Q [12], each joined over "
     "seeds by n / k times the k-th smallest p [13]. Probabilities of "
     "lying on the Pareto front and the expected regret come from a crossed bootstrap of images and seeds [9], images "
@@ -52,4 +54,5 @@ REFERENCES = (
     "Cochran. The comparison of percentages in matched samples. Biometrika 37, 1950.",
     "Vovk, Wang. Combining p-values via averaging. Biometrika 107, 2020. doi:10.1093/biomet/asaa027",
     "Hestness et al. Deep learning scaling is predictable, empirically. 2017. arXiv:1712.00409",
+    "Wiens. A fixed sequence Bonferroni procedure for testing multiple endpoints. Pharmaceutical Statistics 2, 2003.",
 )

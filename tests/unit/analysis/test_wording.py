@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from resomap.analysis.wording import few_images
+from resomap.analysis.wording import few_images, over_limit, the_best
+from resomap.errors import share
 
 
 def test_classes_with_few_images_are_named_and_the_rest_counted() -> None:
@@ -12,3 +13,20 @@ def test_classes_with_few_images_are_named_and_the_rest_counted() -> None:
     (line,) = few_images(labels, list("abcdefghi"), "test")
     assert line.startswith("fewer than 5 images in test: i (0), c (1), e (2), f (2), g (2) and 3 more;")
     assert list(few_images(np.repeat([0, 1], 5), ["a", "b"], "val")) == []
+
+
+def test_a_share_is_shown_as_0_or_1_only_where_it_is() -> None:
+    assert [share(value) for value in (1.0, 0.9996, 0.99996, 0.9994, 0.0, -0.0004, 1e-12)] == [
+        "1.000", "0.9996", "0.99996", "0.999", "0.000", "-0.0004", "0.000",
+    ]  # fmt: skip
+
+
+def test_the_best_is_the_best_of_all_or_of_those_within_the_budget() -> None:
+    assert the_best([(True, -0.1), (True, 0.0)]) == "the best"
+    assert the_best([(False, -0.1), (True, 0.0)]) == "the best within the budget"
+    assert the_best([(True, 0.1), (True, 0.0)]) == "the best within the budget"  # better, but not shown to reach enough
+
+
+def test_a_risk_of_less_than_half_a_percent_is_not_named() -> None:
+    assert over_limit(0.21, 5.0) == "median latency exceeds the limit of 5 ms with a probability of 21 %"
+    assert over_limit(0.004, 5.0) == over_limit(0.0, None) == ""
