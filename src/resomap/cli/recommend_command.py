@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from resomap.cli.tables import print_table
-from resomap.errors import ConfigError, counted, printable
+from resomap.errors import ConfigError, counted, printable, share
 
 if TYPE_CHECKING:
     from resomap.analysis.recommend import Recommendation
@@ -69,12 +69,14 @@ def recommend(
 
 def print_recommendation(found: Recommendation) -> None:
     """The sentence first, then what it rests on."""
+    from resomap.analysis.wording import over_limit, the_best
+
     print(printable(found.sentence))
     rows = [
         [
             o.model,
             str(o.resolution),
-            f"{o.metric.value:.3f} ({o.metric.low:.3f}-{o.metric.high:.3f})",
+            f"{share(o.metric.value)} ({share(o.metric.low)}-{share(o.metric.high)})",
             f"{o.latency_ms:.2f}",
             f"{o.memory_mib:.1f}",
             "best"
@@ -88,13 +90,17 @@ def print_recommendation(found: Recommendation) -> None:
         for o in found.options
     ]
     name = found.metric.replace("_", " ")
-    columns = ["model", "side", f"{name}, 95 %", "ms", "MiB", "against best", "enough", "P(front)", "fits"]
+    best = the_best((o.within_budget, o.difference.value) for o in found.options)
+    against = f"against best{' in budget' if best != 'the best' else ''} (> {100 * found.bound_level:.3g} %)"
+    columns = ["model", "side", f"{name}, 95 %", "ms", "MiB", against, "enough", "P(front)", "fits"]
     title = f"{name} on {found.report_split} ({counted(found.images, 'image')}, {counted(found.seeds, 'seed')})"
     print_table(f"{title}; differences on {found.select_split}", columns, rows)
     if found.expected_regret is not None:
+        chosen = next(o for o in found.options if (o.model, o.resolution) == (found.model, found.resolution))
+        over = over_limit(chosen.over_budget_probability, found.budget["max_latency_ms"])
         print(
-            f"risk: expected loss against the best {found.expected_regret:.4f}, 95 % of the time below "
-            f"{found.regret_95:.4f}"
+            f"risk: expected loss against {best} {found.expected_regret:.4f}, 95 % of the time below "
+            f"{found.regret_95:.4f}{over and f'; {over}'}"
         )
     for line in found.would_change:
         print(f"would change it: {line}")

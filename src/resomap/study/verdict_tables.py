@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from resomap.analysis.per_class import LEAST_IMAGES
+from resomap.analysis.wording import over_limit, the_best
 from resomap.errors import counted, printable
 from resomap.report.html import Table, cell, interval_cell, says_nothing
 from resomap.study.captions import intervals, on, title
@@ -36,12 +37,23 @@ def options_table(answer: Mapping[str, Any], name: str) -> Table:
         "ms an image",
         "MiB",
         f"difference on {answer['select_split']}",
-        "one-sided bound",
+        f"{100 * answer['bound_level']:.3g} % lower bound",
         f"within {answer['delta']:g}",
         "P(on the front)",
     ]
     held = f"{counted(answer['images'], 'image')}, {counted(answer['seeds'], 'seed')}"
-    return Table(f"Every option beside the best; {held}", columns, rows)
+    return Table(f"Every option beside {reference_words(answer)}; {held}", columns, rows)
+
+
+def reference_words(answer: Mapping[str, Any]) -> str:
+    """'the best', or 'the best within the budget'."""
+    return the_best((o["within_budget"], o["difference"]["value"]) for o in answer["options"])
+
+
+def over_limit_words(answer: Mapping[str, Any]) -> str:
+    """The risk that what is shipped exceeds the limit of latency; '' where there is none."""
+    chosen = (o for o in answer["options"] if (o["model"], o["resolution"]) == (answer["model"], answer["resolution"]))
+    return next((over_limit(o["over_budget_probability"], answer["budget"]["max_latency_ms"]) for o in chosen), "")
 
 
 def detail_table(verdict: Mapping[str, Any], name: str) -> Table | None:
@@ -139,8 +151,10 @@ def images_table(verdict: Mapping[str, Any]) -> Table:
     )
 
 
-def comparisons_table(verdict: Mapping[str, Any], name: str) -> Table:
-    """Pairs of resolutions."""
+def comparisons_table(verdict: Mapping[str, Any], name: str) -> Table | None:
+    """Pairs of resolutions; None where every model has one."""
+    if not verdict["comparisons"]:
+        return None
     compared = verdict["comparisons"]
     several = any(c["difference"]["seeds"] > 1 for c in compared)
     digits, only = int(several), "images only the larger / the smaller gets right"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from resomap.analysis.per_class import critical_resolutions
+from resomap.analysis.recommend import Budget, Option, recommend
 from resomap.records import Cell
 from resomap.serialize import plain
 from resomap.study.circumstances import circumstances
@@ -21,7 +22,14 @@ from resomap.study.report_tables import (
     memory_table,
     provenance_table,
 )
-from resomap.study.verdict_tables import class_detail_table, classes_table
+from resomap.study.verdict_tables import (
+    class_detail_table,
+    classes_table,
+    comparisons_table,
+    options_table,
+    over_limit_words,
+    reference_words,
+)
 
 MACHINE = {"device": "cpu", "processes": 1, "runs_at_once": 1, "cpu_count": 2}
 PROTOCOL = {"training": {"epochs": 4, "batch_size": 8}}
@@ -231,3 +239,30 @@ def test_a_gain_that_may_be_anything_is_not_shown_as_one_and_comes_last() -> Non
     )
     assert [row[0] for row in table.rows] == ["common", "rare"]
     assert [row[3]["text"] for row in table.rows] == ["0.200 (0.100 to 0.300)", "no information"]
+
+
+def _answer(*, models: int, max_latency_ms: float) -> dict[str, Any]:
+    """Each model at 64 px, right in all of 100 images of which it takes 5 ms or, in some rounds, 5.2."""
+    options = [
+        Option(f"m{k}", 64, np.ones((1, 100)), np.ones((1, 100)), 4.99 + k, (4.9 + k, 4.98 + k, 5.2 + k), 8.0)
+        for k in range(models)
+    ]
+    return plain(recommend(options, budget=Budget(max_latency_ms=max_latency_ms), delta=0.5, draws=2000))
+
+
+def test_the_bound_of_each_option_says_at_which_level_it_holds() -> None:
+    for models, level in ((1, "95 % lower bound"), (2, "97.5 % lower bound"), (3, "98.3 % lower bound")):
+        assert level in options_table(_answer(models=models, max_latency_ms=9.0), "accuracy").columns
+
+
+def test_the_report_says_what_the_best_is_and_what_limit_may_be_exceeded() -> None:
+    near = _answer(models=2, max_latency_ms=5.0)  # two or three of three rounds above: 7 / 27 of draws
+    assert options_table(near, "accuracy").caption.startswith("Every option beside the best within the budget; 100")
+    assert reference_words(near) == "the best within the budget"
+    assert over_limit_words(near).startswith("median latency exceeds the limit of 5 ms with a probability of 2")
+    far = _answer(models=2, max_latency_ms=9.0)
+    assert (reference_words(far), over_limit_words(far)) == ("the best", "")
+
+
+def test_one_option_has_no_table_of_differences() -> None:
+    assert comparisons_table({"comparisons": []}, "accuracy") is None
