@@ -166,7 +166,13 @@ def recommend(
     candidates = eligible if chance is None else eligible & (least > chance[0])
     affordable = fits if fits.any() else np.ones(len(options), bool)
     reference = _best(options, next((some for some in (candidates, eligible) if some.any()), affordable))
-    quality_DC = crossed_bootstrap(np.stack([o.report_SN for o in options]), draws=draws, seed=seed, strata_N=labels_N)
+    quality_DC = crossed_bootstrap(
+        np.stack([o.report_SN for o in options]),
+        draws=draws,
+        seed=seed,
+        strata_N=labels_N,
+        priors=[priors["report_SN"][o.model] for o in options],
+    )
     latency_DC = latency_draws([option.latency_blocks_ms for option in options], draws=draws, seed=seed)
     limit = np.inf if budget.max_latency_ms is None else budget.max_latency_ms
     over = (latency_DC > limit).mean(axis=0)

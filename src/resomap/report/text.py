@@ -23,8 +23,9 @@ METHODS = (
     "Differences between resolutions carry p values adjusted by Holm [8] over a model's pairs; "
     "beside them stands McNemar's mid-p [11] and, for all resolutions at once, Cochran's Q [12], each joined over "
     "seeds by n / k times the k-th smallest p [13]. Probabilities of "
-    "lying on the Pareto front and the expected regret come from a crossed bootstrap of images and seeds [9], images "
-    "drawn by class where every class has ten or more, latencies by round.",
+    "lying on the Pareto front and the expected regret come from drawing images anew, the same for all options and by "
+    "class where every class has ten or more, the luck of new seeds from that distribution of its variance (to draw "
+    "the seeds at hand anew would count chance several times [9]), and latencies by round.",
     "The smooth curves are saturating power laws [14], weighted by the errors of the points, drawn between the "
     "measured resolutions only and only where the points do not contradict them (p of an F test at least 0.01).",
     "Latency is the median over blocks that were timed in turn over all models and resolutions. Memory counts the "

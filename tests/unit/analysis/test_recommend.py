@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import stdtrit
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from resomap.analysis.cascade import best_cascade, margins
 from resomap.analysis.per_class import critical_resolutions, image_needs
 from resomap.analysis.recommend import CANNOT_TELL, NONE_FITS, RECOMMEND, Budget, Option, recommend
+from resomap.analysis.statistics.intervals import Estimate, difference_estimate, mean_estimate, seed_prior
 from resomap.analysis.statistics.power import detectable, images_needed, seeds_needed
 from resomap.analysis.statistics.pseudo import pseudo_values
 from resomap.analysis.statistics.resampling import crossed_bootstrap
@@ -256,7 +258,7 @@ def test_the_crossed_bootstrap_has_the_variance_of_images_and_seeds() -> None:
 
 
 def test_the_crossed_bootstrap_draws_the_same_for_all_options_and_keeps_strata() -> None:
-    values = np.repeat(np.random.default_rng(1).random((1, 3, 90)), 2, axis=0)
+    values = np.repeat(np.random.default_rng(1).random((1, 1, 90)), 2, axis=0)
     drawn = crossed_bootstrap(values, draws=200)
     np.testing.assert_array_equal(drawn[:, 0], drawn[:, 1])
     labels = np.repeat([0, 1, 2], 30)
@@ -272,6 +274,29 @@ def test_the_crossed_bootstrap_by_class_has_the_variance_of_images(counts: tuple
     images = len(labels)
     shown = []
     for study in range(80):
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_the_crossed_bootstrap_counts_what_images_and_seeds_do_together_once(seeds: int) -> None:
+    """Answers right by 90 %, all independent: the variance of a difference is known; drawn seeds would treble it."""
+    rng = np.random.default_rng(seeds)
+    shown = []
+    for study in range(40):
+        values = (rng.random((5, seeds, 200)) < 0.9).astype(float)
+        drawn = crossed_bootstrap(values, draws=250, seed=study)
+        shown.append((drawn[:, 0] - drawn[:, 1]).var())
+    assert 0.85 < np.median(shown) / (2 * 0.9 * 0.1 / seeds / 200) < 1.6
+
+
+def test_the_crossed_bootstrap_has_the_variance_of_the_intervals() -> None:
+    rng = np.random.default_rng(2)
+    values = (rng.random((4, 3, 300)) < 0.8 + rng.normal(0, 0.05, (4, 3, 1))).astype(float)
+    prior = seed_prior(list(values))
+    drawn = crossed_bootstrap(values, draws=8000, priors=[prior] * 4)
+    mean, gap = mean_estimate(values[0], prior=prior), difference_estimate(values[0], values[1], prior=prior)
+    for found, one in ((drawn[:, 0], mean), (drawn[:, 0] - drawn[:, 1], gap)):
+        half = stdtrit(one.df, 0.975) * one.se
+        np.testing.assert_allclose(np.quantile(found, [0.025, 0.975]), [one.value - half, one.value + half], atol=0.012)
+
+
         right = rng.random((2, 1, images)) < np.array([0.8, 0.75])[:, None, None]
         drawn = crossed_bootstrap(right.astype(float), draws=250, seed=study, strata_N=labels)
         shown.append((drawn[:, 0] - drawn[:, 1]).var())

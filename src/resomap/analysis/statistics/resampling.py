@@ -1,14 +1,22 @@
-"""The crossed bootstrap: images and seeds drawn anew, the same draws at every resolution.
+"""The crossed bootstrap: images drawn anew, the same ones at every resolution, and with them the luck of new seeds.
 
 For questions about several options at once: which is on the Pareto front, what is the regret. Intervals of single
-figures and differences are in intervals.py.
+figures and differences are in intervals.py, and the draws vary as much as those say. To draw seeds with replacement
+too would count what images and seeds do together three times (Owen 2007, doi:10.1214/07-AOAS122, theorem 3): once is
+right, and the means over seeds of drawn images have it. So luck is not drawn from the seeds at hand but from the
+distribution of its variance (seed_variance.py), for each option on its own, as differences take it.
 
-Legend: D draws, C options (a model at a resolution), S seeds, N images, K classes.
+Legend: D draws, C options (a model at a resolution), S seeds, N images, K variances of luck.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+
+from resomap.analysis.statistics.intervals import seed_prior
+from resomap.analysis.statistics.seed_variance import LESS, SeedPrior, luck, mean_squares
 
 _CHUNK = 250
 _LEAST_OF_STRATUM = 10
@@ -16,25 +24,27 @@ _LEAST_OF_STRATUM = 10
 
 
 def crossed_bootstrap(
-    values_CSN: np.ndarray, *, draws: int = 10_000, seed: int = 0, strata_N: np.ndarray | None = None
+    values_CSN: np.ndarray,
+    *,
+    draws: int = 10_000,
+    seed: int = 0,
+    strata_N: np.ndarray | None = None,
+    priors: Sequence[SeedPrior | None] | None = None,
 ) -> np.ndarray:
-    """(D, C) means of the options, images drawn with replacement and seeds too.
+    """(D, C) means of the options for new images and new seeds.
 
     Images are drawn within strata where every stratum has ten or more, else from all: smaller ones would hide how much
-    they vary.
-
-    S - 1 seeds are drawn: that many give the mean over seeds its unbiased variance (Rao and Wu 1988,
-    doi:10.1080/01621459.1988.10478591). One seed is kept, and its variance is not known.
+    they vary. One seed is kept, and its variance is not known.
 
     Args:
         values_CSN: a metric's values by option, seed and image; the same images and seeds throughout.
         strata_N: labels, where images were collected by class.
+        priors: by option, of resolutions among which it is (intervals.seed_prior); None: all are one model's.
     """
-    options, seeds, images = values_CSN.shape
+    options, _, images = values_CSN.shape
     rng = np.random.default_rng(seed)
-    flat = np.ascontiguousarray(values_CSN.reshape(options * seeds, images).T, dtype=np.float32)
     order, starts, sizes = _strata(strata_N, images)
-    flat = flat[order]
+    by_image_NC = np.ascontiguousarray(values_CSN.mean(axis=1).T[order], dtype=np.float32)
     result = np.empty((draws, options))
     for begin in range(0, draws, _CHUNK):
         count = min(_CHUNK, draws - begin)
@@ -44,12 +54,28 @@ def crossed_bootstrap(
             # float32 rounds up to the size itself now and then.
             np.minimum(drawn, starts + sizes - 1, out=drawn)
             weights[row] = np.bincount(drawn, minlength=images)
-        means = (weights @ flat / images).reshape(count, options, seeds)
-        if seeds > 1:
-            chosen = rng.integers(seeds, size=(count, 1, seeds - 1))
-            means = np.take_along_axis(means, np.broadcast_to(chosen, (count, options, seeds - 1)), axis=2)
-        result[begin : begin + count] = means.mean(axis=2)
+        result[begin : begin + count] = weights @ by_image_NC / images
+    for c, prior in enumerate(priors or [seed_prior(list(values_CSN))] * options):
+        if prior is not None:
+            result[:, c] = with_luck(result[:, c], values_CSN[c], prior, rng)
     return result
+
+
+def with_luck(means_D: np.ndarray, values_SN: np.ndarray, prior: SeedPrior, rng: np.random.Generator) -> np.ndarray:
+    """(D,) means of drawn images, for new seeds too: they get the variance that intervals.mean_estimate has.
+
+    What is known of the luck of S seeds, two or more, is a distribution of its variance: one is drawn for each mean.
+    """
+    seeds, images = values_SN.shape
+    own = mean_squares(values_SN)
+    more_K, chance_K = luck(own, prior)
+    more_D = rng.choice(more_K, size=len(means_D), p=chance_K)
+    # Luck below 0 is what images alone would make too large.
+    less_D = np.minimum(more_D, 0) / max(own.of_images, 1e-300)
+    centre = values_SN.mean()
+    of_images_D = (means_D - centre) * np.sqrt(np.maximum(1 + less_D, 1 - LESS))
+    of_seeds_D = np.sqrt(np.maximum(more_D, 0) / (seeds * images)) * rng.standard_normal(len(means_D))
+    return centre + of_images_D + of_seeds_D
 
 
 def _strata(strata_N: np.ndarray | None, images: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
