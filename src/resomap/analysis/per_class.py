@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from resomap.analysis.statistics.intervals import seed_prior
+from resomap.analysis.statistics.resampling import with_luck
+
 LEAST_IMAGES = 20
 """Of a class whose critical resolution gets an interval. Of fewer the bootstrap's covers less than it says: simulated
 with recalls of 0.3, 0.6, 0.85, 0.93 and 0.95, that of one image 9 %, of five 55 %, of ten 76 %, of twenty 94 %."""
@@ -23,12 +26,14 @@ class ClassNeed:
 
     name: str
     images: int
+    seeds: int
     recall: tuple[float, ...]
     """By resolution, mean over seeds."""
     critical_resolution: int
     low: int | None
     high: int | None
-    """95 % bootstrap interval; None with fewer than LEAST_IMAGES images."""
+    """95 % bootstrap interval for new images and, with two seeds or more, new seeds; None with fewer than LEAST_IMAGES
+    images."""
     gain: float
     """Recall at the critical resolution less recall at the smallest."""
 
@@ -59,13 +64,14 @@ def critical_resolutions(
         at = _first_sufficient(recall_R[None], margin)[0]
         low, high = None, None
         if count >= LEAST_IMAGES:
-            drawn_DR = _draw(of_class_RSn.mean(axis=1), draws, rng)
+            drawn_DR = _draw(of_class_RSn, draws, rng)
             ends = np.quantile(_first_sufficient(drawn_DR, margin), [0.025, 0.975], method="inverted_cdf")
             low, high = (int(resolutions[int(end)]) for end in ends)
         result.append(
             ClassNeed(
                 name=str(class_names[k]),
                 images=count,
+                seeds=of_class_RSn.shape[1],
                 recall=tuple(float(v) for v in recall_R),
                 critical_resolution=int(resolutions[at]),
                 low=low,
@@ -76,13 +82,18 @@ def critical_resolutions(
     return result
 
 
-def _draw(recall_Rn: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """(D, R) means over images drawn with replacement."""
-    count = recall_Rn.shape[1]
+def _draw(right_RSn: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """(D, R) recalls: images drawn with replacement, the same at each resolution, and the luck of new seeds added."""
+    count = right_RSn.shape[2]
     # One long bincount: ten times as fast as drawing from a multinomial distribution.
     drawn = rng.integers(count, size=(draws, count)) + count * np.arange(draws)[:, None]
     weights_Dn = np.bincount(drawn.ravel(), minlength=draws * count).reshape(draws, count) / count
-    return weights_Dn @ recall_Rn.T
+    recall_DR = weights_Dn @ right_RSn.mean(axis=1).T
+    prior = seed_prior(list(right_RSn))
+    if prior is None:
+        return recall_DR
+    pairs = zip(recall_DR.T, right_RSn, strict=True)
+    return np.clip(np.stack([with_luck(drawn_D, one, prior, rng) for drawn_D, one in pairs], axis=1), 0, 1)
 
 
 def _first_sufficient(recall_DR: np.ndarray, margin: float) -> np.ndarray:

@@ -118,10 +118,11 @@ def classes_table(verdict: Mapping[str, Any]) -> Table:
         for c in verdict["classes"]
     ]
     shown = sorted(rows, key=lambda row: -row[6]["value"])[:_LARGEST_TABLE]
+    alone = any(c["seeds"] == 1 for c in verdict["classes"])
     return Table(
         "Critical resolution of each class: from there on recall stays within 0.05 of its best, or, where it falls "
         "again by the largest size, up to the best (an interval needs "
-        f"{LEAST_IMAGES} images){_of(rows, 'gain')}",
+        f"{LEAST_IMAGES} images{'; of one seed it is over images only' if alone else ''}){_of(rows, 'gain')}",
         ["class", "model", "images", "critical px (95 %)", "recall at smallest", "best recall", "gain"],
         shown,
     )

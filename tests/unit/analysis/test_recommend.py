@@ -368,6 +368,18 @@ def test_a_critical_resolution_has_an_interval_that_covers_or_none(images: int) 
     for study in range(200):
         right = rng.random(images) + rng.normal(0, 0.1, (4, 1, images)) < recalls
         found = critical_resolutions(
+def test_a_critical_resolution_is_as_uncertain_as_its_seeds() -> None:
+    """Means of 0.80, 0.90 and 0.92 over two seeds: 96 px, whatever the images; that 0.1 each way may be luck is known
+    only where seeds differ by that much."""
+    images = np.arange(1000)[None, None] / 1000
+    alike = images < np.array([0.80, 0.90, 0.92])[:, None, None] + np.zeros((3, 2, 1))
+    apart = images < np.array([[0.70, 0.90], [1.00, 0.80], [0.82, 1.00]])[:, :, None]
+    for right, expected in ((alike, (96, 96)), (apart, (64, 128))):
+        found = critical_resolutions(right, np.zeros(1000, int), SIDES[:3], ("a",))[0]
+        assert (found.critical_resolution, found.seeds) == (96, 2)
+        assert (found.low, found.high) == expected
+
+
             right, np.zeros(images, int), SIDES, ("a",), margin=0.1, draws=300, seed=study
         )[0]  # fmt: skip
         assert found.images == images
