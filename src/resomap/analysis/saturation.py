@@ -4,7 +4,7 @@ The form is that of learning curves (Hestness et al. 2017, arXiv:1712.00409; Ros
 It is of use between two measured resolutions. Beyond them it is not: where the curve flattens, or turns, is what the
 data do not say, so `at` refuses, and `top` is no forecast of what a very large input would reach.
 
-Legend: D draws, R resolutions.
+Legend: D draws, R resolutions, K rates.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from resomap.errors import ExtrapolationError
 
@@ -41,7 +40,7 @@ class SaturationCurve:
     worst_residual: float
     """Largest |fit - measured|."""
     fit_p: float
-    """Probability of residuals as large as these if the law held."""
+    """Probability of residuals as large as these if the law held, from draws."""
     holds: bool
     """Whether the measurements do not contradict the law."""
     sufficient_px: float | None
@@ -88,11 +87,12 @@ def fit_saturation(
         return None
     means, errors = np.asarray(means_R, float), np.asarray(se_R, float)
     unit = sides / sides[0]
-    noise = np.random.default_rng(seed).standard_t(df, size=(draws, len(sides))) * errors
+    rng = np.random.default_rng(seed)
+    noise = rng.standard_t(df, size=(draws, len(sides))) * errors
     top_D, drop_D, rate_D = _fit(unit, means + np.vstack([np.zeros(len(sides)), noise]), errors**-2.0)
-    residuals = means - (top_D[0] - drop_D[0] * unit ** -rate_D[0])
-    free = len(sides) - 3
-    fit_p = float(stats.f.sf(((residuals / errors) ** 2).sum() / free, free, df))
+    fitted = top_D[0] - drop_D[0] * unit ** -rate_D[0]
+    residuals = means - fitted
+    fit_p = _fit_p(unit, fitted, residuals, errors, df=df, draws=draws, rng=rng)
     enough_D = sides[0] * _sufficient(drop_D, rate_D, largest=unit[-1], delta=delta)
     holds = fit_p >= _DOUBT and not (np.abs(residuals) > np.maximum(delta, _MISS * errors)).any()
     rate_low, rate_high = np.quantile(rate_D[1:], [0.025, 0.975])
@@ -113,6 +113,30 @@ def fit_saturation(
     )
 
 
+def _fit_p(
+    unit_R: np.ndarray,
+    fitted_R: np.ndarray,
+    residuals_R: np.ndarray,
+    errors_R: np.ndarray,
+    *,
+    df: float,
+    draws: int,
+    rng: np.random.Generator,
+) -> float:
+    """Probability of residuals as large if the fitted law held: a parametric bootstrap (Davison and Hinkley 1997,
+    doi:10.1017/CBO9780511802843, section 4.2), at least 1 / (draws + 1).
+
+    An F test has no certain degrees of freedom here: a flat curve leaves the rate free, and bounds hold drop and top.
+    """
+    noise_DR = rng.standard_normal((draws, len(unit_R))) * errors_R
+    top_D, drop_D, rate_D = (one[:, None] for one in _fit(unit_R, fitted_R + noise_DR, errors_R**-2.0))
+    left_DR = fitted_R + noise_DR - top_D + drop_D * unit_R**-rate_D
+    # The standard errors themselves are estimates: one chi-square for all, as in an F.
+    scale_D = rng.chisquare(df, size=draws) / df
+    drawn_D = ((left_DR / errors_R) ** 2).sum(axis=1) / scale_D
+    return float((1 + (drawn_D >= ((residuals_R / errors_R) ** 2).sum()).sum()) / (draws + 1))
+
+
 def _fit(unit_R: np.ndarray, means_DR: np.ndarray, weights_R: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(top, drop, rate), each (D,): for every rate of a grid the other two are a linear problem, solved for all draws.
 
@@ -120,24 +144,23 @@ def _fit(unit_R: np.ndarray, means_DR: np.ndarray, weights_R: np.ndarray) -> tup
         unit_R: sides over the smallest one.
     """
     share_R = weights_R / weights_R.sum()
-    mean_D = means_DR @ share_R
-    best_D = np.full(len(means_DR), np.inf)
-    top_D, drop_D, rate_D = np.zeros((3, len(means_DR)))
-    for rate in _RATES:
-        x_R = unit_R**-rate
-        x_mean = x_R @ share_R
-        slope_D = (means_DR - mean_D[:, None]) @ (share_R * (x_R - x_mean)) / (share_R @ (x_R - x_mean) ** 2)
-        drop = np.maximum(-slope_D, 0.0)
-        top = mean_D + drop * x_mean
-        # A metric ends at 1: where the free fit does not, the best one through 1.
-        over = top > 1
-        drop = np.where(over, np.maximum((1 - means_DR) @ (share_R * x_R) / (share_R @ x_R**2), 0.0), drop)
-        top = np.where(over, 1.0, top)
-        error_D = ((means_DR - top[:, None] + drop[:, None] * x_R) ** 2) @ share_R
-        better = error_D < best_D
-        best_D[better], top_D[better], drop_D[better] = error_D[better], top[better], drop[better]
-        rate_D[better] = rate
-    return top_D, drop_D, rate_D
+    x_KR = unit_R ** -_RATES[:, None]
+    mean_D, x_mean_K1 = means_DR @ share_R, (x_KR @ share_R)[:, None]
+    weighed_KR = share_R * (x_KR - x_mean_K1)
+    slope_KD = weighed_KR @ (means_DR - mean_D[:, None]).T / (weighed_KR * (x_KR - x_mean_K1)).sum(axis=1)[:, None]
+    drop_KD = np.maximum(-slope_KD, 0.0)
+    top_KD = mean_D + drop_KD * x_mean_K1
+    # A metric ends at 1: where the free fit does not, the best one through 1.
+    through_1_KD = (share_R * x_KR) @ (1 - means_DR).T / (x_KR**2 @ share_R)[:, None]
+    drop_KD = np.where(top_KD > 1, np.maximum(through_1_KD, 0.0), drop_KD)
+    top_KD = np.minimum(top_KD, 1.0)
+    error_KD = sum(
+        share * (mean_D - top_KD + drop_KD * x_K[:, None]) ** 2
+        for share, mean_D, x_K in zip(share_R, means_DR.T, x_KR.T, strict=True)
+    )
+    best_D = np.argmin(error_KD, axis=0)
+    at = best_D, np.arange(len(best_D))
+    return top_KD[at], drop_KD[at], _RATES[best_D]
 
 
 def _sufficient(drop_D: np.ndarray, rate_D: np.ndarray, *, largest: float, delta: float) -> np.ndarray:
