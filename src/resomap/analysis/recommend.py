@@ -64,6 +64,8 @@ class Option:
     """Medians of the rounds, for its uncertainty."""
     memory_mib: float
     """Peak of inference, one image."""
+    heaviest: tuple[float, float] = (1.0, 1.0)
+    """Weight of an image of the rarest class over that of the mean one, on the two splits (statistics.pseudo)."""
 
     @property
     def name(self) -> str:
@@ -189,7 +191,9 @@ def recommend(
             latency_ms=option.latency_ms,
             memory_mib=option.memory_mib,
             within_budget=bool(fits[i]),
-            metric=mean_estimate(option.report_SN, prior=priors["report_SN"][option.model]),
+            metric=mean_estimate(
+                option.report_SN, prior=priors["report_SN"][option.model], heaviest=option.heaviest[1]
+            ),
             difference=compared[i],
             reported_difference=_difference(option, options[reference], "report_SN", priors["report_SN"]),
             lower_bound=max(-1.0, bounds[i]),
@@ -287,7 +291,10 @@ def _best(options: Sequence[Option], allowed: np.ndarray) -> int:
 def _difference(option: Option, reference: Option, which: str, priors: Mapping[str, SeedPrior | None]) -> Estimate:
     prior, prior_of_b = priors[option.model], priors[reference.model]
     a_SN, b_SN = getattr(option, which), getattr(reference, which)
-    return difference_estimate(a_SN, b_SN, prior=prior, prior_of_b=prior_of_b, same_runs=option is reference)
+    heaviest = option.heaviest[which == "report_SN"]
+    return difference_estimate(
+        a_SN, b_SN, prior=prior, prior_of_b=prior_of_b, same_runs=option is reference, heaviest=heaviest
+    )
 
 
 def _not_passed_until(options: Sequence[Option], passed: np.ndarray, reference: int, i: int) -> list[int]:
@@ -301,7 +308,8 @@ def _not_passed_until(options: Sequence[Option], passed: np.ndarray, reference: 
 def _least_means(options: Sequence[Option], priors: Mapping[str, SeedPrior | None]) -> np.ndarray:
     """(C,) lower bounds of the means on the deciding split that hold for all options together (Bonferroni)."""
     level = 1 - 2 * ALPHA / len(options)
-    return np.array([mean_estimate(o.select_SN, level=level, prior=priors[o.model]).low for o in options])
+    found = [mean_estimate(o.select_SN, level=level, prior=priors[o.model], heaviest=o.heaviest[0]) for o in options]
+    return np.array([one.low for one in found])
 
 
 def _may_gain(

@@ -13,7 +13,8 @@ METHODS = (
     "much as the others', two or three seeds cannot show it, and its intervals are too narrow. Single figures get "
     "Wilson's interval [4] with the number of images that gives this variance; differences are paired by image, "
     "seeds taken to be independent. Macro averages enter by Tukey's pseudo-values, each image left out in turn [5]; "
-    "with one class of two to five images among large ones balanced accuracy's intervals are too narrow.",
+    "to balanced accuracy's variance half an image that is right and half a one that is wrong are added in its rarest "
+    "class, to that of its differences one of each.",
     "An option is recommended if it is the cheapest that is shown not to be worse than the best by more than "
     "delta (one-sided 95 % bound), tested down each model's resolutions in a fixed sequence [6, 7] and at a level "
     "shared by the models, if no dearer one may still gain more than delta over it, and if it is itself shown to "

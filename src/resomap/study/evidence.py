@@ -54,9 +54,12 @@ def metric_table(study: Study, metric: str) -> list[dict[str, Any]]:
     rows = []
     for model, (resolutions, _) in study.grid.items():
         values = study.values(model, report, metric)
-        prior = seed_prior(list(values))
+        known: dict[str, Any] = {
+            "prior": seed_prior(list(values)),
+            "heaviest": study.heaviest(model, report, metric),
+        }
         for side, of_side in zip(resolutions, values, strict=True):
-            rows.append({"model": model, "resolution": side} | plain(mean_estimate(of_side, prior=prior)))
+            rows.append({"model": model, "resolution": side} | plain(mean_estimate(of_side, **known)))
     return rows
 
 
@@ -66,10 +69,13 @@ def saturation(study: Study, metric: str, delta: float) -> Iterator[dict[str, An
         if len(resolutions) < 2:
             continue
         values_RSN = study.values(model, study.splits[1], metric)
-        prior = seed_prior(list(values_RSN))
+        known: dict[str, Any] = {
+            "prior": seed_prior(list(values_RSN)),
+            "heaviest": study.heaviest(model, study.splits[1], metric),
+        }
         # a - mean of all R = (1 - 1 / R) (a - mean of the others), and these two vary independently.
         others = [np.delete(values_RSN, r, axis=0).mean(axis=0) for r in range(len(resolutions))]
-        own = [difference_estimate(a, b, prior=prior) for a, b in zip(values_RSN, others, strict=True)]
+        own = [difference_estimate(a, b, **known) for a, b in zip(values_RSN, others, strict=True)]
         curve = fit_saturation(
             resolutions,
             values_RSN.mean(axis=(1, 2)),
@@ -106,9 +112,12 @@ def comparisons(study: Study, metric: str) -> Iterator[dict[str, Any]]:
         values = study.values(model, report, metric)
         labels, predicted = study.stack(model, report)
         right_RSN = predicted == labels
-        prior = seed_prior(list(values))
+        known: dict[str, Any] = {
+            "prior": seed_prior(list(values)),
+            "heaviest": study.heaviest(model, report, metric),
+        }
         pairs = [(i, j) for j in range(len(resolutions)) for i in range(j)]
-        found = [difference_estimate(values[j], values[i], prior=prior) for i, j in pairs]
+        found = [difference_estimate(values[j], values[i], **known) for i, j in pairs]
         exact = [discordance(right_RSN[j], right_RSN[i]) for i, j in pairs]
         adjusted = holm([two_sided_p(f) for f in found])
         exact_adjusted = holm([one.p for one in exact])
@@ -234,6 +243,7 @@ def cascades(study: Study, options: Sequence[Option], metric: str, delta: float)
         answers = {split: study.stack(model, split)[1][-1] for split in study.splits}
         labels, _ = study.stack(model, report)
         values = list(study.values(model, report, metric))
+        heaviest = study.heaviest(model, report, metric)
         for small in smaller:
             found = []
             for position, seed in enumerate(seeds):
@@ -251,8 +261,8 @@ def cascades(study: Study, options: Sequence[Option], metric: str, delta: float)
                 "large_resolution": large,
                 "thresholds": {seed: one.threshold for seed, one in zip(seeds, found, strict=True)},
                 "escalated": escalated,
-                "metric": plain(mean_estimate(of_both, prior=seed_prior([*values, of_both]))),
+                "metric": plain(mean_estimate(of_both, prior=seed_prior([*values, of_both]), heaviest=heaviest)),
                 "mean_latency_ms": latency[model, small] + escalated * latency[model, large],
-                "large_metric": plain(mean_estimate(values[-1], prior=seed_prior(values))),
+                "large_metric": plain(mean_estimate(values[-1], prior=seed_prior(values), heaviest=heaviest)),
                 "large_latency_ms": latency[model, large],
             }

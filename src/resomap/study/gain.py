@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from resomap.analysis.statistics.intervals import difference_estimate, seed_prior
-from resomap.analysis.statistics.pseudo import pseudo_values
+from resomap.analysis.statistics.pseudo import heaviest_image, pseudo_values
 from resomap.analysis.statistics.seed_variance import SeedPrior
 from resomap.records import Cell, Condition
 from resomap.serialize import plain
@@ -92,7 +92,9 @@ def detail_rows(study: Study, *, metric: str) -> list[dict[str, Any]]:
     for about, parts in _steps(study):
         # The whole gain is a difference of the model's own resolutions, and has the interval that it has among those.
         whole = seed_prior(list(study.values(about["model"], study.splits[1], metric)))
-        rows.append(about | _split(*(_values(study, part, metric) for part in parts), prior_of_total=whole))
+        heaviest = heaviest_image(parts[0].labels_N, metric=metric, num_classes=len(study.class_names))
+        values = (_values(study, part, metric) for part in parts)
+        rows.append(about | _split(*values, prior_of_total=whole, heaviest=heaviest))
     return rows
 
 
@@ -125,11 +127,17 @@ def _steps(study: Study) -> Iterator[tuple[dict[str, Any], tuple[_Answers, _Answ
 
 
 def _split(
-    small_SN: np.ndarray, blurred_SN: np.ndarray, sharp_SN: np.ndarray, *, prior_of_total: SeedPrior | None = None
+    small_SN: np.ndarray,
+    blurred_SN: np.ndarray,
+    sharp_SN: np.ndarray,
+    *,
+    prior_of_total: SeedPrior | None = None,
+    heaviest: float = 1.0,
 ) -> dict[str, Any]:
     prior = seed_prior([small_SN, blurred_SN, sharp_SN, sharp_SN - blurred_SN])
+    known: dict[str, Any] = {"prior": prior, "heaviest": heaviest}
     return {
-        "total": plain(difference_estimate(sharp_SN, small_SN, prior=prior_of_total or prior)),
-        "size": plain(difference_estimate(blurred_SN, small_SN, prior=prior)),
-        "detail": plain(difference_estimate(sharp_SN, blurred_SN, prior=prior, same_runs=True)),
+        "total": plain(difference_estimate(sharp_SN, small_SN, **known | {"prior": prior_of_total or prior})),
+        "size": plain(difference_estimate(blurred_SN, small_SN, **known)),
+        "detail": plain(difference_estimate(sharp_SN, blurred_SN, same_runs=True, **known)),
     }

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from resomap.analysis.statistics.pseudo import pseudo_values
+from resomap.analysis.statistics.pseudo import heaviest_image, pseudo_values
 from resomap.errors import StudyError, printable
 from resomap.evaluation.store import read_answers, read_predictions
 from resomap.layout import StudyLayout
@@ -236,6 +236,11 @@ class Study:
         labels, predicted_RSN = self.stack(model, split, seeds=seeds)
         options: dict[str, Any] = {"metric": metric, "num_classes": len(self.class_names)}
         return np.array([[pseudo_values(labels, one, **options) for one in of_side] for of_side in predicted_RSN])
+
+    def heaviest(self, model: str, split: str, metric: str) -> float:
+        """Weight of an image of the rarest class over that of the mean one (analysis.statistics.pseudo)."""
+        labels_N, _ = self.stack(model, split)
+        return heaviest_image(labels_N, metric=metric, num_classes=len(self.class_names))
 
     def _read_stack(self, model: str, split: str) -> tuple[np.ndarray, np.ndarray]:
         resolutions, seeds = self.grid[model]

@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from resomap.analysis.recommend import Budget, Option, Recommendation, recommend
-from resomap.analysis.statistics.pseudo import pseudo_values
+from resomap.analysis.statistics.pseudo import heaviest_image, pseudo_values
 from resomap.analysis.wording import few_images
 from resomap.config.schema import ResoMapConfig
 from resomap.errors import CheckpointError, ConfigError, DeviceError, ResolutionError, counted, listed, printable
@@ -188,6 +188,10 @@ def _option(
         classes = stored.probabilities.shape[1]
         return pseudo_values(stored.labels, stored.predicted, metric=metric, num_classes=classes)[None]
 
+    def heaviest(split: str) -> float:
+        stored = answers[split, side]
+        return heaviest_image(stored.labels, metric=metric, num_classes=stored.probabilities.shape[1])
+
     return Option(
         model=name,
         resolution=side,
@@ -196,4 +200,5 @@ def _option(
         latency_ms=timed.median_ms,
         latency_blocks_ms=timed.block_medians_ms,
         memory_mib=memory_mib,
+        heaviest=(heaviest(splits[0]), heaviest(splits[1])),
     )

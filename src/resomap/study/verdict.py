@@ -44,6 +44,7 @@ def study_options(study: Study, *, metric: str, mode: str | None = None, device:
     options = []
     for model in models:
         values = {split: study.values(model, split, metric, seeds=seeds) for split in {decide, report}}
+        heaviest = study.heaviest(model, decide, metric), study.heaviest(model, report, metric)
         for position, side in enumerate(study.grid[model][0]):
             profile = profiles[model, side]
             timed = timed_as(profile, BATCH_1, mode)
@@ -56,6 +57,7 @@ def study_options(study: Study, *, metric: str, mode: str | None = None, device:
                     latency_ms=timed["median_ms"],
                     latency_blocks_ms=tuple(timed["block_medians_ms"]),
                     memory_mib=profile["inference_memory"]["peak_mib"],
+                    heaviest=heaviest,
                 )
             )
     return options
@@ -133,10 +135,10 @@ def _told_apart(options: Sequence[Option]) -> float | None:
     """
     least = []
     for model in {option.model for option in options}:
-        values = [option.select_SN for option in options if option.model == model]
-        prior = seed_prior(values)
-        for low, high in pairwise(values):
-            found = difference_estimate(high, low, prior=prior)
+        of_model = [option for option in options if option.model == model]
+        prior = seed_prior([option.select_SN for option in of_model])
+        for low, high in pairwise(of_model):
+            found = difference_estimate(high.select_SN, low.select_SN, prior=prior, heaviest=high.heaviest[0])
             least.append(2 * found.value - found.one_sided_low(0.975) - found.one_sided_low(0.8))
     return min(1.0, float(np.median(least))) if least else None
 

@@ -15,7 +15,7 @@ from sklearn.metrics import balanced_accuracy_score, f1_score
 from resomap.analysis.cascade import best_cascade, margins
 from resomap.analysis.per_class import critical_resolutions, image_needs
 from resomap.analysis.recommend import CANNOT_TELL, NONE_FITS, RECOMMEND, Budget, Option, recommend
-from resomap.analysis.statistics.intervals import Estimate, difference_estimate, mean_estimate, seed_prior
+from resomap.analysis.statistics.intervals import difference_estimate, mean_estimate, seed_prior
 from resomap.analysis.statistics.power import detectable, images_needed, seeds_needed
 from resomap.analysis.statistics.pseudo import pseudo_values
 from resomap.analysis.statistics.resampling import crossed_bootstrap
@@ -83,6 +83,14 @@ def _by_hand(*right: slice) -> list[Option]:
         row[0, stretch] = 1
     costs = zip(values, SIDES, COSTS, strict=False)
     return [Option("m", side, v, v, cost, (cost, 1.01 * cost), cost) for v, side, cost in costs]
+
+
+def test_a_rare_class_that_weighs_more_is_in_all_intervals() -> None:
+    alike = [replace(o, heaviest=(10.0, 20.0)) for o in _by_hand(slice(0, 90), slice(0, 90))]
+    other = recommend(alike, delta=0.02, draws=50).options[1]
+    # No image differs: what is left is one image more on either side, of weight 10 or 20 in 100.
+    assert (other.difference.se, other.reported_difference.se) == pytest.approx((0.1, 0.2))
+    assert other.metric.se == pytest.approx(np.sqrt(0.9 * 0.1 / 99 + (20**2 - 1) / 2 / 100**2))
 
 
 def test_a_cheap_option_that_is_best_by_luck_is_not_shipped_before_the_dearer_ones_are_ruled_out() -> None:
@@ -266,14 +274,6 @@ def test_the_crossed_bootstrap_draws_the_same_for_all_options_and_keeps_strata()
     np.testing.assert_allclose(crossed_bootstrap(constant, draws=50, strata_N=labels), 2)
 
 
-@pytest.mark.parametrize("counts", [(1,) * 40, (2,) * 40, (5,) * 20, (1,) + (20,) * 5, (20,) * 10])
-def test_the_crossed_bootstrap_by_class_has_the_variance_of_images(counts: tuple[int, ...]) -> None:
-    """Right answers of two options in 80 and 75 % of images, independent: the variance of their difference is known."""
-    rng = np.random.default_rng(len(counts))
-    labels = rng.permutation(np.repeat(np.arange(len(counts)), counts))
-    images = len(labels)
-    shown = []
-    for study in range(80):
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_the_crossed_bootstrap_counts_what_images_and_seeds_do_together_once(seeds: int) -> None:
     """Answers right by 90 %, all independent: the variance of a difference is known; drawn seeds would treble it."""
@@ -297,6 +297,14 @@ def test_the_crossed_bootstrap_has_the_variance_of_the_intervals() -> None:
         np.testing.assert_allclose(np.quantile(found, [0.025, 0.975]), [one.value - half, one.value + half], atol=0.012)
 
 
+@pytest.mark.parametrize("counts", [(1,) * 40, (2,) * 40, (5,) * 20, (1,) + (20,) * 5, (20,) * 10])
+def test_the_crossed_bootstrap_by_class_has_the_variance_of_images(counts: tuple[int, ...]) -> None:
+    """Right answers of two options in 80 and 75 % of images, independent: the variance of their difference is known."""
+    rng = np.random.default_rng(len(counts))
+    labels = rng.permutation(np.repeat(np.arange(len(counts)), counts))
+    images = len(labels)
+    shown = []
+    for study in range(80):
         right = rng.random((2, 1, images)) < np.array([0.8, 0.75])[:, None, None]
         drawn = crossed_bootstrap(right.astype(float), draws=250, seed=study, strata_N=labels)
         shown.append((drawn[:, 0] - drawn[:, 1]).var())
@@ -360,14 +368,6 @@ def test_a_recall_just_at_the_margin_suffices_and_one_image_less_does_not(images
             assert found[0].critical_resolution == expected
 
 
-@pytest.mark.parametrize("images", [1, 4, 10, 20, 50])
-def test_a_critical_resolution_has_an_interval_that_covers_or_none(images: int) -> None:
-    recalls = np.array([0.3, 0.6, 0.85, 0.93])[:, None, None]  # 128 px is the first within 0.1 of the best
-    rng = np.random.default_rng(images)
-    covered = []
-    for study in range(200):
-        right = rng.random(images) + rng.normal(0, 0.1, (4, 1, images)) < recalls
-        found = critical_resolutions(
 def test_a_critical_resolution_is_as_uncertain_as_its_seeds() -> None:
     """Means of 0.80, 0.90 and 0.92 over two seeds: 96 px, whatever the images; that 0.1 each way may be luck is known
     only where seeds differ by that much."""
@@ -380,6 +380,14 @@ def test_a_critical_resolution_is_as_uncertain_as_its_seeds() -> None:
         assert (found.low, found.high) == expected
 
 
+@pytest.mark.parametrize("images", [1, 4, 10, 20, 50])
+def test_a_critical_resolution_has_an_interval_that_covers_or_none(images: int) -> None:
+    recalls = np.array([0.3, 0.6, 0.85, 0.93])[:, None, None]  # 128 px is the first within 0.1 of the best
+    rng = np.random.default_rng(images)
+    covered = []
+    for study in range(200):
+        right = rng.random(images) + rng.normal(0, 0.1, (4, 1, images)) < recalls
+        found = critical_resolutions(
             right, np.zeros(images, int), SIDES, ("a",), margin=0.1, draws=300, seed=study
         )[0]  # fmt: skip
         assert found.images == images

@@ -63,19 +63,25 @@ class Estimate:
         return 2 * self.value - self.one_sided_low(level)
 
 
-def mean_estimate(values_SN: np.ndarray, *, level: float = 0.95, prior: SeedPrior | None = None) -> Estimate:
+def mean_estimate(
+    values_SN: np.ndarray, *, level: float = 0.95, prior: SeedPrior | None = None, heaviest: float = 1.0
+) -> Estimate:
     """Mean of a metric in 0..1 with its interval: Wilson's, with the number of images that gives the same variance.
 
-    That keeps the interval within 0..1 and of some length where every answer is right.
+    That keeps the interval within 0..1 and of some length where every answer is right. Where images of a rare class
+    weigh more than others and happen to be all right, they add nothing to the variance: half an image more that is
+    right and half a one that is wrong are of that class (Agresti and Coull 1998, doi:10.1080/00031305.1998.10480550).
 
     Args:
         prior: of resolutions among which this one is; None: this one alone is known.
+        heaviest: weight of an image of the rarest class over that of the mean one (pseudo.heaviest_image).
     """
     values = np.atleast_2d(np.asarray(values_SN, dtype=np.float64))
     seeds, images = values.shape
     value = float(values.mean())
     own = mean_squares(values)
     se, df, seed_variance = _error(own.of_images, [(own, prior or _alone([own]))], values.shape)
+    se = _with_heaviest(se, heaviest, images)
     spread = _spread(values)
     effective = min(spread / se**2, images * seeds) if se > 0 and spread > 0 else float(images)
     # Wilson's normal quantile becomes Student's by fewer effective images.
@@ -93,17 +99,20 @@ def difference_estimate(
     prior: SeedPrior | None = None,
     prior_of_b: SeedPrior | None = None,
     same_runs: bool = False,
+    heaviest: float = 1.0,
 ) -> Estimate:
     """Mean of a - b, paired by image, of a metric in 0..1: its interval ends at -1 and 1, as the difference does.
 
     One image more on either side (+1 and -1, half a weight each) keeps the interval honest where the two hardly ever
-    differ (Agresti and Min 2005, doi:10.1002/sim.1781, for a single pair of runs).
+    differ (Agresti and Min 2005, doi:10.1002/sim.1781, for a single pair of runs). They are of the class whose images
+    weigh most.
 
     Args:
         prior: of resolutions among which both are, or only a, and `prior_of_b` is that of b; None: these two alone are
             known.
         same_runs: the same networks answered other images, seed for seed: their luck is not independent, and what
             counts is how much the difference varies. `prior` is then one among which a - b is.
+        heaviest: weight of an image of the rarest class over that of the mean one (pseudo.heaviest_image).
     """
     a, b = (np.atleast_2d(np.asarray(v, dtype=np.float64)) for v in (a_SN, b_SN))
     seeds, images = a.shape
@@ -113,7 +122,7 @@ def difference_estimate(
     known = list(zip(parts, (prior, prior_of_b or prior), strict=False))
     se, df, seed_variance = _error(whole.of_images, known, a.shape)
     value = float((a - b).mean())
-    se = float(np.sqrt(se**2 + 1.0 / images**2))  # half of (+1)^2 and of (-1)^2, over N^2
+    se = float(np.sqrt(se**2 + heaviest**2 / images**2))  # half of (+1)^2 and of (-1)^2, over N^2
     half = float(special.stdtrit(df, 0.5 + level / 2)) * se
     return Estimate(value, max(-1.0, value - half), min(1.0, value + half), se, df, images, seeds, seed_variance)
 
@@ -153,6 +162,11 @@ def _error(
         return float(np.sqrt(of_images / (seeds * images))), float(image_df), 0.0
     se, df = student(total / (seeds * images), chance)
     return se, 1 / (1 / df + 1 / image_df), max(0.0, seeds * se**2 - of_images / images)
+
+
+def _with_heaviest(se: float, heaviest: float, images: int) -> float:
+    """With the variance of half an image right and half a one wrong in the rarest class, beyond the mean image's."""
+    return se if heaviest == 1 else float(np.sqrt(se**2 + (heaviest**2 - 1) / (2 * images**2)))
 
 
 def _spread(values_SN: np.ndarray) -> float:

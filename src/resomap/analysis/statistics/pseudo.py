@@ -49,6 +49,19 @@ def pseudo_values(labels_N: np.ndarray, predicted_N: np.ndarray, *, metric: str,
     return value + values_N - values_N.mean()
 
 
+def heaviest_image(labels_N: np.ndarray, *, metric: str, num_classes: int) -> float:
+    """How many times the mean image's weight that of an image of the rarest class is: 1 but for balanced accuracy.
+
+    An image of class k has the weight 1 / (K n_k) in balanced accuracy, the mean one 1 / N. In macro F1 a class's score
+    takes wrong answers of all images in, so that it varies even where its own images are all right.
+    """
+    if metric != "balanced_accuracy":
+        return 1.0
+    support_K = np.bincount(labels_N, minlength=num_classes)
+    support_K = support_K[support_K > 0]
+    return float(len(labels_N) / (len(support_K) * support_K.min()))
+
+
 def _ratio(part_K: np.ndarray, whole_K: np.ndarray) -> np.ndarray:
     """0 for 0 / 0, and for what cannot be."""
     return np.maximum(part_K, 0) / np.where(whole_K > 0, whole_K, 1.0)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, recall_score
 
-from resomap.analysis.statistics.intervals import difference_estimate, two_sided_p
-from resomap.analysis.statistics.pseudo import pseudo_values
+from resomap.analysis.statistics.intervals import difference_estimate, mean_estimate, two_sided_p
+from resomap.analysis.statistics.pseudo import heaviest_image, pseudo_values
 
 MACRO = ("balanced_accuracy", "macro_f1")
 SPLITS = {
@@ -59,6 +59,24 @@ def test_with_one_image_of_each_class_balanced_accuracy_is_accuracy() -> None:
     predicted = np.where(rng.random(40) < 0.75, labels, rng.integers(40, size=40))
     found = pseudo_values(labels, predicted, metric="balanced_accuracy", num_classes=40)
     np.testing.assert_allclose(found, labels == predicted, atol=1e-12)
+
+
+def test_a_rare_class_that_is_all_right_may_still_be_wrong() -> None:
+    """Ten of 610 images are of the third class, whose recall is 0.9: with probability 0.35 all of them are right."""
+    labels = np.repeat([0, 1, 2], [300, 300, 10])
+    predicted = labels.copy()
+    predicted[[*range(6), *range(300, 306)]] = 2
+    heaviest = heaviest_image(labels, metric="balanced_accuracy", num_classes=4)
+    assert heaviest == pytest.approx(610 / 30)
+    assert {heaviest_image(labels, metric=m, num_classes=3) for m in ("accuracy", "macro_f1")} == {1.0}
+    values = pseudo_values(labels, predicted, metric="balanced_accuracy", num_classes=3)[None]
+    assert mean_estimate(values).low > (0.98 + 0.98 + 0.9) / 3
+    found = mean_estimate(values, heaviest=heaviest)
+    assert found.low < (0.98 + 0.98 + 0.9) / 3
+    # One image right and one wrong, half a weight each, of three classes' ten: (1/30)^2.
+    same = difference_estimate(values, values, heaviest=heaviest)
+    assert same.se == pytest.approx(1 / 30)
+    assert not same.one_sided_low() > -(0.98 - 0.9) / 3
 
 
 @pytest.mark.parametrize("metric", MACRO)
