@@ -121,7 +121,9 @@ def masks_table(study: Study) -> Table | None:
     caption = (
         "Energy of the maps inside the evidence over its share of the area: 1 where maps ignore it. On other images' "
         "evidence: what these maps get because evidence tends to lie in the same places. Random weights: many "
-        "initialisations pooled; what is above 1 is contrast, to which any filter responds"
+        "initialisations pooled; what is above 1 is contrast, to which any filter responds. Intervals of energies hold "
+        "for new images and, where several networks were pooled, new networks; those of the pointing game are over "
+        "images of these networks"
     )
     columns = ["maps", "energy / area", "on other images'", "random weights", "trained / random", "pointing game"]
     return Table(caption, columns, rows)
@@ -147,7 +149,8 @@ def faithfulness_table(study: Study) -> Table | None:
     ]
     caption = (
         "Do the maps show what the network uses? Insertion high and deletion low speak for them; likeness to maps of "
-        "random weights against them. Effective receptive field of the layer that Grad-CAM explains beside the input"
+        "random weights against them; intervals are over images, of the first seed's networks. Effective "
+        "receptive field of the layer that Grad-CAM explains beside the input"
     )
     columns = ["maps", "insertion", "deletion", "max-sensitivity", "likeness to random weights", "field px"]
     return Table(caption, columns, rows)
