@@ -11,6 +11,7 @@ import numpy as np
 from resomap.analysis.needed import Need, most
 from resomap.analysis.statistics.intervals import Estimate
 from resomap.errors import listed, share
+from resomap.metrics.classification import metric_name
 
 if TYPE_CHECKING:
     from resomap.analysis.recommend import Assessed, Option
@@ -61,7 +62,7 @@ def verdict_sentence(
         doubts: None: it can be told.
     """
     one, best = (assessed[i] for i in chosen_and_reference)
-    name = metric.replace("_", " ")
+    name = metric_name(metric)
     found = one.metric
     has = f"{name} {share(found.value)} ({share(found.low)} to {share(found.high)}) on {splits[1]}"
     over = one.over_budget_probability
@@ -147,7 +148,7 @@ def no_better_than_chance_sentence(
         option, least: the best so far, and what it has at least.
         chance: what it reaches, and how.
     """
-    name = metric.replace("_", " ")
+    name = metric_name(metric)
     return (
         f"Cannot tell: no option is shown to be better than chance ({name} {chance[0]:.3f}, {chance[1]}). The best so "
         f"far, {option.name}, has {option.select_SN.mean():.3f} on {split} (at least {least:.3f}): train longer, or "

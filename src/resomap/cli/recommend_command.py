@@ -70,6 +70,7 @@ def recommend(
 def print_recommendation(found: Recommendation) -> None:
     """The sentence first, then what it rests on."""
     from resomap.analysis.wording import over_limit, the_best
+    from resomap.metrics.classification import metric_name
 
     print(printable(found.sentence))
     rows = [
@@ -89,7 +90,7 @@ def print_recommendation(found: Recommendation) -> None:
         ]
         for o in found.options
     ]
-    name = found.metric.replace("_", " ")
+    name = metric_name(found.metric)
     best = the_best((o.within_budget, o.difference.value) for o in found.options)
     against = f"against best{' in budget' if best != 'the best' else ''} (> {100 * found.bound_level:.3g} %)"
     columns = ["model", "side", f"{name}, 95 %", "ms", "MiB", against, "enough", "P(front)", "fits"]

@@ -189,10 +189,10 @@ def test_figures_of_the_deciding_split_are_said_to_be_of_it() -> None:
     named: dict[str, Any] = {"metric": "macro_f1", "splits": ("val", "test"), "draws": 50}
     asked = recommend(options, budget=Budget(min_metric=0.91), **named)
     assert asked.sentence.startswith(
-        "Cannot tell: m at 96 px has macro f1 0.910 on val, and its interval contains the 0.91"
+        "Cannot tell: m at 96 px has macro F1 0.910 on val, and its interval contains the 0.91"
     )
     assert recommend(options, budget=Budget(min_metric=0.99), **named).sentence == (
-        "No option fits: the best within the budget, m at 96 px, has macro f1 0.910 on val, below the 0.99 asked for."
+        "No option fits: the best within the budget, m at 96 px, has macro F1 0.910 on val, below the 0.99 asked for."
     )
 
 
