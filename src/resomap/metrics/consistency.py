@@ -43,7 +43,7 @@ _PARTNERS = 8
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A figure with its 95 % bootstrap interval; None where it is not defined."""
+    """A figure with its 95 % interval; None where it is not defined."""
 
     value: float | None
     low: float | None = None
