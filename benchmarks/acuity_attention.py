@@ -30,8 +30,8 @@ from resomap.explainability.faithfulness import with_random_weights
 from resomap.explainability.gradcam import GradCAM
 from resomap.records import Cell
 from resomap.study import build
-from resomap.study.explained import masks_of
-from resomap.study.explanations import explain_study, explained_of
+from resomap.study.explaining.explanations import explain_study, explained_of
+from resomap.study.explaining.images import masks_of
 from resomap.study.load import load_study
 from resomap.study.sweep import run_study
 

@@ -33,13 +33,14 @@ from resomap.data.acuity_render import AcuitySpec
 from resomap.evaluation.store import read_predictions
 from resomap.metrics.classification import wilson_interval
 from resomap.records import Cell, Condition
-from resomap.study import build, evidence
+from resomap.study import build
 from resomap.study.conditions import run_conditions
-from resomap.study.known_answers import band_accuracy
+from resomap.study.costs.profile import profile_study
 from resomap.study.load import Study, load_study
-from resomap.study.profile import profile_study
 from resomap.study.sweep import run_study
-from resomap.study.verdict import judge
+from resomap.study.verdict import evidence
+from resomap.study.verdict.known_answers import band_accuracy
+from resomap.study.verdict.verdict import judge
 
 SIDES = (32, 48, 64)
 BANDS = (11, 27)

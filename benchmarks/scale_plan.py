@@ -2,7 +2,7 @@
 
     python benchmarks/scale_plan.py [--epochs 30] [--batch-size 256] [--gib 24]
 
-The plan's own model (study/forecast.py, study/schedule.py) on shapes, with one thing assumed instead of timed: the
+The plan's own model (study/costs/forecast.py, schedule.py) on shapes, with one thing assumed instead of timed: the
 speed of the GPU. Taken from timm's published table of training throughput at 224 px (IMAGES_PER_S), it is turned into
 operations a second by counting the model's operations, and these are held constant over resolutions. Measured here, by
 this process's own time: what a core can decode, what a predictions file weighs, what a list of images weighs.
@@ -35,9 +35,9 @@ from resomap.profiling.complexity import get_model_complexity
 from resomap.profiling.memory import largest_micro_batch, predict_memory
 from resomap.records import Cell, Condition, ImageRecord, Predictions
 from resomap.study import build
-from resomap.study.disk import study_bytes
-from resomap.study.forecast import SHARE_OF_FREE, run_seconds
-from resomap.study.schedule import longest_first, lower_bound, makespan
+from resomap.study.costs.disk import study_bytes
+from resomap.study.costs.forecast import SHARE_OF_FREE, run_seconds
+from resomap.study.costs.schedule import longest_first, lower_bound, makespan
 
 COUNTS = {"train": 1_231_167, "val": 50_000, "test": 50_000}
 """ILSVRC 2012: 50,000 of the 1,281,167 training images decide, the official validation images test."""

@@ -14,7 +14,7 @@ from statistics import median
 
 from resomap.config.schema import ResoMapConfig
 from resomap.study import build
-from resomap.study.schedule import longest_first, lower_bound, makespan, predicted_cost, seed_by_seed
+from resomap.study.costs.schedule import longest_first, lower_bound, makespan, predicted_cost, seed_by_seed
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
 DRAWS = 200

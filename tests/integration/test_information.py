@@ -17,8 +17,8 @@ from resomap.data.pyramid import StoreSettings, open_store
 from resomap.data.resize import to_square
 from resomap.data.sources import open_dataset
 from resomap.records import CropBox
-from resomap.study.gain import detail_rows
 from resomap.study.load import load_study
+from resomap.study.verdict.gain import detail_rows
 
 LIMITED = ("--set", "data.information_resolution=32")
 

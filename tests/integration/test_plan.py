@@ -10,7 +10,7 @@ import pytest
 
 from resomap import load_study
 from resomap.config.load import differences
-from resomap.study.circumstances import circumstances
+from resomap.study.costs.circumstances import circumstances
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def common(tmp_path: Path, make_images: Callable[..., Path]) -> list[str]:
 def test_a_plan_names_memory_time_and_what_does_not_fit(
     common: list[str], cli: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resomap.study.calibrate.LEAST_S", 0.05)
+    monkeypatch.setattr("resomap.study.costs.calibrate.LEAST_S", 0.05)
     outcome = cli(
         "plan", *common, "--epochs", "4", "--seeds", "0,1", "--batch-size", "8", "--json", tmp_path / "p.json"
     )
@@ -58,7 +58,7 @@ def test_the_plan_of_a_study_is_for_the_circumstances_of_its_runs(
     cli: Callable, small_run: Callable[..., list[str]], make_images: Callable[..., Path], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("resomap.study.calibrate.LEAST_S", 0.05)
+    monkeypatch.setattr("resomap.study.costs.calibrate.LEAST_S", 0.05)
     asked = small_run(make_images(tmp_path / "data"), "--set", "training.micro_batch=4")[1:]
     for command in ("plan", "run"):
         assert cli(command, *asked).status == 0
@@ -89,7 +89,7 @@ def test_a_network_that_takes_no_single_image_in_training_is_planned_and_profile
     common: list[str], cli: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # mobilenet_v3_small at 32 px ends in maps of 1 x 1: a batch of one has one value a channel.
-    monkeypatch.setattr("resomap.study.calibrate.LEAST_S", 0.05)
+    monkeypatch.setattr("resomap.study.costs.calibrate.LEAST_S", 0.05)
     small = ["--models", "mobilenet_v3_small", "--resolutions", "32,64"]
     asked = [*common, *small, "--epochs", "1", "--batch-size", "4"]
     outcome = cli("plan", *asked, "--json", tmp_path / "p.json")

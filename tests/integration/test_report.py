@@ -23,8 +23,8 @@ from safetensors.numpy import load_file, save_file
 import resomap
 from resomap.evaluation.store import write_predictions
 from resomap.records import Cell, Condition
-from resomap.study.gain import class_detail_rows, detail_rows
 from resomap.study.load import load_study
+from resomap.study.verdict.gain import class_detail_rows, detail_rows
 
 CLASSES = ("<script>document.title='run'<", "ü \"quoted\" & 'single' $x$")
 SMALL = [
@@ -467,7 +467,7 @@ def test_a_stage_that_fails_costs_no_other(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    monkeypatch.setattr("resomap.study.profile.profile_study", broken)
+    monkeypatch.setattr("resomap.study.costs.profile.profile_study", broken)
     data = make_images(tmp_path / "data")
     outcome = cli(*small_run(data, "--set", "system.profiling.enabled=true", "--set", "analysis.matrix=true"))
     assert outcome.status == 1

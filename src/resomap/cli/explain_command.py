@@ -42,8 +42,8 @@ def explain(
     device: DeviceOption = None,
 ) -> None:
     """Explain every finished run of a study, compare across resolutions, and draw figures."""
-    from resomap.study.explanations import explain_study
-    from resomap.study.figures import draw_figures
+    from resomap.study.explaining.explanations import explain_study
+    from resomap.study.reporting.figures import draw_figures
 
     chosen = list(overrides or [])
     if methods is not None:

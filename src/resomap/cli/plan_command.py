@@ -27,8 +27,8 @@ from resomap.cli.tables import print_table
 from resomap.errors import counted, printable
 
 if TYPE_CHECKING:
-    from resomap.study.disk import DiskForecast
-    from resomap.study.forecast import StudyForecast
+    from resomap.study.costs.disk import DiskForecast
+    from resomap.study.costs.forecast import StudyForecast
 
 
 DISCORDANT = (0.05, 0.1, 0.2)
@@ -53,7 +53,7 @@ def plan(
 ) -> None:
     """Predict memory, micro-batch, operations, time and disk of a study; takes the options of `run`."""
     from resomap.serialize import check_writable, write_json
-    from resomap.study.forecast import forecast_study
+    from resomap.study.costs.forecast import forecast_study
 
     resolved = sweep_config(
         config, overrides, data=data, models=models, resolutions=resolutions, seeds=seeds,

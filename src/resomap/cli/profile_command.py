@@ -34,8 +34,8 @@ def profile(
     from resomap.cli.tables import print_table
     from resomap.profiling.report import print_profiling_report
     from resomap.serialize import check_writable, write_json
-    from resomap.study.cost import cost_curves
-    from resomap.study.profile import profile_study, ratios_to_smallest, unreached
+    from resomap.study.costs.cost import cost_curves
+    from resomap.study.costs.profile import profile_study, ratios_to_smallest, unreached
 
     resolved = configure(
         config, overrides,

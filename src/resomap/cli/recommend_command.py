@@ -39,7 +39,7 @@ def recommend(
     from resomap.study import build
     from resomap.study.load import load_study
     from resomap.study.status import missing_runs_first
-    from resomap.study.verdict import judge
+    from resomap.study.verdict.verdict import judge
 
     if delta is not None and not 0 < delta < 1:
         raise ConfigError(f"--delta: expected a share between 0 and 1 (0.01 is one point), got {delta:g}")

@@ -14,9 +14,9 @@ from resomap.errors import counted, printable
 if TYPE_CHECKING:
     import pandas as pd
 
-    from resomap.study.known_answers import KnownAnswer
     from resomap.study.status import StudyStatus
     from resomap.study.sweep import StudyResult
+    from resomap.study.verdict.known_answers import KnownAnswer
 
 
 def console() -> Console:

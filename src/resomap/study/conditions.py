@@ -26,9 +26,9 @@ from resomap.models.resolutions import takes_here
 from resomap.records import Condition, ImageDataset, Predictions
 from resomap.serialize import check_writable
 from resomap.study import build
-from resomap.study.gain import AS_TRAINED, HEAD, WEIGHTS
 from resomap.study.load import Study
 from resomap.study.same_images import open_images
+from resomap.study.verdict.gain import AS_TRAINED, HEAD, WEIGHTS
 
 Progress = Callable[[str], None]
 

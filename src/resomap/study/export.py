@@ -20,7 +20,7 @@ from resomap.profiling.modes import onnx_bytes
 from resomap.records import Preprocessing, RunRecord
 from resomap.serialize import check_writable, make_dirs, read_json, write_atomic, write_json
 from resomap.study import build
-from resomap.study.explained import ExplainedImages, open_explained
+from resomap.study.explaining.images import ExplainedImages, open_explained
 from resomap.study.load import Study
 
 CHECKED_IMAGES = 16

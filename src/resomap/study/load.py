@@ -18,11 +18,11 @@ from resomap.evaluation.store import read_answers, read_predictions
 from resomap.layout import StudyLayout
 from resomap.records import Cell, Condition, Predictions, RunRecord, information_at
 from resomap.serialize import read_json
-from resomap.study.cost import stored_profiles
+from resomap.study.costs.cost import stored_profiles
 from resomap.study.limits import comparable_runs
 from resomap.study.runs import assessed_runs, grid_in_words, stopped_options
-from resomap.study.shared_seeds import shared_seeds
 from resomap.study.status import run_states
+from resomap.study.verdict.shared_seeds import shared_seeds
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from resomap.profiling.profiler import profile_subjects
 from resomap.profiling.records import ProfileRecord, ProfilingPlan, Subject
 from resomap.records import Cell, Condition, ImageDataset, Predictions, Preprocessing, information_at
 from resomap.study import build
-from resomap.study.cost import mode_gaps, shared_mode
-from resomap.study.evidence import chance_of
+from resomap.study.costs.cost import mode_gaps, shared_mode
+from resomap.study.verdict.evidence import chance_of
 
 Progress = Callable[[str], None]
 

@@ -25,10 +25,10 @@ from resomap.profiling.report import profiling_report
 from resomap.records import Cell, Condition, ImageDataset
 from resomap.serialize import provenance, write_json, write_text
 from resomap.study import build
-from resomap.study.explain import Source
-from resomap.study.explained import masks_of
-from resomap.study.explanations import analyse_sources, explained_of, recipe_of
-from resomap.study.figures import draw_study
+from resomap.study.explaining.explanations import analyse_sources, explained_of, recipe_of
+from resomap.study.explaining.images import masks_of
+from resomap.study.explaining.maps import Source
+from resomap.study.reporting.figures import draw_study
 
 log = logging.getLogger(__name__)
 Progress = Callable[[str], None]

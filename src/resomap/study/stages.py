@@ -19,7 +19,7 @@ from resomap.study.progress import StudyProgress
 
 if TYPE_CHECKING:
     from resomap.study.load import Study
-    from resomap.study.report import Shown
+    from resomap.study.reporting.page import Shown
     from resomap.study.sweep import StudyResult
 
 log = logging.getLogger(__name__)
@@ -104,20 +104,20 @@ def _image_stages(
 def _profile(
     config: ResoMapConfig, images: ImageDataset, layout: StudyLayout, training_s: float, progress: Tell
 ) -> None:
-    from resomap.study.profile import profile_study, profiles_are_current
+    from resomap.study.costs.profile import profile_study, profiles_are_current
 
     if not profiles_are_current(config, images, layout, training_s=training_s):
         profile_study(config, images=images, layout=layout, training_s=training_s, progress=progress)
 
 
 def _explain(config: ResoMapConfig, images: ImageDataset, layout: StudyLayout, progress: Tell) -> None:
-    from resomap.study.explanations import explain_study
+    from resomap.study.explaining.explanations import explain_study
 
     explain_study(config, images=images, layout=layout, progress=progress)
 
 
 def _draw(config: ResoMapConfig, images: ImageDataset, layout: StudyLayout, progress: Tell) -> None:
-    from resomap.study.figures import draw_figures
+    from resomap.study.reporting.figures import draw_figures
 
     draw_figures(config, images=images, layout=layout, progress=progress)
 
@@ -149,8 +149,8 @@ def report_study(
         StudyError: runs or profiles are missing.
     """
     from resomap.study.load import load_study
-    from resomap.study.report import write_report
-    from resomap.study.verdict import store_verdict
+    from resomap.study.reporting.page import write_report
+    from resomap.study.verdict.verdict import store_verdict
 
     progress("report")
     layout = layout or build.layout(config, images or build.dataset(config))
@@ -163,9 +163,9 @@ def report_study(
 
 def _shown(config: ResoMapConfig, study: Study, images: ImageDataset | None) -> Shown:
     """The images for the galleries; none where the data set is gone or another: all else of a report is as always."""
-    from resomap.study.explanations import explained_of
-    from resomap.study.report import Shown
-    from resomap.study.report_galleries import pictures_of
+    from resomap.study.explaining.explanations import explained_of
+    from resomap.study.reporting.galleries import pictures_of
+    from resomap.study.reporting.page import Shown
     from resomap.study.same_images import open_images
 
     count, kernel = build.explanation_extras(config)["gallery"], build.kernel(config)

@@ -12,9 +12,9 @@ from resomap.data.colour import normalised
 from resomap.data.resize import to_square
 from resomap.records import ImageRecord, Preprocessing
 from resomap.report.html import data_uri
-from resomap.study.explained import ExplainedImages
-from resomap.study.explanations import _spectral
-from resomap.study.report_galleries import flip_galleries
+from resomap.study.explaining.explanations import _spectral
+from resomap.study.explaining.images import ExplainedImages
+from resomap.study.reporting.galleries import flip_galleries
 
 COLOURS = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 

@@ -18,7 +18,7 @@ import resomap
 study = resomap.load_study(sys.argv[1])
 assert study.values("tiny_cnn", "test", "accuracy").shape == (2, 1, 4)
 assert study.latency["median_ms"].tolist() == [1.0, 1.0]
-from resomap.study.verdict import study_options
+from resomap.study.verdict.verdict import study_options
 print(*[option.resolution for option in study_options(study, metric="accuracy")])
 print(*sorted({"torch", "torchvision", "timm"} & set(sys.modules)))
 """

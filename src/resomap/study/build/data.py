@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from resomap.data.augmentation import AugmentationSettings
     from resomap.data.pyramid import ImageStore, StoreSettings
     from resomap.data.store_need import StoreNeed
-    from resomap.study.known_answers import KnownAnswer
+    from resomap.study.verdict.known_answers import KnownAnswer
 
 
 def kernel(config: ResoMapConfig) -> str:
@@ -207,7 +207,7 @@ def class_weights(config: ResoMapConfig, store: ImageStore, num_classes: int) ->
 
 def known_answers(config: ResoMapConfig, study: StudyLayout, records: Iterable[RunRecord]) -> list[KnownAnswer]:
     """Each band's accuracy beside the ideal observer's; empty unless the images are acuity's."""
-    from resomap.study.known_answers import known_answers as compare
+    from resomap.study.verdict.known_answers import known_answers as compare
 
     source, _, variant = config.data.source.partition(":")
     if source != "acuity":

@@ -67,8 +67,8 @@ class RayExecutor:
 
     def run(self, work: Work, cells: Sequence[Cell]) -> Generator[tuple[Cell, RunRecord | None]]:
         """Each cell with its record as it ends, or None where another process has it."""
+        from resomap.study.costs.schedule import longest_first
         from resomap.study.executors.ray_batch import Batch
-        from resomap.study.schedule import longest_first
 
         if work.context.ranks.world_size > 1:
             raise ConfigError("system.executor is ray, but a launcher started several processes; leave one of the two")

@@ -13,8 +13,8 @@ from resomap.records import Cell, Condition, Predictions, RunRecord
 from resomap.serialize import to_json, write_json
 from resomap.study.load import Study
 from resomap.study.runs import write_run
-from resomap.study.shared_seeds import shared_seeds
-from resomap.study.verdict import analyse_study, judge
+from resomap.study.verdict.shared_seeds import shared_seeds
+from resomap.study.verdict.verdict import analyse_study, judge
 
 
 @pytest.mark.parametrize(

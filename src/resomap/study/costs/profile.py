@@ -26,8 +26,8 @@ from resomap.profiling.records import ProfileRecord, ProfilingPlan, Subject
 from resomap.records import Cell, ImageDataset, ImageRecord
 from resomap.serialize import check_writable, digest, package_version, provenance, read_json, write_json
 from resomap.study import build
-from resomap.study.cost import shared_mode
-from resomap.study.explained import evenly_spread
+from resomap.study.costs.cost import shared_mode
+from resomap.study.explaining.images import evenly_spread
 from resomap.study.load import Study
 from resomap.study.ranks import Ranks
 from resomap.study.same_images import open_images

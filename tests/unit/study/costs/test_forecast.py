@@ -12,9 +12,10 @@ import torch
 from resomap import load_config
 from resomap.profiling.memory import measure_memory
 from resomap.records import Cell, TunedSettings
-from resomap.study import build, forecast
-from resomap.study.calibrate import StepTime
-from resomap.study.forecast import forecast_study
+from resomap.study import build
+from resomap.study.costs import forecast
+from resomap.study.costs.calibrate import StepTime
+from resomap.study.costs.forecast import forecast_study
 
 
 @pytest.fixture

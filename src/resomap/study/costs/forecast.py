@@ -23,15 +23,15 @@ from resomap.records import Cell
 from resomap.serialize import provenance, write_json
 from resomap.study import build
 from resomap.study.budget_reference import stored_reference
-from resomap.study.calibrate import calibrate
-from resomap.study.circumstances import circumstances
 from resomap.study.context import StudyContext
-from resomap.study.disk import DiskForecast, forecast_disk
+from resomap.study.costs.calibrate import calibrate
+from resomap.study.costs.circumstances import circumstances
+from resomap.study.costs.disk import DiskForecast, forecast_disk
+from resomap.study.costs.schedule import makespan, seed_by_seed
 from resomap.study.limits import Limit
 from resomap.study.progress import StudyProgress
 from resomap.study.ranks import Ranks
 from resomap.study.runs_at_once import settle_runs_at_once
-from resomap.study.schedule import makespan, seed_by_seed
 from resomap.study.tuning import foreseen_choices
 
 SHARE_OF_FREE = 0.9

@@ -8,11 +8,11 @@ from resomap.evaluation.store import write_predictions
 from resomap.layout import StudyLayout
 from resomap.records import Cell, Condition, Predictions, RunRecord
 from resomap.serialize import write_json
-from resomap.study import evidence
 from resomap.study.load import Study
 from resomap.study.results import assessed_rows, result_rows
 from resomap.study.runs import assessed_runs, write_run
-from resomap.study.verdict import study_options
+from resomap.study.verdict import evidence
+from resomap.study.verdict.verdict import study_options
 
 SIDES, SEEDS = (32, 64, 96), (0, 1, 2)
 

@@ -15,10 +15,10 @@ from resomap.layout import StudyLayout
 from resomap.metrics.classification import metric_name
 from resomap.records import Cell, Condition, Predictions, RunRecord
 from resomap.serialize import to_json, write_json
-from resomap.study.evidence import cascades
 from resomap.study.load import Study
+from resomap.study.reporting.verdict_tables import cascades_table
 from resomap.study.runs import write_run
-from resomap.study.verdict_tables import cascades_table
+from resomap.study.verdict.evidence import cascades
 
 LABELS = np.arange(40) % 2
 SPLITS = ("val", "test")

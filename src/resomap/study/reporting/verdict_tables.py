@@ -9,7 +9,7 @@ from resomap.analysis.per_class import LEAST_IMAGES
 from resomap.analysis.wording import over_limit, the_best
 from resomap.errors import counted, printable
 from resomap.report.html import Table, cell, interval_cell, says_nothing
-from resomap.study.captions import intervals, on, title
+from resomap.study.reporting.captions import intervals, on, title
 
 _LARGEST_TABLE = 2000
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from resomap.profiling.latency import BATCH_1
 from resomap.report.html import curve_trace, heat_map, level_line, line_trace, sides_axis
-from resomap.study.captions import on, with_seeds
-from resomap.study.cost import common_mode, timed_as
+from resomap.study.costs.cost import common_mode, timed_as
 from resomap.study.load import Study
+from resomap.study.reporting.captions import on, with_seeds
 
 Plot = dict[str, Any]
 _TICKS = [digit * 10.0**power for power in range(-3, 7) for digit in (1, 1.5, 2, 3, 5, 7)]

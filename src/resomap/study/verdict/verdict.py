@@ -16,11 +16,11 @@ from resomap.errors import StudyError, counted
 from resomap.metrics.classification import metric_name
 from resomap.profiling.latency import BATCH_1
 from resomap.serialize import plain, write_json, write_text
-from resomap.study import evidence
-from resomap.study.cost import check_same_hardware, common_mode, mode_gaps, profile_command, timed_as
-from resomap.study.gain import AS_TRAINED, WEIGHTS, class_detail_rows, detail_rows, matrix_tables
-from resomap.study.left_out import left_out
+from resomap.study.costs.cost import check_same_hardware, common_mode, mode_gaps, profile_command, timed_as
 from resomap.study.load import Study
+from resomap.study.verdict import evidence
+from resomap.study.verdict.gain import AS_TRAINED, WEIGHTS, class_detail_rows, detail_rows, matrix_tables
+from resomap.study.verdict.left_out import left_out
 
 
 def study_options(study: Study, *, metric: str, mode: str | None = None, device: str | None = None) -> list[Option]:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from resomap.records import Cell, Condition
-from resomap.study.evidence import comparisons
-from resomap.study.gain import detail_rows
+from resomap.study.verdict.evidence import comparisons
+from resomap.study.verdict.gain import detail_rows
 
 
 class _Study:

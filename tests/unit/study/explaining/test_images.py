@@ -13,9 +13,10 @@ from PIL import Image
 from resomap.explainability.store import StoredMaps, write_maps
 from resomap.layout import StudyLayout
 from resomap.records import Cell, ImageDataset, ImageRecord
-from resomap.study import figures, profile
-from resomap.study.explained import ExplainedImages, evenly_spread
-from resomap.study.report_galleries import explanation_galleries
+from resomap.study.costs import profile
+from resomap.study.explaining.images import ExplainedImages, evenly_spread
+from resomap.study.reporting import figures
+from resomap.study.reporting.galleries import explanation_galleries
 
 CELL = Cell("tiny_cnn", 32, 0)
 SHOWN = [0, 13, 25, 38, 50, 63]  # 63 / 5 is 12.6 images a step

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from resomap.config.load import load_config
-from resomap.study import calibrate as module
-from resomap.study.calibrate import StepTime, calibrate, median_seconds
+from resomap.study.costs import calibrate as module
+from resomap.study.costs.calibrate import StepTime, calibrate, median_seconds
 
 
 @pytest.fixture

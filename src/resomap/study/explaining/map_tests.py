@@ -18,7 +18,7 @@ from resomap.explainability.receptive_field import effective_receptive_field
 from resomap.explainability.store import StoredMaps
 from resomap.metrics import maps as measures
 from resomap.models.checkpoints import Checkpoint
-from resomap.study.explained import ExplainedImages
+from resomap.study.explaining.images import ExplainedImages
 
 FAITHFUL_IMAGES = 16
 SENSITIVE_IMAGES = 4

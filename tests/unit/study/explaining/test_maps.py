@@ -17,10 +17,10 @@ from resomap.models.checkpoints import make_metadata, save_weights, write_metada
 from resomap.models.registry import build_model
 from resomap.models.target_layers import get_target_layer
 from resomap.records import Cell, ImageRecord, Preprocessing
-from resomap.study import explain
-from resomap.study.explain import MapRecipe
-from resomap.study.explained import ExplainedImages
-from resomap.study.explanations import analyse_sources
+from resomap.study.explaining import maps as explain
+from resomap.study.explaining.explanations import analyse_sources
+from resomap.study.explaining.images import ExplainedImages
+from resomap.study.explaining.maps import MapRecipe
 from resomap.study.resolution import find_checkpoints
 
 MODEL = "mobilenet_v3_small"

@@ -28,9 +28,9 @@ from resomap.report.figures import (
 from resomap.report.style import save_figure
 from resomap.serialize import read_json
 from resomap.study import build
-from resomap.study.cost import check_same_hardware, common_mode, stored_profiles, timed_as
-from resomap.study.explained import ExplainedImages, evenly_spread
-from resomap.study.explanations import explained_of
+from resomap.study.costs.cost import check_same_hardware, common_mode, stored_profiles, timed_as
+from resomap.study.explaining.explanations import explained_of
+from resomap.study.explaining.images import ExplainedImages, evenly_spread
 from resomap.study.limits import comparable_runs
 from resomap.study.results import assessed_rows
 from resomap.study.runs import assessed_runs

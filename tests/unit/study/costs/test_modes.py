@@ -17,11 +17,11 @@ from resomap.profiling.report import profiling_report
 from resomap.records import Cell, Condition, Predictions, RunRecord
 from resomap.serialize import read_json, write_json
 from resomap.study import probe
-from resomap.study.cost import cost_curves, timed_as
+from resomap.study.costs.cost import cost_curves, timed_as
+from resomap.study.costs.profile import ratios_to_smallest
 from resomap.study.load import Study
-from resomap.study.profile import ratios_to_smallest
 from resomap.study.runs import write_run
-from resomap.study.verdict import judge, study_options
+from resomap.study.verdict.verdict import judge, study_options
 
 MS = {"compile": {32: 1.0, 64: 2.0}, "eager": {32: 3.0, 64: 4.0}}
 

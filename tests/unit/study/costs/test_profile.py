@@ -21,8 +21,8 @@ from resomap.profiling.records import ProfileRecord, Rounds
 from resomap.records import ImageDataset
 from resomap.serialize import read_json, write_json
 from resomap.study import build
-from resomap.study.cost import stored_profiles
-from resomap.study.profile import profile_study, profiles_are_current
+from resomap.study.costs.cost import stored_profiles
+from resomap.study.costs.profile import profile_study, profiles_are_current
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,9 @@ def profiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., b
     layout, both = StudyLayout(tmp_path / "study"), "sweep.models=[tiny_cnn,'ours_to_profile:network']"
     images = build.dataset(small(tmp_path))
     settings = (both, "models.allow_callables=true", "system.profiling.end_to_end_images=2")
-    monkeypatch.setattr("resomap.study.profile.profile_subjects", partial(profile_subjects_once, profile_subjects))
+    monkeypatch.setattr(
+        "resomap.study.costs.profile.profile_subjects", partial(profile_subjects_once, profile_subjects)
+    )
     profile_study(small(tmp_path, *settings), images=images, layout=layout)
 
     def holds(*more: str, images: ImageDataset = images) -> bool:
@@ -122,7 +124,7 @@ def test_a_profile_holds_for_what_it_was_measured_of(
     images = build.dataset(small(tmp_path))
     assert not profiled(images=replace(images, class_names=(*images.class_names, "one more")))
     assert profiled()
-    monkeypatch.setattr("resomap.study.profile.PROFILE_VERSION", PROFILE_VERSION + 1)
+    monkeypatch.setattr("resomap.study.costs.profile.PROFILE_VERSION", PROFILE_VERSION + 1)
     assert not profiled()
 
 
@@ -146,7 +148,9 @@ def test_a_profile_of_an_earlier_version_is_read_but_not_current(profiled: Calla
 
 
 def test_files_that_cannot_be_read_are_not_counted_as_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resomap.study.profile.profile_subjects", partial(profile_subjects_once, profile_subjects))
+    monkeypatch.setattr(
+        "resomap.study.costs.profile.profile_subjects", partial(profile_subjects_once, profile_subjects)
+    )
     config = small(tmp_path, "system.profiling.end_to_end_images=3")
     images = build.dataset(config)
     images.splits["test"][0].path.write_bytes(b"no image")

@@ -16,7 +16,7 @@ from resomap.explainability.overlay import overlay
 from resomap.explainability.store import read_maps
 from resomap.records import ImageDataset
 from resomap.report.html import data_uri
-from resomap.study.explained import ExplainedImages, evenly_spread
+from resomap.study.explaining.images import ExplainedImages, evenly_spread
 from resomap.study.load import Study
 
 log = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from resomap.analysis.per_class import critical_resolutions
 from resomap.analysis.recommend import Budget, Option, recommend
 from resomap.records import Cell
 from resomap.serialize import plain
-from resomap.study.circumstances import circumstances
-from resomap.study.report_tables import (
+from resomap.study.costs.circumstances import circumstances
+from resomap.study.reporting.tables import (
     agreement_table,
     consistency_table,
     cost_table,
@@ -22,7 +22,7 @@ from resomap.study.report_tables import (
     memory_table,
     provenance_table,
 )
-from resomap.study.verdict_tables import (
+from resomap.study.reporting.verdict_tables import (
     class_detail_table,
     classes_table,
     comparisons_table,

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from resomap.metrics.classification import metric_name
-from resomap.study.captions import intervals, on, with_seeds
-from resomap.study.report_plots import matrix_label
-from resomap.study.report_text import latex, summary
-from resomap.study.verdict_tables import comparisons_table
+from resomap.study.reporting.captions import intervals, on, with_seeds
+from resomap.study.reporting.plots import matrix_label
+from resomap.study.reporting.texts import latex, summary
+from resomap.study.reporting.verdict_tables import comparisons_table
 
 
 def _figure(model: str, seeds: int, value: float = 0.9) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from resomap.errors import ResolutionError
 from resomap.profiling import complexity
 from resomap.records import Cell
 from resomap.study import build
-from resomap.study.schedule import longest_first, lower_bound, makespan, predicted_cost, seed_by_seed
+from resomap.study.costs.schedule import longest_first, lower_bound, makespan, predicted_cost, seed_by_seed
 
 
 def test_makespan_of_a_schedule_worked_out_by_hand() -> None:

@@ -11,10 +11,10 @@ from resomap.metrics.consistency import AS_RESEEDING, BETTER, LEAST_SEEDS, MORE,
 from resomap.profiling.report import AT_LEAST, PRECISIONS
 from resomap.records import RunRecord
 from resomap.report.html import Table, cell, interval_cell
-from resomap.study.captions import on, title
-from resomap.study.circumstances import circumstances
-from resomap.study.cost import hardware
+from resomap.study.costs.circumstances import circumstances
+from resomap.study.costs.cost import hardware
 from resomap.study.load import Study
+from resomap.study.reporting.captions import on, title
 
 _SHORT = {
     AS_RESEEDING: "as a new seed",

@@ -17,10 +17,10 @@ from resomap.models.checkpoints import Checkpoint, load_checkpoint
 from resomap.records import ImageDataset
 from resomap.serialize import check_writable, digest, plain, provenance, read_json, write_json
 from resomap.study import build
-from resomap.study.explain import MapRecipe, Source, make_maps, with_layers
-from resomap.study.explained import ExplainedImages, masks_of, open_explained
+from resomap.study.explaining.images import ExplainedImages, masks_of, open_explained
+from resomap.study.explaining.map_tests import run_map_tests
+from resomap.study.explaining.maps import MapRecipe, Source, make_maps, with_layers
 from resomap.study.limits import comparable_runs
-from resomap.study.map_tests import run_map_tests
 from resomap.study.runs import assessed_runs
 from resomap.study.same_images import open_images
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from resomap.errors import counted
-from resomap.study.captions import intervals, on, title, with_seeds
+from resomap.study.reporting.captions import intervals, on, title, with_seeds
 
 _PERCENT = r"\,\%"
 

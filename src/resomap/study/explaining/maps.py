@@ -19,7 +19,7 @@ from resomap.models.checkpoints import Checkpoint, load_checkpoint
 from resomap.models.target_layers import get_target_layer
 from resomap.records import Cell
 from resomap.serialize import digest
-from resomap.study.explained import ExplainedImages
+from resomap.study.explaining.images import ExplainedImages
 
 log = logging.getLogger(__name__)
 

@@ -12,14 +12,14 @@ from resomap.metrics.classification import metric_name
 from resomap.report.html import render
 from resomap.report.text import METHODS, REFERENCES
 from resomap.serialize import write_text
-from resomap.study import report_tables as tables
-from resomap.study import verdict_tables as of_verdict
-from resomap.study.captions import intervals, on, title
-from resomap.study.explained import ExplainedImages
+from resomap.study.explaining.images import ExplainedImages
 from resomap.study.load import Study
-from resomap.study.report_galleries import PictureOf, explanation_galleries, flip_galleries
-from resomap.study.report_plots import matrix_label, report_plots
-from resomap.study.report_text import latex, summary
+from resomap.study.reporting import tables as tables
+from resomap.study.reporting import verdict_tables as of_verdict
+from resomap.study.reporting.captions import intervals, on, title
+from resomap.study.reporting.galleries import PictureOf, explanation_galleries, flip_galleries
+from resomap.study.reporting.plots import matrix_label, report_plots
+from resomap.study.reporting.texts import latex, summary
 
 
 @dataclass(frozen=True, slots=True, eq=False)
