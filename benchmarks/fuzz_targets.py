@@ -248,8 +248,8 @@ def images_target(folder: Path) -> Target:
 
 
 def names_target(folder: Path) -> Target:
-    from resomap.errors import printable, without_secrets
     from resomap.layout import folder_name
+    from resomap.printable import printable, without_secrets
     from resomap.report.html import script_json
 
     def check(data: bytes) -> None:

@@ -24,11 +24,12 @@ A message says what was expected, what came, and what to do. The command line pr
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
+
+from resomap.printable import printable
 
 
 class ResoMapError(Exception):
@@ -127,14 +128,6 @@ class ExtrapolationError(StudyError):
     """A fitted law was asked for a resolution outside the range that it was measured in."""
 
 
-_SECRETS = "password|passwd|pwd|token|secret|api[_-]?key|access[_-]?key|credential|signature|authorization"
-
-
-def printable(text: object) -> str:
-    """`text` on one line: control characters (newline, escape, ...) shown as \\n, \\x1b."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in str(text))
-
-
 def is_whole(value: object) -> bool:
     """Whether it is a whole number, numpy's too; True and False are none."""
     return isinstance(value, Integral) and not isinstance(value, bool)
@@ -143,28 +136,3 @@ def is_whole(value: object) -> bool:
 def is_number(value: object) -> bool:
     """Whether it is a real number, numpy's too; True and False are none, NaN is one."""
     return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def counted(count: int, noun: str) -> str:
-    """'1 run', '2 runs'."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def listed(names: Sequence[str], *, most: int = 5) -> str:
-    """'ants, bees'; 'a, b, c, d, e and 3 more'."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(printable(name) for name in names[:most]) + more
-
-
-def share(value: float, *, digits: int = 3) -> str:
-    """With three digits, or up to six, so as not to show as 0 or 1 what is not."""
-    enough = (n for n in range(digits, 7) if round(value, n) not in (0, 1))
-    return f"{value:.{digits if value in (0, 1) else next(enough, digits)}f}"
-
-
-def without_secrets(text: str) -> str:
-    """`text` without the user and password of its URIs and without what is named a secret (`token=`, `Bearer `)."""
-    # Bounded repetition: `text` may come from a server, and must not cost more than its length.
-    text = re.sub(r"\b(\w{1,40}://)(?<!sqlite://)(?<!file://)\S*@", r"\1***@", text)
-    text = re.sub(r"(?i)\b(bearer|basic) +[\w.+/=~-]{8,}", r"\1 ***", text)
-    return re.sub(rf"(?i)((?:{_SECRETS})[\w.-]{{0,20}}[\"']?[=:] ?[\"']?)(?!basic |bearer )[^&\s\"']+", r"\1***", text)

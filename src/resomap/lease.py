@@ -30,7 +30,8 @@ from pathlib import Path
 
 import psutil
 
-from resomap.errors import LeaseLostError, printable
+from resomap.errors import LeaseLostError
+from resomap.printable import printable
 from resomap.serialize import make_dirs, storage_errors, this_machine
 
 log = logging.getLogger(__name__)

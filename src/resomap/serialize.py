@@ -31,7 +31,8 @@ from typing import Any, BinaryIO
 
 import psutil
 
-from resomap.errors import ResoMapError, StorageError, printable, without_secrets
+from resomap.errors import ResoMapError, StorageError
+from resomap.printable import printable, without_secrets
 
 DAMAGE: tuple[type[Exception], ...] = (
     *(OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, AssertionError),

@@ -31,12 +31,13 @@ from resomap.config.yaml_text import YamlTextError, parse
 from resomap.data.decode import decode_rgb
 from resomap.data.folder import find_images
 from resomap.data.signatures import read_signatures
-from resomap.errors import BadImageError, CheckpointError, ConfigError, StudyError, UnsafeCheckpointError, printable
+from resomap.errors import BadImageError, CheckpointError, ConfigError, StudyError, UnsafeCheckpointError
 from resomap.evaluation.store import read_predictions, write_predictions
 from resomap.explainability.store import read_maps
 from resomap.layout import StudyLayout, folder_name
 from resomap.models.checkpoints import load_checkpoint, make_metadata
 from resomap.models.weights import read_state_dict
+from resomap.printable import printable
 from resomap.records import Cell, Condition, Predictions, Preprocessing
 from resomap.serialize import read_json
 from resomap.study.runs import read_run

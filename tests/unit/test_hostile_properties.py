@@ -18,9 +18,10 @@ from resomap.data.folder import find_images
 from resomap.data.hashes import content_hashes, index_path
 from resomap.data.store_files import find_or_build
 from resomap.data.store_settings import StoreSettings
-from resomap.errors import DatasetError, ResoMapError, printable, without_secrets
+from resomap.errors import DatasetError, ResoMapError
 from resomap.layout import folder_name
 from resomap.models.checkpoints import make_metadata, read_metadata
+from resomap.printable import printable, without_secrets
 from resomap.records import ImageDataset, ImageRecord, Preprocessing
 from resomap.study.runs import read_run
 

@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resomap import serialize
-from resomap.errors import StorageError, StudyError, printable
+from resomap.errors import StorageError, StudyError
 from resomap.layout import folder_name
+from resomap.printable import printable
 from resomap.records import Cell
 from resomap.serialize import (
     check_writable,

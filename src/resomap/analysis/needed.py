@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from scipy import special
 
 from resomap.analysis.statistics.intervals import Estimate
-from resomap.errors import counted
+from resomap.printable import counted
 
 POWER = 0.8
 _MOST_IMAGES = 100_000

@@ -10,8 +10,8 @@ import numpy as np
 
 from resomap.analysis.needed import Need, most
 from resomap.analysis.statistics.intervals import Estimate
-from resomap.errors import listed, share
 from resomap.metrics.classification import metric_name
+from resomap.printable import listed, share
 
 if TYPE_CHECKING:
     from resomap.analysis.recommend import Assessed, Option

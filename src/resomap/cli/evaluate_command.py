@@ -9,7 +9,7 @@ import typer
 
 from resomap.cli.options import ConfigOption, DataOption, DeviceOption, SetOption, checkpoint_config
 from resomap.cli.tables import print_table
-from resomap.errors import counted
+from resomap.printable import counted
 
 
 def evaluate(

@@ -10,7 +10,8 @@ import typer
 
 from resomap.cli.options import ConfigOption, DataOption, DeviceOption, SetOption, configure
 from resomap.cli.tables import print_table
-from resomap.errors import ConfigError, counted, printable
+from resomap.errors import ConfigError
+from resomap.printable import counted, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,7 +10,8 @@ import typer
 
 from resomap.cli.explain_command import study_config
 from resomap.cli.options import ConfigOption, DataOption, SetOption
-from resomap.errors import ConfigError, counted, printable
+from resomap.errors import ConfigError
+from resomap.printable import counted, printable
 
 
 def export(

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from resomap.errors import counted, printable
+from resomap.printable import counted, printable
 from resomap.records import Cell, EpochRecord, RunRecord
 from resomap.study.progress import StudyProgress, TimeLeft
 

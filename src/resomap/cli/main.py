@@ -23,7 +23,8 @@ from resomap.cli import (
     run_commands,
     system_commands,
 )
-from resomap.errors import ResoMapError, printable, without_secrets
+from resomap.errors import ResoMapError
+from resomap.printable import printable, without_secrets
 from resomap.study.interrupt import stop_on_signals
 
 app = typer.Typer(

@@ -11,8 +11,8 @@ import typer
 from resomap.allocator import keep_freed_memory
 from resomap.config.load import load_config
 from resomap.config.schema import ResoMapConfig
-from resomap.errors import printable
 from resomap.layout import study_of
+from resomap.printable import printable
 
 ConfigOption = Annotated[
     Path | None,

@@ -24,7 +24,7 @@ from resomap.cli.options import (
 )
 from resomap.cli.run_commands import sweep_config
 from resomap.cli.tables import print_table
-from resomap.errors import counted, printable
+from resomap.printable import counted, printable
 
 if TYPE_CHECKING:
     from resomap.study.costs.disk import DiskForecast

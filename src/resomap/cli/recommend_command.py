@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from resomap.cli.tables import print_table
-from resomap.errors import ConfigError, counted, printable, share
+from resomap.errors import ConfigError
+from resomap.printable import counted, printable, share
 
 if TYPE_CHECKING:
     from resomap.analysis.recommend import Recommendation

@@ -10,7 +10,7 @@ import typer
 
 from resomap.cli.explain_command import study_config
 from resomap.cli.options import ConfigOption, DataOption, SetOption
-from resomap.errors import printable
+from resomap.printable import printable
 
 
 def report(

@@ -31,7 +31,7 @@ from resomap.cli.options import (
 )
 from resomap.cli.tables import print_known_answers, print_results
 from resomap.config.schema import ResoMapConfig
-from resomap.errors import printable
+from resomap.printable import printable
 
 if TYPE_CHECKING:
     from resomap.study.sweep import StudyResult

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from resomap.cli.tables import print_status, print_table
-from resomap.errors import printable
+from resomap.printable import printable
 from resomap.tracking.ui import LOOPBACK, is_loopback, ui_command
 
 

@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from resomap.errors import counted, printable
+from resomap.printable import counted, printable
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from resomap.config.expected import Where, dotted, fragment_at, in_words, is_section, kinds, places, remedy, unknown
 from resomap.config.schema import FILES, ResoMapConfig
 from resomap.config.yaml_text import is_unicode, show
-from resomap.errors import ConfigError, printable, without_secrets
+from resomap.errors import ConfigError
+from resomap.printable import printable, without_secrets
 
 _MOST_PROBLEMS = 50
 

@@ -18,8 +18,8 @@ from resomap.config.draft import Draft
 from resomap.config.expected import Fragment, Where, choices, fragment_at, is_section, kinds, unknown
 from resomap.config.schema import FILES, ResoMapConfig
 from resomap.config.yaml_text import LARGEST_BYTES, YamlTextError, is_unicode, parse, show, to_yaml
-from resomap.errors import printable
 from resomap.layout import StudyLayout
+from resomap.printable import printable
 
 log = logging.getLogger(__name__)
 

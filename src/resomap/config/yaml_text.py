@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from resomap.errors import printable
+from resomap.printable import printable
 
 LARGEST_BYTES = 2**20
 _DEEPEST = 16

@@ -38,8 +38,9 @@ from resomap.data.acuity_render import (
     tint_mask,
 )
 from resomap.data.acuity_theory import ideal_accuracy, ideal_dprime
-from resomap.errors import DatasetError, printable
+from resomap.errors import DatasetError
 from resomap.lease import Leases
+from resomap.printable import printable
 from resomap.serialize import make_dirs, plain, read_json, storage_errors, write_json
 
 __all__ = ["FORMAT", "MANIFEST", "AcuitySpec", "ideal_accuracy", "ideal_dprime", "make_acuity", "parameters"]

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from resomap.errors import printable
+from resomap.printable import printable
 
 if TYPE_CHECKING:
     from resomap.data.audit import AuditReport, CopyGroup

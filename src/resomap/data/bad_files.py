@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from resomap.errors import DatasetError, printable
+from resomap.errors import DatasetError
+from resomap.printable import printable
 from resomap.records import BadFile, ImageRecord
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,8 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from resomap.data.pillow import pillow_formats, pillow_guard
-from resomap.errors import BadImageError, StorageError, printable
+from resomap.errors import BadImageError, StorageError
+from resomap.printable import printable
 from resomap.serialize import DAMAGE
 
 MAX_PIXELS = 178_956_970

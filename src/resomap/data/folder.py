@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from resomap.errors import DatasetError, printable
+from resomap.errors import DatasetError
+from resomap.printable import printable
 from resomap.records import ImageRecord
 
 SPLITS: tuple[str, ...] = ("train", "val", "test")

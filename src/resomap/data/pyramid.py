@@ -28,7 +28,8 @@ from resomap.data.resize import to_square
 from resomap.data.store_build import Progress, decode_all, header_sizes
 from resomap.data.store_files import StoredImages, find, find_or_build, open_stored
 from resomap.data.store_settings import StoreSettings
-from resomap.errors import ConfigError, StorageError, printable
+from resomap.errors import ConfigError, StorageError
+from resomap.printable import printable
 from resomap.records import BadFile, CropBox, ImageRecord, information_at
 
 __all__ = ["CachedStore", "ImageStore", "OnTheFlyStore", "StoreSettings", "find_store", "open_store", "reopen_store"]

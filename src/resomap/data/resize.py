@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from resomap.errors import ConfigError, printable
+from resomap.errors import ConfigError
+from resomap.printable import printable
 
 KERNELS = {
     "bilinear": Image.Resampling.BILINEAR,

@@ -16,7 +16,8 @@ from resomap.data.folder import SPLITS, FoundImages, find_images
 from resomap.data.hashes import content_hashes, index_path
 from resomap.data.signatures import read_signatures
 from resomap.data.split import check_splittable, split_images
-from resomap.errors import DatasetError, printable
+from resomap.errors import DatasetError
+from resomap.printable import printable
 from resomap.records import ImageDataset, ImageRecord
 from resomap.serialize import digest
 

@@ -6,7 +6,8 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
-from resomap.errors import DatasetError, counted, printable
+from resomap.errors import DatasetError
+from resomap.printable import counted, printable
 from resomap.records import ImageRecord
 
 

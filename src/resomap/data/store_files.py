@@ -49,8 +49,9 @@ from resomap.data.store_build import (
     squares_name,
 )
 from resomap.data.store_settings import StoreSettings
-from resomap.errors import BadImageError, StorageError, printable
+from resomap.errors import BadImageError, StorageError
 from resomap.lease import Leases
+from resomap.printable import printable
 from resomap.records import ImageRecord
 from resomap.serialize import DAMAGE, digest, make_dirs, storage_errors
 

@@ -24,8 +24,9 @@ from typing import Any
 
 from PIL import Image
 
-from resomap.errors import DatasetError, printable
+from resomap.errors import DatasetError
 from resomap.lease import Leases
+from resomap.printable import printable
 from resomap.serialize import make_dirs, storage_errors, write_json
 
 _logger = logging.getLogger(__name__)

@@ -18,7 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from resomap.errors import StudyError, printable
+from resomap.errors import StudyError
+from resomap.printable import printable
 from resomap.records import Cell, Condition, Predictions
 from resomap.serialize import DAMAGE, check_regular, digest, to_json, write_atomic
 

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from resomap.errors import TargetLayerError, printable
+from resomap.errors import TargetLayerError
 from resomap.explainability.frame import coarsest_grid, support, to_common_frame
 from resomap.explainability.store import StoredMaps
 from resomap.metrics import maps as measures
 from resomap.metrics.classification import wilson_interval
 from resomap.metrics.consistency import SIMILARITIES, Interval, consistency
+from resomap.printable import printable
 
 _PARTNERS = 8
 """Other images whose masks are laid on each map, for what it gets by place alone."""

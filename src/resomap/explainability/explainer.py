@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from resomap.data.colour import normalised
 from resomap.data.decode import upright_rgb
 from resomap.data.resize import to_square
-from resomap.errors import ConfigError, printable
+from resomap.errors import ConfigError
 from resomap.explainability.attribution import Attribution, Targets, as_targets
 from resomap.explainability.methods import METHODS, explain
 from resomap.explainability.overlay import colour_map, overlay, resized_map
 from resomap.models.devices import present_device
 from resomap.models.pretrained import IMAGENET_MEAN, IMAGENET_STD
 from resomap.models.target_layers import check_module
+from resomap.printable import printable
 from resomap.records import Preprocessing
 from resomap.serialize import DAMAGE, write_atomic
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from resomap.errors import StudyError, printable
+from resomap.errors import StudyError
+from resomap.printable import printable
 from resomap.records import Cell
 from resomap.serialize import DAMAGE, check_unpacked, plain, write_atomic
 

@@ -18,12 +18,13 @@ import safetensors.torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor, nn
 
-from resomap.errors import CheckpointError, ResoMapError, UnsafeCheckpointError, printable
+from resomap.errors import CheckpointError, ResoMapError, UnsafeCheckpointError
 from resomap.layout import BEST_WEIGHTS, METADATA
 from resomap.models.construct import construct, construct_on_meta
 from resomap.models.names import canonical_name
 from resomap.models.seal import sealed
 from resomap.models.weights import apply_fit, fit_state_dict, read_state_dict
+from resomap.printable import printable
 from resomap.records import Preprocessing
 from resomap.serialize import package_version, plain, read_json, write_atomic, write_json
 

@@ -18,10 +18,11 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from resomap.errors import ConfigError, ResolutionError, ResoMapError, UnknownModelError, printable
+from resomap.errors import ConfigError, ResolutionError, ResoMapError, UnknownModelError
 from resomap.models.names import model_source
 from resomap.models.pretrained import check_published, load_torchvision_weights, timm_pretrained
 from resomap.models.simple_cnn import DEFAULT_SPECS, CnnSpec, SimpleCnn
+from resomap.printable import printable
 
 Specs = Mapping[str, CnnSpec | Mapping[str, Any]]
 """Own network's name -> its description (models.yaml)."""

@@ -7,7 +7,8 @@ import platform
 import psutil
 import torch
 
-from resomap.errors import DeviceError, printable
+from resomap.errors import DeviceError
+from resomap.printable import printable
 
 
 def present_device(device: str | torch.device, *, name: str = "device") -> torch.device:

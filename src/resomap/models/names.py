@@ -15,7 +15,8 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Literal
 
-from resomap.errors import UnknownModelError, printable
+from resomap.errors import UnknownModelError
+from resomap.printable import printable
 
 FAMILIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {

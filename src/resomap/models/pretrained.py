@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from resomap.errors import CheckpointError, printable
+from resomap.errors import CheckpointError
 from resomap.models.names import model_source
 from resomap.models.weights import apply_fit, fit_state_dict
+from resomap.printable import printable
 
 Rgb = tuple[float, float, float]
 

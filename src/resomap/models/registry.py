@@ -6,12 +6,13 @@ from pathlib import Path
 
 from torch import nn
 
-from resomap.errors import ConfigError, UnknownModelError, is_whole, printable
+from resomap.errors import ConfigError, UnknownModelError, is_whole
 from resomap.models.construct import Specs, construct, construct_on_meta
 from resomap.models.names import NOT_ALLOWED, canonical_name, family_of, list_models
 from resomap.models.pretrained import check_published, library_normalisation
 from resomap.models.resolutions import assert_same_parameters, check_resolution, model_stride
 from resomap.models.weights import fit_state_dict, load_weights, read_state_dict
+from resomap.printable import printable
 
 __all__ = [
     "assert_same_parameters",

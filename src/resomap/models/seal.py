@@ -11,7 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from resomap.errors import CheckpointError, printable
+from resomap.errors import CheckpointError
+from resomap.printable import printable
 
 _KEY = "resomap.sha256"
 _TEXTS = "__metadata__"

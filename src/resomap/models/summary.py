@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from resomap.errors import printable
 from resomap.models.resolutions import SIZE_ERRORS, dry_forward, in_eval_mode
+from resomap.printable import printable
 from resomap.serialize import write_json, write_text
 
 

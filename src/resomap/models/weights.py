@@ -21,8 +21,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from resomap.errors import CheckpointError, UnsafeCheckpointError, printable
+from resomap.errors import CheckpointError, UnsafeCheckpointError
 from resomap.models.seal import check_seal
+from resomap.printable import printable
 from resomap.serialize import DAMAGE
 
 _LOG = logging.getLogger(__name__)

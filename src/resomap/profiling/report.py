@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from resomap.errors import counted
+from resomap.printable import counted
 
 if TYPE_CHECKING:
     from resomap.profiling.records import ProfileRecord

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from resomap.errors import share
+from resomap.printable import share
 from resomap.report.style import COLOURS, MARKERS
 
 _SYMBOLS = {

@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import logging
 
-from resomap.errors import StudyError, printable
+from resomap.errors import StudyError
 from resomap.layout import TUNING_LEASE, StudyLayout
+from resomap.printable import printable
 from resomap.serialize import read_json, write_json
 from resomap.study import build
 from resomap.study.context import StudyContext

@@ -14,8 +14,9 @@ from pathlib import Path
 import psutil
 import torch
 
-from resomap.errors import DeviceError, ResoMapError, counted
+from resomap.errors import DeviceError, ResoMapError
 from resomap.models.registry import build_model
+from resomap.printable import counted
 from resomap.serialize import package_version, write_text
 from resomap.training.device import resolve_precision, select_device
 

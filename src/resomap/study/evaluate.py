@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from resomap.config.schema import ResoMapConfig
-from resomap.errors import CheckpointError, DatasetError, listed
+from resomap.errors import CheckpointError, DatasetError
 from resomap.evaluation.predict import predict
 from resomap.evaluation.store import write_predictions
 from resomap.metrics.classification import classification_metrics
 from resomap.models.checkpoints import load_checkpoint
 from resomap.models.folding import for_inference
+from resomap.printable import listed
 from resomap.records import Cell, Condition, ImageDataset
 from resomap.study import build
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from resomap.errors import StudyError, printable
+from resomap.errors import StudyError
+from resomap.printable import printable
 from resomap.records import Cell, EpochRecord, Predictions
 from resomap.serialize import digest, read_json, write_json
 from resomap.training.callbacks import Callback

@@ -14,9 +14,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from resomap.errors import StudyError, printable
+from resomap.errors import StudyError
 from resomap.layout import MICRO_BATCHES_LEASE, StudyLayout
 from resomap.lease import Leases
+from resomap.printable import printable
 from resomap.records import Cell, RunRecord
 from resomap.serialize import DAMAGE, read_json, write_json
 from resomap.study.runs import some_of, stored_runs

@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 
 from resomap.analysis.statistics.pseudo import heaviest_image, pseudo_values
-from resomap.errors import StudyError, printable
+from resomap.errors import StudyError
 from resomap.evaluation.store import read_answers, read_predictions
 from resomap.layout import StudyLayout
+from resomap.printable import printable
 from resomap.records import Cell, Condition, Predictions, RunRecord, information_at
 from resomap.serialize import read_json
 from resomap.study.costs.cost import stored_profiles

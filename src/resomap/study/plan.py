@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from resomap.config.schema import ResoMapConfig
-from resomap.errors import StorageError, StudyError, counted, printable
+from resomap.errors import StorageError, StudyError
 from resomap.layout import StudyLayout
+from resomap.printable import counted, printable
 from resomap.records import Cell, RunRecord
 from resomap.serialize import make_dirs, storage_errors, write_text
 from resomap.study import build

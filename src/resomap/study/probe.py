@@ -14,13 +14,14 @@ from resomap.analysis.recommend import Budget, Option, Recommendation, recommend
 from resomap.analysis.statistics.pseudo import heaviest_image, pseudo_values
 from resomap.analysis.wording import few_images
 from resomap.config.schema import ResoMapConfig
-from resomap.errors import CheckpointError, ConfigError, DeviceError, ResolutionError, counted, listed, printable
+from resomap.errors import CheckpointError, ConfigError, DeviceError, ResolutionError
 from resomap.evaluation.many import View, predict_many
 from resomap.models.checkpoints import embedded_metadata, load_checkpoint
 from resomap.models.folding import for_inference
 from resomap.models.registry import build_model
 from resomap.models.resolutions import SIZE_ERRORS, dry_forward
 from resomap.models.weights import load_weights
+from resomap.printable import counted, listed, printable
 from resomap.profiling.latency import BATCH_1, LatencyRecord
 from resomap.profiling.profiler import profile_subjects
 from resomap.profiling.records import ProfileRecord, ProfilingPlan, Subject

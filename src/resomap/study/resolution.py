@@ -12,13 +12,14 @@ import pandas as pd
 
 from resomap.config.load import load_config
 from resomap.config.schema import ResoMapConfig
-from resomap.errors import CheckpointError, DatasetError, counted, listed, printable
+from resomap.errors import CheckpointError, DatasetError
 from resomap.evaluation.predict import predict
 from resomap.evaluation.store import write_predictions
 from resomap.layout import METADATA, StudyLayout
 from resomap.metrics.classification import classification_metrics
 from resomap.models.checkpoints import Checkpoint, load_checkpoint, read_metadata
 from resomap.models.folding import for_inference
+from resomap.printable import counted, listed, printable
 from resomap.profiling.profiler import profile_subjects
 from resomap.profiling.records import ProfileRecord, ProfilingPlan, Subject
 from resomap.profiling.report import profiling_report

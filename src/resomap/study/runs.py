@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from resomap.errors import StudyError, counted, printable
+from resomap.errors import StudyError
 from resomap.layout import RUN_RECORD, StudyLayout
+from resomap.printable import counted, printable
 from resomap.records import Cell, EpochRecord, RunRecord
 from resomap.serialize import DAMAGE, read_json, write_json
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from resomap.config.schema import ResoMapConfig
 from resomap.config.yaml_text import parse
-from resomap.errors import StudyError, counted, listed, printable
+from resomap.errors import StudyError
 from resomap.evaluation.store import stored_names
 from resomap.layout import StudyLayout
+from resomap.printable import counted, listed, printable
 from resomap.records import ImageDataset
 from resomap.serialize import DAMAGE
 from resomap.study import build

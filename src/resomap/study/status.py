@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resomap.config.yaml_text import parse
-from resomap.errors import StudyError, counted, printable
+from resomap.errors import StudyError
 from resomap.layout import StudyLayout
 from resomap.lease import Leases
+from resomap.printable import counted, printable
 from resomap.records import Cell, RunRecord
 from resomap.serialize import DAMAGE, check_regular
 from resomap.study.runs import grid_in_words, stored_runs

@@ -14,8 +14,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resomap.errors import StorageError, StudyError, printable
+from resomap.errors import StorageError, StudyError
 from resomap.layout import TUNING_LEASE, StudyLayout
+from resomap.printable import printable
 from resomap.records import Cell, TunedSettings
 from resomap.serialize import digest, package_version, plain, provenance, read_json, write_json
 from resomap.study import build

@@ -20,7 +20,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from filelock import FileLock
 
-from resomap.errors import printable, without_secrets
+from resomap.printable import printable, without_secrets
 from resomap.serialize import digest
 from resomap.tracking.backlog import Backlog, Failures
 

@@ -6,8 +6,9 @@ import ipaddress
 import sys
 from pathlib import Path
 
-from resomap.errors import StudyError, printable
+from resomap.errors import StudyError
 from resomap.layout import StudyLayout
+from resomap.printable import printable
 
 LOOPBACK = "127.0.0.1"
 _SETTINGS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from resomap.errors import CheckpointError, printable
+from resomap.errors import CheckpointError
 from resomap.layout import BEST_WEIGHTS, METADATA
 from resomap.models.checkpoints import make_metadata, save_weights, write_metadata
+from resomap.printable import printable
 from resomap.records import EpochRecord
 from resomap.serialize import make_dirs, storage_errors, temporary_beside, write_atomic
 from resomap.training.events import Callback

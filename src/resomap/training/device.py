@@ -9,8 +9,9 @@ from contextlib import contextmanager
 
 import torch
 
-from resomap.errors import DeviceError, printable
+from resomap.errors import DeviceError
 from resomap.models.devices import present_device
+from resomap.printable import printable
 
 PRECISIONS = ("auto", "no", "bf16", "fp16")
 

@@ -21,7 +21,8 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
 from torch import Tensor, nn
 
-from resomap.errors import DeviceError, ResoMapError, printable
+from resomap.errors import DeviceError, ResoMapError
+from resomap.printable import printable
 from resomap.training.graphs import zero_gradients
 
 T = TypeVar("T")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from resomap.analysis.wording import few_images, over_limit, the_best
-from resomap.errors import share
+from resomap.printable import share
 
 
 def test_classes_with_few_images_are_named_and_the_rest_counted() -> None:

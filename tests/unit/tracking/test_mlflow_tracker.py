@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from resomap.errors import StudyError, without_secrets
+from resomap.errors import StudyError
+from resomap.printable import without_secrets
 from resomap.tracking.mlflow_tracker import MLflowTracker
 from resomap.tracking.ui import is_loopback, ui_command
 

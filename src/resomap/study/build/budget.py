@@ -6,8 +6,9 @@ import json
 from functools import lru_cache
 
 from resomap.config.schema import ResoMapConfig
-from resomap.errors import ConfigError, printable
+from resomap.errors import ConfigError
 from resomap.models.names import NOT_ALLOWED
+from resomap.printable import printable
 from resomap.study.build.models import model_specs
 
 

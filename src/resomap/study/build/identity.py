@@ -8,7 +8,8 @@ from functools import lru_cache
 from typing import Any
 
 from resomap.config.schema import ResoMapConfig
-from resomap.errors import CheckpointError, printable
+from resomap.errors import CheckpointError
+from resomap.printable import printable
 from resomap.records import Cell
 from resomap.serialize import digest
 from resomap.study.build.budget import stretched

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from resomap.config.schema import ResoMapConfig
-from resomap.errors import ConfigError, ResoMapError, UnknownModelError, printable
+from resomap.errors import ConfigError, ResoMapError, UnknownModelError
 from resomap.models.names import NOT_ALLOWED
+from resomap.printable import printable
 from resomap.records import Cell, Preprocessing
 
 if TYPE_CHECKING:

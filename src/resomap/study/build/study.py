@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from resomap.config.load import flatten
 from resomap.config.schema import ResoMapConfig
 from resomap.config.yaml_text import is_unicode
-from resomap.errors import without_secrets
 from resomap.layout import StudyLayout, folder_name
 from resomap.lease import Leases
+from resomap.printable import without_secrets
 from resomap.records import ImageDataset
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""What a study costs: predicted before it runs, measured, stored."""

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from resomap.analysis.scaling import fit_cost_curve
-from resomap.errors import StudyError, counted, printable
+from resomap.errors import StudyError
 from resomap.layout import StudyLayout
+from resomap.printable import counted, printable
 from resomap.profiling.latency import BATCH_1, SATURATED, undisturbed
 from resomap.profiling.report import FREED
 from resomap.serialize import read_json

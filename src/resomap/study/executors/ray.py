@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from resomap.allocator import keep_freed_memory
 from resomap.config.schema import ResoMapConfig
-from resomap.errors import ConfigError, printable
+from resomap.errors import ConfigError
+from resomap.printable import printable
 from resomap.records import Cell, RunRecord
 from resomap.study import build
 from resomap.study.executors.ray_hub import Hub

@@ -22,9 +22,10 @@ import ray
 
 from resomap import __version__
 from resomap.data.pyramid import CachedStore
-from resomap.errors import ConfigError, StudyError, counted, printable
+from resomap.errors import ConfigError, StudyError
 from resomap.layout import LAST_STATE
 from resomap.lease import Lease
+from resomap.printable import counted, printable
 from resomap.records import Cell, RunRecord
 from resomap.study import build
 from resomap.study.context import StudyContext

@@ -8,8 +8,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from resomap.errors import StorageError, StudyError, printable
+from resomap.errors import StorageError, StudyError
 from resomap.layout import LAST_STATE, RUN_RECORD
+from resomap.printable import printable
 from resomap.serialize import make_dirs, storage_errors
 
 Listing = dict[str, tuple[int, str]]

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from resomap.errors import StudyError, printable
+from resomap.errors import StudyError
+from resomap.printable import printable
 from resomap.study.executors.events import Event
 from resomap.study.executors.ray_files import Listing, inside, list_files
 

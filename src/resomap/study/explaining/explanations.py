@@ -7,13 +7,14 @@ from dataclasses import asdict
 from typing import Any
 
 from resomap.config.schema import ResoMapConfig
-from resomap.errors import StudyError, TargetLayerError, printable
+from resomap.errors import StudyError, TargetLayerError
 from resomap.explainability.agreement import compare_maps
 from resomap.explainability.methods import REVISIONS
 from resomap.explainability.spectral import occlude_bands
 from resomap.explainability.store import StoredMaps
 from resomap.layout import StudyLayout
 from resomap.models.checkpoints import Checkpoint, load_checkpoint
+from resomap.printable import printable
 from resomap.records import ImageDataset
 from resomap.serialize import check_writable, digest, plain, provenance, read_json, write_json
 from resomap.study import build

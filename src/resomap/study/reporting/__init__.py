@@ -1,0 +1,1 @@
+"""A study as a page, a summary and figures, from what its stages stored."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from resomap.errors import counted
+from resomap.printable import counted
 
 
 def on(split: str, found: Sequence[Mapping[str, Any]], *, of: Sequence[str] = ("images", "seeds")) -> str:

@@ -11,9 +11,10 @@ from PIL import Image
 
 from resomap.data.decode import decode_rgb
 from resomap.data.resize import to_square
-from resomap.errors import BadImageError, counted, printable
+from resomap.errors import BadImageError
 from resomap.explainability.overlay import overlay
 from resomap.explainability.store import read_maps
+from resomap.printable import counted, printable
 from resomap.records import ImageDataset
 from resomap.report.html import data_uri
 from resomap.study.explaining.images import ExplainedImages, evenly_spread

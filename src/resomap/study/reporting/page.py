@@ -14,11 +14,12 @@ from resomap.report.text import METHODS, REFERENCES
 from resomap.serialize import write_text
 from resomap.study.explaining.images import ExplainedImages
 from resomap.study.load import Study
-from resomap.study.reporting import tables as tables
+from resomap.study.reporting import cost_tables, map_tables
 from resomap.study.reporting import verdict_tables as of_verdict
 from resomap.study.reporting.captions import intervals, on, title
 from resomap.study.reporting.galleries import PictureOf, explanation_galleries, flip_galleries
 from resomap.study.reporting.plots import matrix_label, report_plots
+from resomap.study.reporting.provenance_table import provenance_table
 from resomap.study.reporting.texts import latex, summary
 
 
@@ -80,16 +81,16 @@ def _context(study: Study, verdict: Mapping[str, Any], name: str) -> dict[str, A
         "omnibus_table": of_verdict.omnibus_table(verdict),
         "comparison_table": of_verdict.comparisons_table(verdict, name),
         "cascade_table": of_verdict.cascades_table(verdict, name),
-        "consistency_table": tables.consistency_table(study),
-        "agreement_table": tables.agreement_table(study),
-        "masks_table": tables.masks_table(study),
-        "faithfulness_table": tables.faithfulness_table(study),
-        "cost_table": tables.cost_table(study),
-        "files_table": tables.files_table(study),
-        "memory_table": tables.memory_table(study),
+        "consistency_table": map_tables.consistency_table(study),
+        "agreement_table": map_tables.agreement_table(study),
+        "masks_table": map_tables.masks_table(study),
+        "faithfulness_table": map_tables.faithfulness_table(study),
+        "cost_table": cost_tables.cost_table(study),
+        "files_table": cost_tables.files_table(study),
+        "memory_table": cost_tables.memory_table(study),
         "methods": METHODS,
         "references": REFERENCES,
-        "provenance_table": tables.provenance_table(study),
+        "provenance_table": provenance_table(study),
         "config": _config(study),
         "commands": _commands(study),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from resomap.errors import counted
+from resomap.printable import counted
 from resomap.study.reporting.captions import intervals, on, title, with_seeds
 
 _PERCENT = r"\,\%"

@@ -7,7 +7,7 @@ from typing import Any
 
 from resomap.analysis.per_class import LEAST_IMAGES
 from resomap.analysis.wording import over_limit, the_best
-from resomap.errors import counted, printable
+from resomap.printable import counted, printable
 from resomap.report.html import Table, cell, interval_cell, says_nothing
 from resomap.study.reporting.captions import intervals, on, title
 

@@ -1,0 +1,1 @@
+"""What a study says: the recommendation, what it rests on, what weakens it."""

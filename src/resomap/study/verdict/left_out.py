@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from resomap.errors import counted
+from resomap.printable import counted
 from resomap.study.load import Study
 from resomap.study.runs import some_of
 

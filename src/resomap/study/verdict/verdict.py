@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from resomap.analysis.recommend import Budget, Option, Recommendation, recommend
-from resomap.analysis.statistics.intervals import difference_estimate, seed_prior
 from resomap.analysis.tradeoff import hypervolume, knee, pareto_front
-from resomap.analysis.wording import few_images
-from resomap.errors import StudyError, counted
-from resomap.metrics.classification import metric_name
+from resomap.errors import StudyError
 from resomap.profiling.latency import BATCH_1
 from resomap.serialize import plain, write_json, write_text
-from resomap.study.costs.cost import check_same_hardware, common_mode, mode_gaps, profile_command, timed_as
+from resomap.study.costs.cost import check_same_hardware, common_mode, profile_command, timed_as
 from resomap.study.load import Study
 from resomap.study.verdict import evidence
 from resomap.study.verdict.gain import AS_TRAINED, WEIGHTS, class_detail_rows, detail_rows, matrix_tables
-from resomap.study.verdict.left_out import left_out
+from resomap.study.verdict.warnings import warnings_of
 
 
 def study_options(study: Study, *, metric: str, mode: str | None = None, device: str | None = None) -> list[Option]:
@@ -92,55 +88,8 @@ def judge(
         splits=(decide, report),
         labels_N=labels,
         chance=(chance["value"], chance["how"]),
-        warnings=tuple(_warnings(study, options, metric, delta)),
+        warnings=tuple(warnings_of(study, options, metric, delta)),
     )
-
-
-def _warnings(study: Study, options: Sequence[Option], metric: str, delta: float) -> Iterator[str]:
-    yield from study.about["notes"]
-    yield from left_out(study)
-    improving = [str(record.cell) for record in study.runs if record.still_improving]
-    if improving:
-        was = "was best in its" if len(improving) == 1 else "were best in their"
-        yield (
-            f"{len(improving)} of {counted(len(study.runs), 'run')} {was} last epochs ({', '.join(improving[:3])}"
-            f"{' ...' if len(improving) > 3 else ''}): longer training may change the order"
-        )
-    if study.stopped:
-        named = ", ".join(f"{model} @{side} ({count})" for (model, side), count in study.stopped.items())
-        yield f"stopped early, shown to be dominated, and not assessed: {named}"
-    ranked = {(o.model, o.resolution) for o in options}
-    used = [p for p in study.profiles if (p["model"], p["resolution"]) in ranked]
-    for mode, where in mode_gaps(used, BATCH_1).items():
-        yield f"latency in mode {mode} is not compared, since it was not timed at {where}"
-    model = options[0].model
-    for split in dict.fromkeys(study.splits):
-        labels, _ = study.stack(model, split, seeds=[study.grid[model][1][0]])
-        yield from few_images(labels, study.class_names, split)
-    seeds, images = options[0].select_SN.shape
-    if seeds == 1:
-        yield "one seed: how much another seed would change is not known, and intervals do not contain it"
-    least = _told_apart(options)
-    if least is not None and least > 2 * delta:
-        yield (
-            f"{images} images in {study.splits[0]} and {counted(seeds, 'seed')} tell differences of "
-            f"{metric_name(metric)} of about {least:.2g} apart (80 % power), not {delta:g}"
-        )
-
-
-def _told_apart(options: Sequence[Option]) -> float | None:
-    """Difference between neighbouring resolutions on the deciding split that is told from 0 in 80 % of studies.
-
-    None where no model has two. The median over pairs of (t at 97.5 % + t at 80 %) standard errors, at most 1.
-    """
-    least = []
-    for model in {option.model for option in options}:
-        of_model = [option for option in options if option.model == model]
-        prior = seed_prior([option.select_SN for option in of_model])
-        for low, high in pairwise(of_model):
-            found = difference_estimate(high.select_SN, low.select_SN, prior=prior, heaviest=high.heaviest[0])
-            least.append(2 * found.value - found.one_sided_low(0.975) - found.one_sided_low(0.8))
-    return min(1.0, float(np.median(least))) if least else None
 
 
 def analyse_study(study: Study, *, metric: str, delta: float) -> dict[str, Any]:

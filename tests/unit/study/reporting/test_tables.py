@@ -13,15 +13,9 @@ from resomap.analysis.recommend import Budget, Option, recommend
 from resomap.records import Cell
 from resomap.serialize import plain
 from resomap.study.costs.circumstances import circumstances
-from resomap.study.reporting.tables import (
-    agreement_table,
-    consistency_table,
-    cost_table,
-    files_table,
-    masks_table,
-    memory_table,
-    provenance_table,
-)
+from resomap.study.reporting.cost_tables import cost_table, files_table, memory_table
+from resomap.study.reporting.map_tables import agreement_table, consistency_table, masks_table
+from resomap.study.reporting.provenance_table import provenance_table
 from resomap.study.reporting.verdict_tables import (
     class_detail_table,
     classes_table,

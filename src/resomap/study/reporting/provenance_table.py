@@ -1,0 +1,35 @@
+"""What a study was made from and with: the table of the report."""
+
+from __future__ import annotations
+
+from resomap.printable import printable
+from resomap.profiling.report import PRECISIONS
+from resomap.report.html import Table
+from resomap.study.load import Study
+
+
+def provenance_table(study: Study) -> Table:
+    """What was run, and where."""
+    about = study.about
+    rows = [
+        ["data", about["data"]],
+        ["images", ", ".join(f"{split} {count}" for split, count in about["images"].items())],
+        ["classes", len(about["class_names"])],
+        ["runs", len(study.runs)],
+    ]
+    stored = dict(study.runs[0].provenance) | {"precision": _precision(study)}
+    rows += [
+        [k.replace("_", " "), printable(str(v))] for k, v in stored.items() if k not in ("metric_options", "tuned")
+    ]
+    return Table("What was run, and where", ["", "value"], rows)
+
+
+def _precision(study: Study) -> str:
+    """Of training: tuned for each model, so named by model where they differ."""
+    models: dict[str, list[str]] = {}
+    for run in study.runs:
+        name = str(run.provenance.get("precision", "not stored"))
+        models.setdefault(PRECISIONS.get(name, name), []).append(run.cell.model)
+    if len(models) == 1:
+        return next(iter(models))
+    return "; ".join(f"{precision}: {', '.join(dict.fromkeys(names))}" for precision, names in models.items())
