@@ -63,4 +63,4 @@ def test_report_figures_probes_and_timed_files_take_the_same_images(
     assert figures.across_methods(explained, [_maps(), _maps()], count=6) == SHOWN
     assert explained.spread_over(6)[0].tolist() == SHOWN
     images = ImageDataset("data", tmp_path, ("a",), {"test": explained.records})
-    assert [path.stem for path in profile._files(images, count=6)] == list(map(str, SHOWN))
+    assert [record.path.stem for record in profile._files(images, count=6)] == list(map(str, SHOWN))
