@@ -27,15 +27,16 @@ MODEL = "mobilenet_v3_small"
 
 
 @pytest.fixture
-def checkpoints(tmp_path: Path) -> Path:
-    """The network at 32 and 64 px."""
+def checkpoints(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """The network (MODEL, or the parameter) at 32 and 64 px."""
+    model = getattr(request, "param", MODEL)
     for side in (32, 64):
         folder = tmp_path / "checkpoints" / str(side)
         folder.mkdir(parents=True)
-        network = build_model(MODEL, num_classes=2, pretrained=False, seed=0)
+        network = build_model(model, num_classes=2, pretrained=False, seed=0)
         known = Preprocessing(side, "bilinear", (0.5,) * 3, (0.25,) * 3)
         fields: dict[str, Any] = {
-            "model": MODEL, "family": "mobilenet", "resolution": side, "class_names": ("a", "b"),
+            "model": model, "family": "mobilenet", "resolution": side, "class_names": ("a", "b"),
             "preprocessing": known, "seed": 0,
         }  # fmt: skip
         save_weights(folder / BEST_WEIGHTS, network, metadata=make_metadata(**fields))
@@ -63,8 +64,8 @@ def analyse(checkpoints: Path, tmp_path: Path):
     return run
 
 
-def _stored(tmp_path: Path, side: int) -> StoredMaps:
-    stored = read_maps(StudyLayout(tmp_path / "study").maps_path(Cell(MODEL, side, 0), "gradcam"))
+def _stored(tmp_path: Path, side: int, model: str = MODEL) -> StoredMaps:
+    stored = read_maps(StudyLayout(tmp_path / "study").maps_path(Cell(model, side, 0), "gradcam"))
     assert stored is not None
     return stored
 
@@ -107,15 +108,17 @@ def test_maps_of_two_layers_are_not_compared(analyse, tmp_path: Path) -> None:
         compare_maps([_stored(tmp_path, 32), at_64])
 
 
+@pytest.mark.parametrize("checkpoints", ["tiny_cnn"], indirect=True)
 def test_maps_of_an_earlier_version_are_made_again(analyse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(explain, "REVISIONS", {})
     analyse((32,), faithfulness=False)
-    before = _stored(tmp_path, 32).key
+    before = _stored(tmp_path, 32, "tiny_cnn").key
     monkeypatch.undo()
     analyse((32,), faithfulness=False)
-    assert _stored(tmp_path, 32).key != before
+    assert _stored(tmp_path, 32, "tiny_cnn").key != before
 
 
+@pytest.mark.parametrize("checkpoints", ["tiny_cnn"], indirect=True)
 def test_a_model_without_a_layer_has_no_gradcam_and_leaves_the_others_theirs(
     analyse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -127,7 +130,7 @@ def test_a_model_without_a_layer_has_no_gradcam_and_leaves_the_others_theirs(
     monkeypatch.setattr(explain, "get_target_layer", none)
     tables = analyse((32,), faithfulness=False, methods=("gradcam", "saliency"))
     assert {row["method"] for row in tables["spread"]} == {"saliency"}
-    assert f"no Grad-CAM of {MODEL}: Transformer goes on with tokens" in caplog.text
-    assert read_maps(StudyLayout(tmp_path / "study").maps_path(Cell(MODEL, 32, 0), "gradcam")) is None
-    with pytest.raises(TargetLayerError, match=f"^{MODEL}: Grad-CAM needs a convolutional layer, .*another method"):
+    assert "no Grad-CAM of tiny_cnn: Transformer goes on with tokens" in caplog.text
+    assert read_maps(StudyLayout(tmp_path / "study").maps_path(Cell("tiny_cnn", 32, 0), "gradcam")) is None
+    with pytest.raises(TargetLayerError, match=r"^tiny_cnn: Grad-CAM needs a convolutional layer, .*another method"):
         analyse((32,), faithfulness=False)
