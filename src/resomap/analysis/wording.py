@@ -130,7 +130,7 @@ def least_metric_sentence(best: Option, least: float, need: Need | None, metric:
         best: of those that may; of all within the budget where none may.
         need: what would tell; None: none may.
     """
-    has = f"{metric.replace('_', ' ')} {share(best.select_SN.mean())} on {split}"
+    has = f"{metric_name(metric)} {share(best.select_SN.mean())} on {split}"
     if need is None:
         return f"No option fits: the best within the budget, {best.name}, has {has}, below the {least} asked for."
     return (
