@@ -34,8 +34,8 @@ from resomap.evaluation.store import read_predictions
 from resomap.metrics.classification import wilson_interval
 from resomap.records import Cell, Condition
 from resomap.study import build
-from resomap.study.conditions import run_conditions
 from resomap.study.costs.profile import profile_study
+from resomap.study.cross_resolution import run_conditions
 from resomap.study.load import Study, load_study
 from resomap.study.sweep import run_study
 from resomap.study.verdict import evidence

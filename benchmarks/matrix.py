@@ -32,7 +32,7 @@ from resomap.models.checkpoints import Checkpoint, make_metadata
 from resomap.models.registry import build_model, normalisation_of
 from resomap.records import Condition, ImageDataset, Predictions, Preprocessing
 from resomap.study import build
-from resomap.study.conditions import evaluate_conditions
+from resomap.study.cross_resolution import evaluate_conditions
 
 SIDES = (224, 256, 320, 384, 512)
 BATCH = 32

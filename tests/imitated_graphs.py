@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from resomap.training import bench, passes
+from resomap.training import bench, forward_backward
 
 
 class ImitatedGraph:
@@ -74,7 +74,7 @@ def imitate(patch: pytest.MonkeyPatch) -> list[ImitatedGraph]:
     patch.setattr(torch.cuda, "stream", _on)
     patch.setattr(torch.cuda, "Stream", _Stream)
     patch.setattr(torch.cuda, "current_stream", _Stream)
-    for module in (passes, bench):
+    for module in (forward_backward, bench):
         patch.setattr(module, "can_capture", lambda _device: True)
-    patch.setattr(passes, "has_room", lambda _device: True)
+    patch.setattr(forward_backward, "has_room", lambda _device: True)
     return ImitatedGraph.made

@@ -104,7 +104,7 @@ def test_a_failing_disk_in_each_stage_stops_with_one_line_and_goes_on_once_it_is
 ) -> None:
     """One study that meets the fault in its first stage, once that is mended in its second, and so on."""
     data = make_images(tmp_path / "data")
-    monkeypatch.setattr("resomap.study.reporting.figures.draw_figures", one_figure)
+    monkeypatch.setattr("resomap.study.reporting.paper_figures.draw_figures", one_figure)
     disk, told = Disk(monkeypatch), {}
     for stage, part in STAGES.items():
         disk.part, disk.number, disk.failures = part, number, 0

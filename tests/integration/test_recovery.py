@@ -14,7 +14,7 @@ import torch
 from resomap.data.loaders import _TrainImages
 from resomap.errors import StudyError
 from resomap.layout import StudyLayout
-from resomap.study import recovery, run
+from resomap.study import out_of_memory, run
 from resomap.study.load import load_study
 from resomap.study.runs import stored_runs
 from resomap.training.engine import Engine
@@ -205,7 +205,7 @@ def test_a_need_that_cannot_be_predicted_costs_only_its_run(
     def unpredictable(*arguments: object, **options: object) -> None:
         raise RuntimeError("no meta kernel")
 
-    monkeypatch.setattr(recovery, "predict_memory", unpredictable)
+    monkeypatch.setattr(out_of_memory, "predict_memory", unpredictable)
     memory_for(2 * 32 * 32)
     data = make_images(tmp_path / "data")
     outcome = cli(*small_run(data, "--resolutions", "48,32", "--batch-size", "1", "--set", "training.micro_batch=1"))

@@ -32,7 +32,7 @@ def records(study: Path) -> dict[int, dict]:
 
 def helpers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     children = psutil.Process(process.pid).children()
-    return [child for child in children if "executors.helper" in " ".join(child.cmdline())]
+    return [child for child in children if "executors.side_by_side_helper" in " ".join(child.cmdline())]
 
 
 def is_gone(process: psutil.Process) -> bool:

@@ -27,7 +27,7 @@ def matrix(
 ) -> None:
     """Evaluate every run at every resolution, and on images of less detail."""
     from resomap.study import build
-    from resomap.study.conditions import run_conditions
+    from resomap.study.cross_resolution import run_conditions
     from resomap.study.load import load_study
     from resomap.study.status import missing_runs_first
     from resomap.study.verdict.gain import WEIGHTS, detail_rows, matrix_tables

@@ -44,7 +44,7 @@ def explain(
 ) -> None:
     """Explain every finished run of a study, compare across resolutions, and draw figures."""
     from resomap.study.explaining.explanations import explain_study
-    from resomap.study.reporting.figures import draw_figures
+    from resomap.study.reporting.paper_figures import draw_figures
 
     chosen = list(overrides or [])
     if methods is not None:

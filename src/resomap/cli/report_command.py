@@ -21,7 +21,7 @@ def report(
 ) -> None:
     """Write report/index.html, summary.txt, figures and a LaTeX table; trains and computes nothing anew."""
     from resomap.layout import StudyLayout
-    from resomap.study.reporting.figures import draw_figures
+    from resomap.study.reporting.paper_figures import draw_figures
     from resomap.study.stages import report_study
     from resomap.study.status import missing_runs_first
 

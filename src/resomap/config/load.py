@@ -14,8 +14,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from resomap.config.draft import Draft
 from resomap.config.expected import Fragment, Where, choices, fragment_at, is_section, kinds, unknown
+from resomap.config.problems import Draft
 from resomap.config.schema import FILES, ResoMapConfig
 from resomap.config.yaml_text import LARGEST_BYTES, YamlTextError, is_unicode, parse, show, to_yaml
 from resomap.layout import StudyLayout

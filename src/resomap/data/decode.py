@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image
 
-from resomap.data.pillow import pillow_formats, pillow_guard
+from resomap.data.pillow_guard import pillow_formats, pillow_guard
 from resomap.errors import BadImageError, StorageError
 from resomap.printable import printable
 from resomap.serialize import DAMAGE

@@ -23,10 +23,10 @@ from resomap.data.augmentation import AugmentationSettings, Draws, draw
 from resomap.data.batches import Batch, as_batches, to_model_input
 from resomap.data.colour import jitter_map, normalisation_map
 from resomap.data.epoch_plan import MicroBatch, plan_epoch
+from resomap.data.pinned_ring import Ring, ring_for
 from resomap.data.pyramid import ImageStore
 from resomap.data.randomness import epoch_order, image_keys
-from resomap.data.ring import Ring, ring_for
-from resomap.data.warp import warp
+from resomap.data.rotate_blur_hue import warp
 
 __all__ = ["Batch", "EvalLoader", "TrainLoader", "as_batches", "to_model_input"]
 
@@ -185,8 +185,8 @@ class TrainLoader:
         effective_batch: images of one optimiser update, over all ranks.
         micro_batch: images of one forward pass.
         workers: processes; 0 works in this one, which is best where the cores are busy anyway.
-        pin_memory: batches come in page-locked memory. With workers and CUDA they lie in a ring (data/ring.py): a batch
-            is valid until the third one after it is asked for.
+        pin_memory: batches come in page-locked memory. With workers and CUDA they lie in a ring (data/pinned_ring.py):
+            a batch is valid until the third one after it is asked for.
         prefetch_factor: batches that each worker prepares ahead; only with workers.
     """
 

@@ -1,6 +1,7 @@
-"""The evaluation loop, for validation and test; many.py shows the same images to several networks or at several sizes.
+"""The evaluation loop, for validation and test.
 
-Predictions are returned; store.py writes them.
+many_resolutions.py shows the same images to several networks or at several sizes. Predictions are returned; store.py
+writes them.
 """
 
 from __future__ import annotations

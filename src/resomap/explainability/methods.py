@@ -53,7 +53,7 @@ def make_explainer(model: nn.Module, *, method: str = "gradcam", **options: Any)
     if method == "saliency":
         return Saliency(model, **options)
     if method in BY_CAPTUM:
-        from resomap.explainability.perturbation import CaptumMethod
+        from resomap.explainability.captum_methods import CaptumMethod
 
         return CaptumMethod(model, method=method, **options)
     raise ConfigError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from resomap.errors import CheckpointError, ResoMapError, UnsafeCheckpointError
 from resomap.layout import BEST_WEIGHTS, METADATA
+from resomap.models.checksum import sealed
 from resomap.models.construct import construct, construct_on_meta
 from resomap.models.names import canonical_name
-from resomap.models.seal import sealed
 from resomap.models.weights import apply_fit, fit_state_dict, read_state_dict
 from resomap.printable import printable
 from resomap.records import Preprocessing

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from resomap.errors import CheckpointError, UnsafeCheckpointError
-from resomap.models.seal import check_seal
+from resomap.models.checksum import check_seal
 from resomap.printable import printable
 from resomap.serialize import DAMAGE
 

@@ -20,8 +20,8 @@ from resomap.printable import printable
 from resomap.records import Cell, Condition, Predictions, RunRecord, information_at
 from resomap.serialize import read_json
 from resomap.study.costs.cost import stored_profiles
-from resomap.study.limits import comparable_runs
 from resomap.study.runs import assessed_runs, grid_in_words, stopped_options
+from resomap.study.shared_micro_batch import comparable_runs
 from resomap.study.status import run_states
 from resomap.study.verdict.shared_seeds import shared_seeds
 

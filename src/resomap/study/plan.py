@@ -17,15 +17,15 @@ from resomap.printable import counted, printable
 from resomap.records import Cell, RunRecord
 from resomap.serialize import make_dirs, storage_errors, write_text
 from resomap.study import build
+from resomap.study.autotune_cache import choices_in_force, forget_choices, settle_tuning
 from resomap.study.budget_reference import forget_reference, settle_reference, stored_reference
 from resomap.study.context import StudyContext
-from resomap.study.limits import comparable_runs, is_outgrown, limit_of, mend_limits
 from resomap.study.progress import StudyProgress
 from resomap.study.ranks import Ranks
 from resomap.study.runs import some_of, stored_runs
 from resomap.study.runs_at_once import settle_runs_at_once
 from resomap.study.same_images import changes_in_words
-from resomap.study.tuning import choices_in_force, forget_choices, settle_tuning
+from resomap.study.shared_micro_batch import comparable_runs, is_outgrown, limit_of, mend_limits
 
 if TYPE_CHECKING:
     from resomap.data.pyramid import ImageStore

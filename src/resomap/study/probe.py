@@ -15,7 +15,7 @@ from resomap.analysis.statistics.pseudo import heaviest_image, pseudo_values
 from resomap.analysis.wording import few_images
 from resomap.config.schema import ResoMapConfig
 from resomap.errors import CheckpointError, ConfigError, DeviceError, ResolutionError
-from resomap.evaluation.many import View, predict_many
+from resomap.evaluation.many_resolutions import View, predict_many
 from resomap.models.checkpoints import embedded_metadata, load_checkpoint
 from resomap.models.folding import for_inference
 from resomap.models.registry import build_model

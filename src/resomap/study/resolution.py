@@ -29,7 +29,7 @@ from resomap.study import build
 from resomap.study.explaining.explanations import analyse_sources, explained_of, recipe_of
 from resomap.study.explaining.images import masks_of
 from resomap.study.explaining.maps import Source
-from resomap.study.reporting.figures import draw_study
+from resomap.study.reporting.paper_figures import draw_study
 
 log = logging.getLogger(__name__)
 Progress = Callable[[str], None]

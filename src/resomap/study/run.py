@@ -25,10 +25,10 @@ from resomap.study import build
 from resomap.study.context import StudyContext
 from resomap.study.halving import RUNGS, DominatedStopping
 from resomap.study.interrupt import StopSignal
-from resomap.study.limits import limit_of, lower_limit
 from resomap.study.observer import LeaseGuard, MemoryProof, RunObserver
-from resomap.study.recovery import memory_of_training
+from resomap.study.out_of_memory import memory_of_training
 from resomap.study.runs import read_run, write_run
+from resomap.study.shared_micro_batch import limit_of, lower_limit
 from resomap.tracking.protocol import Tracker
 
 if TYPE_CHECKING:

@@ -117,13 +117,13 @@ def _explain(config: ResoMapConfig, images: ImageDataset, layout: StudyLayout, p
 
 
 def _draw(config: ResoMapConfig, images: ImageDataset, layout: StudyLayout, progress: Tell) -> None:
-    from resomap.study.reporting.figures import draw_figures
+    from resomap.study.reporting.paper_figures import draw_figures
 
     draw_figures(config, images=images, layout=layout, progress=progress)
 
 
 def _evaluate_conditions(config: ResoMapConfig, images: ImageDataset, layout: StudyLayout, progress: Tell) -> None:
-    from resomap.study.conditions import run_conditions
+    from resomap.study.cross_resolution import run_conditions
     from resomap.study.load import load_study
 
     run_conditions(config, load_study(layout.root), images=images, progress=progress)

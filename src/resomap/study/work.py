@@ -18,10 +18,10 @@ from resomap.study.context import StudyContext
 from resomap.study.costs.schedule import predicted_cost
 from resomap.study.executors.processes import run_in_processes
 from resomap.study.interrupt import StopSignal
-from resomap.study.limits import forget_outgrown, is_outgrown
-from resomap.study.recovery import Recovery
+from resomap.study.out_of_memory import Recovery
 from resomap.study.run import failed_record, forget_state, refresh_metrics, run_cell, stored_run
 from resomap.study.same_images import changes_in_words
+from resomap.study.shared_micro_batch import forget_outgrown, is_outgrown
 from resomap.tracking.protocol import Tracker
 
 log = logging.getLogger(__name__)

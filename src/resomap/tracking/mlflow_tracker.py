@@ -22,7 +22,7 @@ from filelock import FileLock
 
 from resomap.printable import printable, without_secrets
 from resomap.serialize import digest
-from resomap.tracking.backlog import Backlog, Failures
+from resomap.tracking.unreachable_server import Backlog, Failures
 
 _RUN_KEY, _STUDY_KEY = "resomap.key", "resomap.study"
 _LONGEST_NAME, _LONGEST_PARAM, _PARAMS_AT_ONCE = 250, 500, 100

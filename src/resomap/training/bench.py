@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from resomap.training.cuda_graphs import GraphedPass, can_capture
 from resomap.training.engine import Engine
-from resomap.training.graphs import GraphedPass, can_capture
 from resomap.training.losses import classification_loss
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from resomap.errors import DeviceError, ResoMapError
 from resomap.printable import printable
-from resomap.training.graphs import zero_gradients
+from resomap.training.cuda_graphs import zero_gradients
 
 T = TypeVar("T")
 

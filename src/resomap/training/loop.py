@@ -19,7 +19,7 @@ from resomap.records import EpochRecord
 from resomap.training.device import isolated_generators, peak_memory_mib, reset_peak_memory, seed_generators
 from resomap.training.engine import Engine
 from resomap.training.feed import Feed
-from resomap.training.passes import Passes
+from resomap.training.forward_backward import Passes
 from resomap.training.progress import Progress, Tally
 from resomap.training.recipe import Recipe
 

@@ -20,9 +20,9 @@ from resomap.training.device import backend_flags, resolve_precision, select_dev
 from resomap.training.engine import Engine
 from resomap.training.events import Callback, checked_callbacks
 from resomap.training.feed import make_feed
+from resomap.training.forward_backward import Passes
 from resomap.training.last_state import StateKeeper, check_same, read_state
 from resomap.training.loop import TrainingLoop
-from resomap.training.passes import Passes
 from resomap.training.recipe import Recipe
 from resomap.training.selection import check_mode, check_monitor, fit_record
 from resomap.training.validation import validation_metrics, validation_names

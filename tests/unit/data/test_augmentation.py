@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from resomap.data.augmentation import AugmentationSettings, ResolutionAwareAugmentation, draw, draw_one
 from resomap.data.randomness import image_keys
-from resomap.data.warp import warp
+from resomap.data.rotate_blur_hue import warp
 from resomap.errors import ConfigError
 
 STILL = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "horizontal_flip": 0.0}

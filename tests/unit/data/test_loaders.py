@@ -11,13 +11,13 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from resomap.data import loaders
-from resomap.data import ring as ring_module
+from resomap.data import pinned_ring as ring_module
 from resomap.data.augmentation import AugmentationSettings, draw
 from resomap.data.decode import decode_rgb
 from resomap.data.loaders import Batch, EvalLoader, TrainLoader, as_batches, to_model_input
+from resomap.data.pinned_ring import SPARE, Ring
 from resomap.data.randomness import epoch_order, image_keys
 from resomap.data.resize import to_square
-from resomap.data.ring import SPARE, Ring
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CENTER = AugmentationSettings(crop="center", horizontal_flip=0.0, brightness=0.0, contrast=0.0, saturation=0.0)

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from resomap.errors import ConfigError, TargetLayerError
+from resomap.explainability.captum_methods import grid_regions
 from resomap.explainability.explainer import ModelExplainer
 from resomap.explainability.gradcam import GradCAM
 from resomap.explainability.integrated_gradients import IntegratedGradients
 from resomap.explainability.methods import METHODS, explain
-from resomap.explainability.perturbation import grid_regions
 from resomap.explainability.saliency import Saliency
 
 

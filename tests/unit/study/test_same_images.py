@@ -16,7 +16,7 @@ from resomap.evaluation.store import write_predictions
 from resomap.layout import StudyLayout
 from resomap.records import Cell, Condition, Predictions, RunRecord
 from resomap.serialize import write_json, write_text
-from resomap.study import build, conditions
+from resomap.study import build, cross_resolution
 from resomap.study.costs.profile import _opened as profile_images
 from resomap.study.load import Study
 from resomap.study.runs import write_run
@@ -158,8 +158,8 @@ def test_answers_to_other_images_count_as_missing_and_are_made_anew(tmp_path, la
         made.append(list(missing))
         yield dict.fromkeys(missing, own)
 
-    monkeypatch.setattr(conditions, "load_checkpoint", lambda *_, **__: None)
-    monkeypatch.setattr(conditions, "evaluate_conditions", evaluate)
-    conditions.run_conditions(config_of(tmp_path / "data"), study, detail=False)
+    monkeypatch.setattr(cross_resolution, "load_checkpoint", lambda *_, **__: None)
+    monkeypatch.setattr(cross_resolution, "evaluate_conditions", evaluate)
+    cross_resolution.run_conditions(config_of(tmp_path / "data"), study, detail=False)
     assert made == [[foreign]]
     assert matrix_tables(study, metric="accuracy")["m"]["values"] == [[0.5, 0.5], [0.5, 0.5]]

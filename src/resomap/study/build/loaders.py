@@ -41,7 +41,7 @@ def gradients_stay(config: ResoMapConfig, model: str, micro_batch: int, ranks: R
     """Whether a forward pass in training finds gradients there: of the update's other micro-batches, or a graph's."""
     import torch
 
-    from resomap.training.graphs import can_capture
+    from resomap.training.cuda_graphs import can_capture
 
     processes = ranks.world_size if ranks.world_size > 1 else processes_per_run(config)
     graphs = uses_graphs(config, model) and can_capture(torch.device(device_type(config)))

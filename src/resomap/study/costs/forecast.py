@@ -22,17 +22,17 @@ from resomap.profiling.memory import largest_micro_batch, left_out, predict_memo
 from resomap.records import Cell
 from resomap.serialize import provenance, write_json
 from resomap.study import build
+from resomap.study.autotune_cache import foreseen_choices
 from resomap.study.budget_reference import stored_reference
 from resomap.study.context import StudyContext
 from resomap.study.costs.calibrate import calibrate
 from resomap.study.costs.circumstances import circumstances
 from resomap.study.costs.disk import DiskForecast, forecast_disk
 from resomap.study.costs.schedule import makespan, seed_by_seed
-from resomap.study.limits import Limit
 from resomap.study.progress import StudyProgress
 from resomap.study.ranks import Ranks
 from resomap.study.runs_at_once import settle_runs_at_once
-from resomap.study.tuning import foreseen_choices
+from resomap.study.shared_micro_batch import Limit
 
 SHARE_OF_FREE = 0.9
 """Of the free memory that a plan counts on: the rest is the allocator's, the libraries' and other programs'."""

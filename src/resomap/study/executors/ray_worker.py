@@ -24,7 +24,7 @@ from resomap.study.executors.events import Event, TellingProgress, TellingTracke
 from resomap.study.executors.ray_files import fetch, list_files
 from resomap.study.executors.ray_hub import PIECE_BYTES, STATE
 from resomap.study.interrupt import StopSignal
-from resomap.study.limits import lower_limit, shared_limit
+from resomap.study.shared_micro_batch import lower_limit, shared_limit
 from resomap.study.work import attempt
 
 _TELL_EVERY_S = 0.5
@@ -47,7 +47,7 @@ class Task:
     has_state: bool
     """Whether the study shares a saved state of the cell."""
     limit: int | None = None
-    """The micro-batch that the runs of its model share (study/limits.py)."""
+    """The micro-batch that the runs of its model share (study/shared_micro_batch.py)."""
 
 
 Call = Callable[..., Any]

@@ -39,7 +39,7 @@ Outcome = tuple[Cell, RunRecord | None]
 STOP_S = 120.0
 """How long helpers may take to save their state after Ctrl-C; a second Ctrl-C does not wait."""
 _LOOK_S = 0.1
-_MODULE = "resomap.study.executors.helper"
+_MODULE = "resomap.study.executors.side_by_side_helper"
 
 
 @dataclass

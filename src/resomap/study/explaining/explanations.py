@@ -21,9 +21,9 @@ from resomap.study import build
 from resomap.study.explaining.images import ExplainedImages, masks_of, open_explained
 from resomap.study.explaining.map_tests import run_map_tests
 from resomap.study.explaining.maps import MapRecipe, Source, make_maps, with_layers
-from resomap.study.limits import comparable_runs
 from resomap.study.runs import assessed_runs
 from resomap.study.same_images import open_images
+from resomap.study.shared_micro_batch import comparable_runs
 
 Progress = Callable[[str], None]
 _LARGEST_OCCLUDED = 512

@@ -16,7 +16,7 @@ from resomap.study.costs.cost import check_same_hardware, common_mode, profile_c
 from resomap.study.load import Study
 from resomap.study.verdict import evidence
 from resomap.study.verdict.gain import AS_TRAINED, WEIGHTS, class_detail_rows, detail_rows, matrix_tables
-from resomap.study.verdict.warnings import warnings_of
+from resomap.study.verdict.result_warnings import warnings_of
 
 
 def study_options(study: Study, *, metric: str, mode: str | None = None, device: str | None = None) -> list[Option]:

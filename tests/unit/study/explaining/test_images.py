@@ -15,7 +15,7 @@ from resomap.layout import StudyLayout
 from resomap.records import Cell, ImageDataset, ImageRecord
 from resomap.study.costs import profile
 from resomap.study.explaining.images import ExplainedImages, evenly_spread
-from resomap.study.reporting import figures
+from resomap.study.reporting import paper_figures
 from resomap.study.reporting.galleries import explanation_galleries
 
 CELL = Cell("tiny_cnn", 32, 0)
@@ -58,9 +58,11 @@ def test_report_figures_probes_and_timed_files_take_the_same_images(
     )  # fmt: skip
     (gallery,) = explanation_galleries(study, explained, 6)
     assert [image["name"] for image in gallery["images"]] == [f"test/a/{i}.png" for i in SHOWN]
-    monkeypatch.setattr(figures, "gallery_figure", lambda rows, **_: [row[0].picture[0, 0, 0] // 2 for row in rows])
-    assert figures.across_resolutions(explained, [_maps()], count=6) == SHOWN
-    assert figures.across_methods(explained, [_maps(), _maps()], count=6) == SHOWN
+    monkeypatch.setattr(
+        paper_figures, "gallery_figure", lambda rows, **_: [row[0].picture[0, 0, 0] // 2 for row in rows]
+    )
+    assert paper_figures.across_resolutions(explained, [_maps()], count=6) == SHOWN
+    assert paper_figures.across_methods(explained, [_maps(), _maps()], count=6) == SHOWN
     assert explained.spread_over(6)[0].tolist() == SHOWN
     images = ImageDataset("data", tmp_path, ("a",), {"test": explained.records})
     assert [record.path.stem for record in profile._files(images, count=6)] == list(map(str, SHOWN))

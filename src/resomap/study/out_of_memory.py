@@ -1,8 +1,8 @@
 """What a run survives: too little memory, and the death of a process that loads data.
 
 Out of memory: the micro-batch is halved at the same effective batch, and the run begins anew. Once the smaller one is
-known to fit, it holds for all runs of the model (limits.py). Where not even one image fits, the model's other runs keep
-what they had.
+known to fit, it holds for all runs of the model (shared_micro_batch.py). Where not even one image fits, the model's
+other runs keep what they had.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from resomap.profiling.memory import predict_memory
 from resomap.records import Cell
 from resomap.study import build
 from resomap.study.context import StudyContext
-from resomap.study.limits import Limit
+from resomap.study.shared_micro_batch import Limit
 
 log = logging.getLogger(__name__)
 

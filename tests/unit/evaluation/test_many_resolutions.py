@@ -16,7 +16,7 @@ from resomap.data.pyramid import ImageStore, StoreSettings, open_store
 from resomap.data.resize import to_square
 from resomap.data.sizes_loader import SizesLoader
 from resomap.errors import DatasetError
-from resomap.evaluation.many import View, predict_many
+from resomap.evaluation.many_resolutions import View, predict_many
 from resomap.evaluation.predict import predict
 from resomap.models.registry import build_model
 from resomap.records import ImageRecord

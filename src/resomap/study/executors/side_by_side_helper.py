@@ -1,4 +1,4 @@
-"""What a helper does: `python -m resomap.study.executors.helper FD`, started by side_by_side.py alone."""
+"""What a helper does: `python -m resomap.study.executors.side_by_side_helper FD`, started by side_by_side.py alone."""
 
 from __future__ import annotations
 

@@ -8,9 +8,9 @@ import pytest
 
 from resomap.errors import StudyError
 from resomap.records import Cell, TunedSettings
+from resomap.study.autotune_cache import choices_in_force, foreseen_choices, settle_tuning
 from resomap.study.plan import changed_runs, discard
 from resomap.study.ranks import Ranks
-from resomap.study.tuning import choices_in_force, foreseen_choices, settle_tuning
 from resomap.study.work import settled
 from resomap.training import autotune
 

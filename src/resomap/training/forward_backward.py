@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from resomap.data.batches import Batch, to_model_input
 from resomap.errors import ConfigError
+from resomap.training.cuda_graphs import GraphedPass, can_capture, has_room
 from resomap.training.device import peak_memory_mib
 from resomap.training.engine import Engine
-from resomap.training.graphs import GraphedPass, can_capture, has_room
 from resomap.training.losses import classification_loss
 
 log = logging.getLogger(__name__)

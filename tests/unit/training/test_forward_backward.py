@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from resomap.data.batches import Batch
 from resomap.errors import ConfigError
+from resomap.training import forward_backward as passes_module
 from resomap.training import loop as loop_module
-from resomap.training import passes as passes_module
+from resomap.training.cuda_graphs import can_capture, has_room
 from resomap.training.engine import Engine
-from resomap.training.graphs import can_capture, has_room
-from resomap.training.passes import Passes
+from resomap.training.forward_backward import Passes
 from resomap.training.trainer import Trainer
 
 Graphs = list[Any]

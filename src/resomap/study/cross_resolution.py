@@ -17,7 +17,7 @@ from torch import nn
 
 from resomap.config.schema import ResoMapConfig
 from resomap.errors import StudyError
-from resomap.evaluation.many import View, predict_many
+from resomap.evaluation.many_resolutions import View, predict_many
 from resomap.evaluation.repair import finetune_head, reestimate_batch_norm
 from resomap.evaluation.store import write_predictions
 from resomap.models.checkpoints import Checkpoint, load_checkpoint

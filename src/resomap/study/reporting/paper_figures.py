@@ -31,10 +31,10 @@ from resomap.study import build
 from resomap.study.costs.cost import check_same_hardware, common_mode, stored_profiles, timed_as
 from resomap.study.explaining.explanations import explained_of
 from resomap.study.explaining.images import ExplainedImages, evenly_spread
-from resomap.study.limits import comparable_runs
 from resomap.study.results import assessed_rows
 from resomap.study.runs import assessed_runs
 from resomap.study.same_images import open_images
+from resomap.study.shared_micro_batch import comparable_runs
 
 log = logging.getLogger(__name__)
 

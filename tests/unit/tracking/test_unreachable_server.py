@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from resomap.tracking.backlog import Backlog
+from resomap.tracking.unreachable_server import Backlog
 
 
 class AwayError(Exception):

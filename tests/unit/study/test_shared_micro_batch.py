@@ -12,10 +12,10 @@ from resomap.layout import StudyLayout
 from resomap.lease import Leases
 from resomap.records import Cell, ImageDataset
 from resomap.study.context import StudyContext
-from resomap.study.limits import Limit, lower_limit, shared_limit
+from resomap.study.out_of_memory import Recovery, TrainingMemoryError
 from resomap.study.progress import StudyProgress
 from resomap.study.ranks import Ranks
-from resomap.study.recovery import Recovery, TrainingMemoryError
+from resomap.study.shared_micro_batch import Limit, lower_limit, shared_limit
 
 CELL = Cell("tiny_cnn", 32, 0)
 

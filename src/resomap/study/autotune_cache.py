@@ -20,7 +20,7 @@ from resomap.printable import printable
 from resomap.records import Cell, TunedSettings
 from resomap.serialize import digest, package_version, plain, provenance, read_json, write_json
 from resomap.study import build
-from resomap.study.recovery import is_out_of_memory
+from resomap.study.out_of_memory import is_out_of_memory
 from resomap.study.runs import stored_runs
 
 if TYPE_CHECKING:
