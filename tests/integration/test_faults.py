@@ -13,7 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from resomap.layout import StudyLayout
-from resomap.report.style import save_figure
+from resomap.report.saving import save_figure
 from resomap.study.load import load_study
 
 Make = Callable[..., Path]

@@ -111,7 +111,7 @@ def test_a_study_with_a_failed_run_is_never_taken_as_finished(tmp_path, cli, arg
     def broken(*_, **__):
         raise RuntimeError("no")
 
-    monkeypatch.setattr("resomap.study.work.run_cell", broken)
+    monkeypatch.setattr("resomap.study.failed_runs.run_cell", broken)
     assert cli(*arguments).status == 1
     assert not (tmp_path / "study" / "finished.json").exists()
 

@@ -8,7 +8,7 @@ import torch
 from resomap import load_config, run_study
 from resomap.errors import TrainingDivergedError
 from resomap.records import RunRecord
-from resomap.study import work
+from resomap.study import failed_runs
 from resomap.study.progress import StudyProgress
 
 
@@ -48,14 +48,14 @@ def test_a_study_keeps_no_record_of_a_run_that_has_ended(config):
 
 
 def test_failures_stay_at_hand(config, monkeypatch):
-    whole = work.run_cell
+    whole = failed_runs.run_cell
 
     def run_cell(context, cell, **options):
         if cell.seed == 1:
             raise TrainingDivergedError("the loss became nan")
         return whole(context, cell, **options)
 
-    monkeypatch.setattr(work, "run_cell", run_cell)
+    monkeypatch.setattr(failed_runs, "run_cell", run_cell)
     result = run_study(config)
     assert [record.cell.seed for record in result.failed] == [1]
     assert [record.status for record in result.records] == ["finished", "failed", "finished", "finished"]

@@ -14,7 +14,7 @@ import torch
 from resomap.data.loaders import _TrainImages
 from resomap.errors import StudyError
 from resomap.layout import StudyLayout
-from resomap.study import out_of_memory, run
+from resomap.study import best_weights, out_of_memory
 from resomap.study.load import load_study
 from resomap.study.runs import stored_runs
 from resomap.training.engine import Engine
@@ -177,16 +177,16 @@ def test_memory_that_runs_out_after_training_costs_neither_the_training_nor_the_
     tmp_path: Path, make_images: Make, small_run: Args, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = make_images(tmp_path / "data")
-    write = run.write_predictions
+    write = best_weights.write_predictions
 
     def full(*arguments: object, **options: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(run, "write_predictions", full)
+    monkeypatch.setattr(best_weights, "write_predictions", full)
     assert cli(*small_run(data)).status == 1
     assert not limit_file(tmp_path / "study").exists()
     assert list((tmp_path / "study").rglob("last.pt"))
-    monkeypatch.setattr(run, "write_predictions", write)
+    monkeypatch.setattr(best_weights, "write_predictions", write)
     outcome = cli(*small_run(data))
     assert outcome.status == 0, outcome.err
     assert "going on after update 6/6" in outcome.err

@@ -14,9 +14,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from resomap.config.expected import Fragment, Where, choices, fragment_at, is_section, kinds, unknown
+from resomap.config.expected import Fragment, Where, choices, fragment_at, is_section, kinds
 from resomap.config.problems import Draft
 from resomap.config.schema import FILES, ResoMapConfig
+from resomap.config.unknown_keys import unknown
 from resomap.config.yaml_text import LARGEST_BYTES, YamlTextError, is_unicode, parse, show, to_yaml
 from resomap.layout import StudyLayout
 from resomap.printable import printable

@@ -11,8 +11,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from resomap.config.expected import Where, dotted, fragment_at, in_words, is_section, kinds, places, remedy, unknown
+from resomap.config.expected import Where, dotted, fragment_at, in_words, is_section, kinds, places, remedy
 from resomap.config.schema import FILES, ResoMapConfig
+from resomap.config.unknown_keys import unknown
 from resomap.config.yaml_text import is_unicode, show
 from resomap.errors import ConfigError
 from resomap.printable import printable, without_secrets

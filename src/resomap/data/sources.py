@@ -5,20 +5,15 @@ from __future__ import annotations
 import difflib
 import logging
 import os
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-from resomap.data.duplicates import near_groups
+from resomap.data.copies_together import split_pool
 from resomap.data.folder import SPLITS, FoundImages, find_images
-from resomap.data.hashes import content_hashes, index_path
-from resomap.data.signatures import read_signatures
-from resomap.data.split import check_splittable, split_images
 from resomap.errors import DatasetError
 from resomap.printable import printable
-from resomap.records import ImageDataset, ImageRecord
+from resomap.records import ImageDataset
 from resomap.serialize import digest
 
 _logger = logging.getLogger(__name__)
@@ -119,71 +114,9 @@ def _split(
         return replace(dataset, notes=(*found.notes, note))
     wanted = {"val": fractions["val"]} if "test" in given else {k: v for k, v in fractions.items() if v > 0}
     pool = found.splits["train" if "train" in given else ""]
-    parts, notes = _split_pool(
+    parts, notes = split_pool(
         pool, class_names=found.class_names, fractions=wanted, seed=split_seed, cache_dir=cache_dir
     )
     splits = {**found.splits, **parts}
     ordered = {split: splits[split] for split in SPLITS if split in splits}
     return replace(dataset, splits=ordered, notes=(*found.notes, *notes))
-
-
-def _split_pool(
-    records: tuple[ImageRecord, ...],
-    *,
-    class_names: tuple[str, ...],
-    fractions: Mapping[str, float],
-    seed: int,
-    cache_dir: Path,
-) -> tuple[dict[str, tuple[ImageRecord, ...]], list[str]]:
-    """The splits, and notes on how they were made."""
-    check_splittable(records, class_names=class_names, fractions=fractions)
-    exact, near = _copies(records, cache_dir=cache_dir)
-    shares = " and ".join(f"{share:g} for {name}" for name, share in sorted(fractions.items()))
-    notes = [f"split by class with seed {seed}: {shares}"]
-    split = partial(split_images, records, class_names=class_names, fractions=fractions, seed=seed)
-    if not near:
-        return split(), notes
-    if (parts := _try_split(partial(split, groups=near), fractions)) is not None:
-        notes.append(f"{sum(map(len, near))} identical or near-identical images were kept on one side")
-        return parts, notes
-    notes.append(
-        f"near-identical images are too many to keep on one side (largest group: {max(map(len, near))} of "
-        f"{len(records)}): only the {sum(map(len, exact))} identical ones were, so splits may share scenes"
-    )
-    _logger.warning("%s", notes[-1])
-    return split(groups=exact), notes
-
-
-def _copies(
-    records: tuple[ImageRecord, ...], *, cache_dir: Path
-) -> tuple[list[list[ImageRecord]], list[list[ImageRecord]]]:
-    """Groups of byte-identical images, and the same groups grown by near-identical ones."""
-    hashes = content_hashes(records, cache_dir=cache_dir)
-    by_content: dict[str, list[ImageRecord]] = {}
-    for record in records:
-        by_content.setdefault(hashes[record.image_id], []).append(record)
-    signatures = read_signatures(
-        {key: same[0].path for key, same in by_content.items()},
-        index=index_path(records[0], cache_dir=cache_dir).with_suffix(".npz"),
-    )
-    linked = near_groups(signatures)
-    joined = {key for keys in linked for key in keys}
-    exact = {key: same for key, same in by_content.items() if len(same) > 1}
-    near = [[record for key in keys for record in by_content[key]] for keys in linked]
-    return list(exact.values()), near + [same for key, same in exact.items() if key not in joined]
-
-
-def _try_split(
-    split: Callable[[], dict[str, tuple[ImageRecord, ...]]], fractions: Mapping[str, float]
-) -> dict[str, tuple[ImageRecord, ...]] | None:
-    """The split; None where its groups are so large that a class gets less than half of its share."""
-    try:
-        parts = split()
-    except DatasetError:
-        return None
-    counts = {name: Counter(record.label for record in part) for name, part in parts.items()}
-    for label in counts["train"]:
-        total = sum(count[label] for count in counts.values())
-        if any(counts[name][label] < total * share / 2 for name, share in fractions.items()):
-            return None
-    return parts

@@ -6,10 +6,10 @@
       levels.u8              (h, w, 3) blocks one after the other; levels.i64 says where each one is, levels.u32 checks
     <cache_dir>/pyramid/<key>.<number>.lease             who builds it
 
-The key is a hash of the images' contents in their order, the settings, and Pillow's version. A store is built in
-`<key>.tmp` and renamed when it is complete (data/store_build.py); whoever gets its lease deletes what a dead builder
-left. A store that is opened while it is evicted stays readable: Linux keeps mapped files. Small files are checked when
-a store is opened, an image when it is first read: a changed one is decoded again.
+The key is a hash of the images' contents in their order, the settings, and Pillow's version (data/store_key.py). A
+store is built in `<key>.tmp` and renamed when it is complete (data/store_build.py); whoever gets its lease deletes what
+a dead builder left. A store that is opened while it is evicted stays readable: Linux keeps mapped files. Small files
+are checked when a store is opened, an image when it is first read: a changed one is decoded again.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ import mmap
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL
 import torch
 from torch import Tensor
 
@@ -48,6 +47,7 @@ from resomap.data.store_build import (
     small_digest,
     squares_name,
 )
+from resomap.data.store_key import store_key
 from resomap.data.store_settings import StoreSettings
 from resomap.errors import BadImageError, StorageError
 from resomap.lease import Leases
@@ -186,14 +186,6 @@ class StoredImages:
             # A plain array over the mapping: np.memmap's own indexing costs several microseconds more.
             self._maps[name] = np.asarray(flat).reshape(shape)
         return self._maps[name]
-
-
-def store_key(hashes: Sequence[str], settings: StoreSettings) -> str:
-    """What tells stores apart: the images' contents in their order, the settings, and Pillow's version."""
-    asked = asdict(settings)
-    if settings.information is None:
-        del asked["information"]  # as before there was one: stores that were built then are still good
-    return digest({"format": FORMAT, "pillow": PIL.__version__, "images": hashes, "settings": asked})
 
 
 def find(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from resomap.errors import ConfigError, DeviceError
+from resomap.models.onnx import onnx_bytes
 
 MODES = ("eager", "channels_last", "autocast", "compile", "onnxruntime")
 _SHAPES = 512
@@ -109,21 +110,3 @@ def onnx_session(model: nn.Module, input_shape: tuple[int, ...], *, device: torc
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(onnx_bytes(model, input_shape), options, providers=[provider])
-
-
-def onnx_bytes(model: nn.Module, input_shape: tuple[int, ...], *, dynamic_batch: bool = False) -> bytes:
-    """The model as an ONNX file; input 'images' (B, 3, H, W) float32 normalised, output 'logits' (B, K)."""
-    network = copy.deepcopy(model).cpu().eval()
-    example = torch.zeros(max(2, input_shape[0]) if dynamic_batch else input_shape[0], *input_shape[1:])
-    program = torch.onnx.export(
-        network,
-        (example,),
-        input_names=["images"],
-        output_names=["logits"],
-        dynamic_shapes=({0: torch.export.Dim("batch")},) if dynamic_batch else None,
-        dynamo=True,
-        verbose=False,
-    )
-    if program is None:
-        raise DeviceError("the model cannot be exported to ONNX")
-    return program.model_proto.SerializeToString()

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resomap.serialize import write_atomic
-
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 # Okabe and Ito 2008, "Color Universal Design": told apart by all common kinds of colour vision. Yellow is left out.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -57,16 +53,3 @@ def paper_style() -> Iterator[None]:
 
     with matplotlib.rc_context(SETTINGS):  # type: ignore[arg-type]
         yield
-
-
-def save_figure(figure: Figure, path: Path) -> list[Path]:
-    """Write `path` as .png and .pdf, atomically; the PDF carries no date, so that equal data give equal files."""
-    written = []
-    for suffix, options in ((".png", {}), (".pdf", {"metadata": {"CreationDate": None}})):
-        buffer = io.BytesIO()
-        with paper_style():  # resolution and kind of fonts are settings of saving
-            figure.savefig(buffer, format=suffix[1:], **options)  # type: ignore[arg-type]
-        target = path.with_name(path.name + suffix)
-        write_atomic(target, lambda stream, data=buffer: stream.write(data.getvalue()))  # type: ignore[misc]
-        written.append(target)
-    return written

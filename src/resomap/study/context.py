@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resomap.config.load import differences
@@ -83,6 +84,14 @@ class StudyContext:
     def training_precision(self, cell: Cell) -> str:
         """Of the cell's training."""
         return build.precision_of(self.config_of(cell), self.precision)
+
+    def run_dir(self, cell: Cell) -> Path:
+        """Where the cell's checkpoints and its record lie."""
+        return self.layout.run_dir(cell, build.family(self.config, cell.model))
+
+    def record_path(self, cell: Cell) -> Path:
+        """Of the cell's run.json."""
+        return self.layout.run_record_path(cell, build.family(self.config, cell.model))
 
     def determinants(self, cell: Cell) -> dict[str, dict[str, Any]]:
         """What the cell's weights depend on."""

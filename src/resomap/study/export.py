@@ -16,8 +16,8 @@ from resomap.data.resize import MAX_ASPECT
 from resomap.errors import DeviceError, StudyError
 from resomap.layout import BEST_WEIGHTS, METADATA, RUN_RECORD, study_of
 from resomap.models.checkpoints import load_checkpoint
+from resomap.models.onnx import onnx_bytes
 from resomap.printable import printable
-from resomap.profiling.modes import onnx_bytes
 from resomap.records import Preprocessing, RunRecord
 from resomap.serialize import check_writable, make_dirs, read_json, write_atomic, write_json
 from resomap.study import build

@@ -5,23 +5,18 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from resomap.errors import StudyError
-from resomap.evaluation.predict import predict
-from resomap.evaluation.store import read_predictions, write_predictions
 from resomap.layout import LAST_STATE, METADATA
 from resomap.lease import Lease
-from resomap.metrics.classification import classification_metrics
-from resomap.models.checkpoints import load_checkpoint
-from resomap.models.folding import for_inference
 from resomap.models.registry import count_parameters
 from resomap.models.summary import write_summary
-from resomap.records import Cell, Condition, FitRecord, Predictions, RunRecord
+from resomap.records import Cell, RunRecord
 from resomap.serialize import plain, provenance, storage_errors
 from resomap.study import build
+from resomap.study.best_weights import answers_on, evaluated
 from resomap.study.context import StudyContext
 from resomap.study.halving import RUNGS, DominatedStopping
 from resomap.study.interrupt import StopSignal
@@ -39,10 +34,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_MOST_CONFUSIONS = 100
-"""Classes up to which a run's record holds its confusion matrix: 1,000 of them would be 13 MB of text a condition, and
-the stored predictions give it as well (metrics.classification.confusion_matrix)."""
-
 
 def run_cell(
     context: StudyContext, cell: Cell, *, tracker: Tracker, stop: StopSignal, lease: Lease | None = None
@@ -59,11 +50,11 @@ def run_cell(
     """
     started = time.monotonic()
     record = _begin(context, cell)
-    run_dir = _run_dir(context, cell)
+    run_dir = context.run_dir(cell)
     network = build.model(context.config, cell, num_classes=context.images.num_classes)
     record = dataclasses.replace(record, parameters=count_parameters(network))
     if context.ranks.is_main:
-        write_run(_record_path(context, cell), record)
+        write_run(context.record_path(cell), record)
         write_summary(context.layout.summary_dir(cell.model, cell.resolution), network, resolution=cell.resolution)
     guard = LeaseGuard(lease)
     observer = RunObserver(cell, context.progress, tracker=tracker, stop=stop, ranks=context.ranks)
@@ -82,7 +73,7 @@ def run_cell(
         raise KeyboardInterrupt
     record = _proven(context, record)
     record = dataclasses.replace(record, stopped=next((each.reason for each in halving), None))
-    record = _evaluated(context, cell, record, fit, guard=guard)
+    record = evaluated(context, cell, record, fit, guard=guard)
     record = dataclasses.replace(record, seconds=earlier_s + time.monotonic() - started)
     record = _finish(context, record, guard=guard)
     _track_results(context, record, tracker)
@@ -95,7 +86,7 @@ def _track_results(context: StudyContext, record: RunRecord, tracker: Tracker) -
     for condition in record.metrics.values():
         scalars = {f"best_{condition['split']}_{k}": v for k, v in condition.items() if isinstance(v, float)}
         tracker.log_metrics(scalars, step=record.best_epoch or 0)
-    tracker.log_artifact(_run_dir(context, record.cell) / METADATA)
+    tracker.log_artifact(context.run_dir(record.cell) / METADATA)
     for name in record.metrics:
         tracker.log_artifact(context.layout.predictions_dir(record.cell) / f"{name}.parquet")
 
@@ -136,24 +127,16 @@ def _prove(context: StudyContext, record: RunRecord) -> None:
     if limit.is_proven or limit.images is None:
         return
     lower_limit(context.layout, context.leases, cell, limit.images)
-    write_run(_record_path(context, cell), _proven(context, record))
+    write_run(context.record_path(cell), _proven(context, record))
     log.warning(
         "%s: %d images at once fit: from now on for all resolutions and seeds of %s", cell, limit.images, cell.model
     )
 
 
-def _run_dir(context: StudyContext, cell: Cell) -> Path:
-    return context.layout.run_dir(cell, build.family(context.config, cell.model))
-
-
-def _record_path(context: StudyContext, cell: Cell) -> Path:
-    return context.layout.run_record_path(cell, build.family(context.config, cell.model))
-
-
 def _make_trainer(
     context: StudyContext, cell: Cell, network: nn.Module, *, guard: LeaseGuard, listeners: Sequence[Callback]
 ) -> Trainer:
-    config, run_dir = context.config_of(cell), _run_dir(context, cell)
+    config, run_dir = context.config_of(cell), context.run_dir(cell)
     options: dict[str, Any] = {"device_type": context.device_type, "ranks": context.ranks}
     loaders = (
         build.train_loader(config, context.stores["train"], cell, **options),
@@ -195,7 +178,7 @@ def _halving(context: StudyContext, cell: Cell, network: nn.Module) -> list[Domi
             protected=cell.resolution == max(c.resolution for c in context.cells if c.model == cell.model),
             comparisons=len(RUNGS) * len(context.cells) * len(rivals),
             delta=build.accepted_loss(context.config),
-            answer=lambda: _predict(context, cell, network, "val", channels_last=build.memory_format(config)),
+            answer=lambda: answers_on(context, cell, network, "val", channels_last=build.memory_format(config)),
             path_of=lambda c, rung: context.layout.rung_path(c, build.family(context.config, c.model), rung),
             others=lambda: [(other, context.key(other)) for other in rivals],
         )
@@ -214,99 +197,13 @@ def _run_params(context: StudyContext, cell: Cell, record: RunRecord) -> dict[st
     }
 
 
-def _evaluated(context: StudyContext, cell: Cell, record: RunRecord, fit: FitRecord, *, guard: LeaseGuard) -> RunRecord:
-    """The record of a trained run: its best epoch's weights evaluated on every split, predictions stored."""
-    context.ranks.barrier()
-    metrics: dict[str, Mapping[str, Any]] = {}
-    checkpoint = load_checkpoint(_run_dir(context, cell), allow_callables=":" in cell.model)
-    guard.check()
-    network = for_inference(checkpoint.model, cell.resolution, precision=context.precision)
-    if context.ranks.is_main:
-        # Other conditions of earlier weights must not stand beside these.
-        for stale in context.layout.predictions_dir(cell).glob("*.parquet"):
-            with storage_errors(stale):
-                stale.unlink(missing_ok=True)
-    for split in ("val", "test"):
-        if split in context.stores:
-            condition = Condition(split, cell.resolution, build.preprocessing(context.config, cell).information)
-            answers = _predict(context, cell, network, split)
-            metrics[condition.name] = _condition_metrics(context, condition, answers)
-            guard.check()
-            if context.ranks.is_main:
-                write_predictions(
-                    context.layout.predictions_path(cell, condition), answers, cell=cell, condition=condition
-                )
-    return dataclasses.replace(
-        record,
-        epochs=fit.epochs,
-        best_epoch=fit.best_epoch,
-        metrics=metrics,
-        still_improving=fit.still_improving,
-        provenance=dict(record.provenance) | {"metric_options": build.metric_options(context.config)},
-    )
-
-
 def _finish(context: StudyContext, record: RunRecord, *, guard: LeaseGuard) -> RunRecord:
     """Store the run as finished; its training state is needed no more."""
     record = dataclasses.replace(record, status="finished")
     guard.check()
     if context.ranks.is_main:
-        write_run(_record_path(context, record.cell), record)
+        write_run(context.record_path(record.cell), record)
         forget_state(context, record)
-    return record
-
-
-def _predict(
-    context: StudyContext, cell: Cell, network: nn.Module, split: str, *, channels_last: bool = True
-) -> Predictions:
-    """channels_last: how the network's weights lie afterwards; one that is trained on must stay as it is."""
-    loader = build.eval_loader(
-        context.config_of(cell), context.stores[split], cell, device_type=context.device_type, ranks=context.ranks
-    )
-    return predict(
-        network,
-        loader,
-        device=build.device_and_precision(context.config)[0],
-        class_names=context.images.class_names,
-        mixed_precision=context.precision,
-        channels_last=channels_last,
-        world_size=context.ranks.world_size,
-        gather=context.ranks.gather,
-    )
-
-
-def _condition_metrics(context: StudyContext, condition: Condition, answers: Predictions) -> dict[str, Any]:
-    values = classification_metrics(
-        answers.labels,
-        answers.probabilities,
-        class_names=answers.class_names,
-        **build.metric_options(context.config),
-    )
-    if len(answers.class_names) > _MOST_CONFUSIONS:
-        del values["confusion_matrix"]
-    return {**dataclasses.asdict(condition), "images": len(answers.labels), **values}
-
-
-def refresh_metrics(context: StudyContext, record: RunRecord) -> RunRecord:
-    """Metrics of a finished run as analysis.yaml now asks for them, from its stored predictions.
-
-    Raises:
-        StudyError: its predictions are gone or damaged.
-    """
-    options = build.metric_options(context.config)
-    if record.provenance.get("metric_options") == plain(options):
-        return record
-    metrics = {}
-    for name, stored in record.metrics.items():
-        condition = Condition(
-            stored["split"], stored["input_resolution"], stored["information_resolution"], stored["weights"]
-        )
-        answers = read_predictions(context.layout.predictions_path(record.cell, condition))
-        metrics[name] = _condition_metrics(context, condition, answers)
-    record = dataclasses.replace(
-        record, metrics=metrics, provenance=dict(record.provenance) | {"metric_options": options}
-    )
-    write_run(_record_path(context, record.cell), record)
     return record
 
 
@@ -316,10 +213,10 @@ def stored_run(context: StudyContext, cell: Cell) -> RunRecord | None:
     Raises:
         StudyError: the record is damaged.
     """
-    record = read_run(_record_path(context, cell))
+    record = read_run(context.record_path(cell))
     if record is not None and record.cell != cell:
         raise StudyError(
-            f"{_record_path(context, cell)} is the record of {record.cell}, not of {cell}; delete it and run again"
+            f"{context.record_path(cell)} is the record of {record.cell}, not of {cell}; delete it and run again"
         )
     return record
 
@@ -341,5 +238,5 @@ def failed_record(context: StudyContext, cell: Cell, *, error: str) -> RunRecord
         stored = _begin(context, cell)
     record = dataclasses.replace(stored, status="failed", error=error)
     if context.ranks.is_main:
-        write_run(_record_path(context, cell), record)
+        write_run(context.record_path(cell), record)
     return record

@@ -61,17 +61,6 @@ def stored_fingerprint(layout: StudyLayout) -> str | None:
     return None
 
 
-def changes_in_words(lines: Sequence[str], layout: StudyLayout, images: ImageDataset) -> list[str]:
-    """Lines of StudyContext.changes for people: other images by what differs, other code so named, not by hashes."""
-    return [_in_words(line, layout, images) for line in lines]
-
-
-def _in_words(line: str, layout: StudyLayout, images: ImageDataset) -> str:
-    if line.startswith("images: "):
-        return f"images: {images_in_words(layout, images)}"
-    return "the code of the model's module is another" if line.startswith("code: ") else line
-
-
 def images_in_words(layout: StudyLayout, images: ImageDataset) -> str:
     """What differs between the images of a study and these, as far as the study keeps it: classes, counts, names."""
     from resomap.study.load import Study  # brings pandas, which a study whose images are its own does not need

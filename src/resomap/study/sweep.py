@@ -14,16 +14,17 @@ from resomap.layout import TABLES_LEASE, StudyLayout
 from resomap.records import Cell, RunRecord
 from resomap.serialize import provenance, to_json, write_text
 from resomap.study import build
+from resomap.study.claimed_cells import Executor, Work, settled
 from resomap.study.context import StudyContext
 from resomap.study.interrupt import StopSignal, stop_on_signals
-from resomap.study.plan import held_cells, plan_study, study_notes, upsampled_share
+from resomap.study.plan import held_cells, plan_study
 from resomap.study.progress import StudyProgress
 from resomap.study.ranks import connect_ranks
 from resomap.study.results import write_results
 from resomap.study.run import stored_run
 from resomap.study.runs import stored_runs
 from resomap.study.shared_micro_batch import comparable_runs, exceeds, micro_batch_of, outgrown_note, shared_limit
-from resomap.study.work import Executor, Work, settled
+from resomap.study.verdict.setup_warnings import study_notes, upsampled_share
 from resomap.tracking.null import NullTracker
 from resomap.tracking.protocol import Tracker
 

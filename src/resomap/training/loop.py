@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import nn
@@ -20,8 +20,23 @@ from resomap.training.device import isolated_generators, peak_memory_mib, reset_
 from resomap.training.engine import Engine
 from resomap.training.feed import Feed
 from resomap.training.forward_backward import Passes
-from resomap.training.progress import Progress, Tally
+from resomap.training.loss_totals import Tally
 from resomap.training.recipe import Recipe
+
+
+@dataclass
+class Progress:
+    """Position in the plan: `epoch` epochs are done, and `update` updates of the next one.
+
+    seconds: wall time of that next epoch so far, over all sessions that worked on it.
+    """
+
+    epoch: int = 0
+    update: int = 0
+    seconds: float = 0.0
+
+    def next_epoch(self) -> None:
+        self.epoch, self.update, self.seconds = self.epoch + 1, 0, 0.0
 
 
 class TrainingLoop:

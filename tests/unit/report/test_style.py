@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from resomap.report.figures import Panel, agreement_figure, gallery_figure, performance_figure, spectral_figure
-from resomap.report.style import COLOURS, line_style, save_figure
+from resomap.report.saving import save_figure
+from resomap.report.style import COLOURS, line_style
 
 
 def _grey(colour: str) -> float:

@@ -9,9 +9,9 @@ import pytest
 from resomap.errors import StudyError
 from resomap.records import Cell, TunedSettings
 from resomap.study.autotune_cache import choices_in_force, foreseen_choices, settle_tuning
-from resomap.study.plan import changed_runs, discard
+from resomap.study.changed_settings import changed_runs, discard
+from resomap.study.claimed_cells import settled
 from resomap.study.ranks import Ranks
-from resomap.study.work import settled
 from resomap.training import autotune
 
 BF16 = TunedSettings("bf16", 4, {32: True, 64: False}, effort=5, gain=2.0, seconds=0.1)

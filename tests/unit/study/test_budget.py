@@ -7,7 +7,7 @@ import pytest
 from resomap.errors import ConfigError
 from resomap.study import build
 from resomap.study.budget_reference import settle_reference, stored_reference
-from resomap.study.plan import changed_runs, discard
+from resomap.study.changed_settings import changed_runs, discard
 
 MATCHED = {"epochs": 2, "budget": "compute_matched"}
 

@@ -9,9 +9,8 @@ from resomap.errors import ConfigError
 from resomap.models import construct
 from resomap.records import Cell
 from resomap.study import build
-from resomap.study.plan import changed_runs
+from resomap.study.changed_settings import changed_runs, changes_in_words
 from resomap.study.runs import write_run
-from resomap.study.same_images import changes_in_words
 
 MATCHED = {"epochs": 2, "budget": "compute_matched"}
 

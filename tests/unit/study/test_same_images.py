@@ -17,10 +17,11 @@ from resomap.layout import StudyLayout
 from resomap.records import Cell, Condition, Predictions, RunRecord
 from resomap.serialize import write_json, write_text
 from resomap.study import build, cross_resolution
+from resomap.study.changed_settings import changes_in_words
 from resomap.study.costs.profile import _opened as profile_images
 from resomap.study.load import Study
 from resomap.study.runs import write_run
-from resomap.study.same_images import changes_in_words, check_images, open_images
+from resomap.study.same_images import check_images, open_images
 from resomap.study.verdict.gain import matrix_tables
 
 CELLS = (Cell("m", 32, 0), Cell("m", 48, 0))

@@ -39,6 +39,7 @@ from resomap.study.build.explanations import (
     explanations_wanted,
     method_options,
 )
+from resomap.study.build.grid import cells, grid_size
 from resomap.study.build.identity import determinants
 from resomap.study.build.loaders import (
     check_micro_batch,
@@ -54,11 +55,9 @@ from resomap.study.build.loaders import (
 )
 from resomap.study.build.models import (
     allows_callables,
-    cells,
     check_models,
     check_parameters,
     family,
-    grid_size,
     model,
     model_on_meta,
     model_specs,

@@ -9,7 +9,8 @@ from resomap.config.schema import ResoMapConfig
 from resomap.errors import ConfigError
 from resomap.records import Cell, ImageDataset, Preprocessing
 from resomap.study.build.data import augmentation, squares_store
-from resomap.study.build.models import cells, model_on_meta, preprocessing
+from resomap.study.build.grid import cells
+from resomap.study.build.models import model_on_meta, preprocessing
 from resomap.study.build.training import device_type, processes_per_run, uses_graphs
 from resomap.study.build.workers import fewest_workers, loader_workers
 from resomap.study.ranks import Ranks

@@ -1,4 +1,4 @@
-"""The grid and its models: what exists, what fits, how it is built."""
+"""The models of the grid: what exists, what fits, how it is built."""
 
 from __future__ import annotations
 
@@ -12,27 +12,6 @@ from resomap.records import Cell, Preprocessing
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-def cells(config: ResoMapConfig) -> list[Cell]:
-    """The grid, one seed after the other, so that a study cut short has whole comparisons.
-
-    With successive halving the largest resolutions come first: others are compared with them.
-    """
-    from resomap.models.registry import canonical_name
-
-    models = [canonical_name(name) for name in config.sweep.models]
-    resolutions = list(config.sweep.resolutions)
-    if config.training.successive_halving:
-        resolutions.sort(reverse=True)
-    return [
-        Cell(model, resolution, seed) for seed in config.sweep.seeds for model in models for resolution in resolutions
-    ]
-
-
-def grid_size(config: ResoMapConfig) -> int:
-    """How many cells the grid has; without torch."""
-    return len(config.sweep.models) * len(config.sweep.resolutions) * len(config.sweep.seeds)
 
 
 def check_models(config: ResoMapConfig) -> None:

@@ -14,7 +14,7 @@ from resomap.printable import without_secrets
 from resomap.records import ImageDataset
 
 if TYPE_CHECKING:
-    from resomap.study.work import Executor
+    from resomap.study.claimed_cells import Executor
     from resomap.tracking.protocol import Tracker
 
 

@@ -6,9 +6,9 @@ from collections.abc import Generator, Sequence
 from typing import Self
 
 from resomap.records import Cell, RunRecord
+from resomap.study.claimed_cells import Work, claim_and_run
 from resomap.study.costs.schedule import longest_first, seed_by_seed
 from resomap.study.executors.side_by_side import SideBySide
-from resomap.study.work import Work, claim_and_run
 
 
 class LocalExecutor:

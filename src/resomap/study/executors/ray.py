@@ -30,7 +30,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from resomap.study.executors.ray_needs import Needs, needs_of
 
 if TYPE_CHECKING:
-    from resomap.study.work import Work
+    from resomap.study.claimed_cells import Work
 
 
 class RayExecutor:

@@ -28,6 +28,7 @@ from resomap.lease import Lease
 from resomap.printable import counted, printable
 from resomap.records import Cell, RunRecord
 from resomap.study import build
+from resomap.study.claimed_cells import Work, settled
 from resomap.study.context import StudyContext
 from resomap.study.executors.events import Event, replay_progress, replay_tracking
 from resomap.study.executors.ray_files import commit
@@ -38,7 +39,6 @@ from resomap.study.progress import StudyProgress
 from resomap.study.ranks import Ranks
 from resomap.study.run import failed_record, stored_run
 from resomap.study.shared_micro_batch import forget_outgrown, lower_limit
-from resomap.study.work import Work, settled
 
 TRIES = 3
 """Attempts at a cell whose workers are lost, before it is recorded as failed."""

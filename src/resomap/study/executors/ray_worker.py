@@ -23,9 +23,9 @@ from resomap.study.context import StudyContext
 from resomap.study.executors.events import Event, TellingProgress, TellingTracker
 from resomap.study.executors.ray_files import fetch, list_files
 from resomap.study.executors.ray_hub import PIECE_BYTES, STATE
+from resomap.study.failed_runs import attempt
 from resomap.study.interrupt import StopSignal
 from resomap.study.shared_micro_batch import lower_limit, shared_limit
-from resomap.study.work import attempt
 
 _TELL_EVERY_S = 0.5
 _SHARE_FOR_STATES = 0.02

@@ -26,13 +26,13 @@ from resomap.errors import StorageError
 from resomap.lease import Lease
 from resomap.records import Cell, EpochRecord, RunRecord
 from resomap.study import build
+from resomap.study.claimed_cells import Work, claim_and_run, settled
 from resomap.study.context import StudyContext
 from resomap.study.costs.schedule import longest_first, seed_by_seed
 from resomap.study.executors.child import STOPPED, Child, error_of
 from resomap.study.executors.events import TRACKING, Event, replay_progress, replay_tracking
 from resomap.study.progress import StudyProgress
 from resomap.study.run import failed_record, stored_run
-from resomap.study.work import Work, claim_and_run, settled
 
 Outcome = tuple[Cell, RunRecord | None]
 

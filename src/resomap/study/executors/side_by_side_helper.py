@@ -17,8 +17,8 @@ from resomap.records import Cell
 from resomap.study import build
 from resomap.study.executors.child import STOPPED, failed_event, read_job, teller
 from resomap.study.executors.events import TellingProgress, TellingTracker
+from resomap.study.failed_runs import attempt
 from resomap.study.interrupt import StopSignal, stop_on_signals
-from resomap.study.work import attempt
 
 _LOOK_S = 1.0
 

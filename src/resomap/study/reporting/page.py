@@ -19,8 +19,9 @@ from resomap.study.reporting import verdict_tables as of_verdict
 from resomap.study.reporting.captions import intervals, on, title
 from resomap.study.reporting.galleries import PictureOf, explanation_galleries, flip_galleries
 from resomap.study.reporting.interactive_plots import matrix_label, report_plots
+from resomap.study.reporting.latex import latex
 from resomap.study.reporting.provenance_table import provenance_table
-from resomap.study.reporting.texts import latex, summary
+from resomap.study.reporting.summary_text import summary
 
 
 @dataclass(frozen=True, slots=True, eq=False)

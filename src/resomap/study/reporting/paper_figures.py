@@ -25,7 +25,7 @@ from resomap.report.figures import (
     spectral_figure,
     spread_figure,
 )
-from resomap.report.style import save_figure
+from resomap.report.saving import save_figure
 from resomap.serialize import read_json
 from resomap.study import build
 from resomap.study.costs.cost import check_same_hardware, common_mode, stored_profiles, timed_as

@@ -1,27 +1,23 @@
-"""The cells of a study as work to be claimed, done and recorded, whoever does it."""
+"""The cells of a study as work to be claimed and done, whoever does it: no two processes do the same one."""
 
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, Self
 
-from resomap.allocator import trim
-from resomap.errors import ResoMapError, StorageError, StudyError
-from resomap.lease import Lease
+from resomap.errors import StudyError
 from resomap.records import Cell, RunRecord
-from resomap.study import build
+from resomap.study.best_weights import refresh_metrics
+from resomap.study.changed_settings import changes_in_words
 from resomap.study.context import StudyContext
 from resomap.study.costs.schedule import predicted_cost
-from resomap.study.executors.processes import run_in_processes
+from resomap.study.failed_runs import attempt
 from resomap.study.interrupt import StopSignal
-from resomap.study.out_of_memory import Recovery
-from resomap.study.run import failed_record, forget_state, refresh_metrics, run_cell, stored_run
-from resomap.study.same_images import changes_in_words
-from resomap.study.shared_micro_batch import forget_outgrown, is_outgrown
+from resomap.study.run import forget_state, stored_run
+from resomap.study.shared_micro_batch import is_outgrown
 from resomap.tracking.protocol import Tracker
 
 log = logging.getLogger(__name__)
@@ -102,53 +98,3 @@ def claim_and_run(work: Work, cell: Cell) -> RunRecord | None:
     finally:
         if lease is not None:
             lease.release()
-
-
-def attempt(
-    context: StudyContext, cell: Cell, *, tracker: Tracker, stop: StopSignal, lease: Lease | None
-) -> RunRecord | None:
-    """Run the cell; whatever goes wrong with it becomes its record, and the study goes on.
-
-    Storage that fails ends the study instead: no later run could be stored either. None where another process
-    has taken the cell over meanwhile: it alone says what became of it.
-    """
-    alone = context.ranks.world_size == 1 and build.processes_per_run(context.config) > 1
-    run = run_in_processes if alone else run_cell
-    if context.ranks.is_main:
-        forget_outgrown(context.layout, stored_run(context, cell))
-    context.ranks.barrier()
-    recovery = Recovery(context, cell)
-    while True:
-        try:
-            return run(recovery.begin(), cell, tracker=tracker, stop=stop, lease=lease)
-        except Exception as error:
-            # The study's boundary: a bug or a device error in one run must not cost the others.
-            tracker.end_run("FAILED")
-            if lease is not None and lease.lost:
-                log.warning("%s is left alone: another process has taken it over", cell)
-                return None
-            if isinstance(error, StorageError):
-                raise
-            failed = _failure(context, cell, error, recovery)
-        finally:
-            trim()
-        if failed is not None:
-            return failed
-
-
-def _failure(context: StudyContext, cell: Cell, error: Exception, recovery: Recovery) -> RunRecord | None:
-    """The record of a run that failed; None where it is to be run again."""
-    try:
-        if recovery.goes_on(error):
-            return None
-    except ResoMapError as named:
-        error = named
-    if isinstance(error, ResoMapError):
-        log.error("%s failed: %s", cell, error)
-        return failed_record(context, cell, error=str(error))
-    log.error("%s failed: %r", cell, error, exc_info=error)
-    trace = "".join(traceback.format_exception(error))
-    record = failed_record(context, cell, error=f"{error!r}\n{trace}")
-    if context.ranks.world_size > 1:
-        raise error  # the other ranks may wait for this one: let the launcher end them all
-    return record

@@ -1,29 +1,13 @@
-"""How far training has come, and what it has counted on the way."""
+"""The losses of an epoch, its right answers and its samples, summed on the device."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from resomap.training.engine import Engine
-
-
-@dataclass
-class Progress:
-    """Position in the plan: `epoch` epochs are done, and `update` updates of the next one.
-
-    seconds: wall time of that next epoch so far, over all sessions that worked on it.
-    """
-
-    epoch: int = 0
-    update: int = 0
-    seconds: float = 0.0
-
-    def next_epoch(self) -> None:
-        self.epoch, self.update, self.seconds = self.epoch + 1, 0, 0.0
 
 
 class Tally:

@@ -7,8 +7,9 @@ import pytest
 
 from resomap.records import Cell, EpochRecord
 from resomap.serialize import read_json
-from resomap.study.plan import held_cells, study_notes
+from resomap.study.plan import held_cells
 from resomap.study.sweep import _collect
+from resomap.study.verdict.setup_warnings import study_notes
 
 
 @pytest.fixture
