@@ -1,4 +1,4 @@
-"""The configuration while it is put together: values, where each came from, and what is wrong with them."""
+"""The configuration while it is put together: values, where each came from, and all that is wrong with them."""
 
 from __future__ import annotations
 

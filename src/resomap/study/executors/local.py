@@ -12,7 +12,7 @@ from resomap.study.executors.side_by_side import SideBySide
 
 
 class LocalExecutor:
-    """See work.Executor.
+    """See claimed_cells.Executor.
 
     Alone it goes seed by seed, so that a study cut short has whole comparisons: the order changes nothing else. As soon
     as it meets another process at work it takes the longest cell that is left, so that all end together.

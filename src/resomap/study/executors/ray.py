@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class RayExecutor:
-    """See work.Executor.
+    """See claimed_cells.Executor.
 
     On entering, a thread connects to the cluster and has the nodes start workers that hold what a cell needs (torch is
     most of it), while the study's process plans and decodes the images.

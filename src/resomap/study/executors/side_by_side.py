@@ -144,7 +144,7 @@ class SideBySide:
         self._folder.cleanup()
 
     def run(self, cells: Sequence[Cell]) -> Generator[Outcome]:
-        """As work.Executor's run."""
+        """As claimed_cells.Executor's run."""
         self._queue = list(cells)
         try:
             while self._queue or any(helper.flight for helper in self._helpers):

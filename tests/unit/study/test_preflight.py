@@ -7,7 +7,7 @@ from collections import namedtuple
 import pytest
 
 from resomap.errors import StorageError
-from resomap.study.plan import _check_disk
+from resomap.study.preflight import _check_disk
 
 Usage = namedtuple("Usage", "total used free")
 
