@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from resomap.data import pyramid
+from resomap.data import on_the_fly, pyramid
 from resomap.data.loaders import EvalLoader
 from resomap.data.pyramid import ImageStore, StoreSettings, open_store
 from resomap.data.resize import to_square
@@ -69,9 +69,10 @@ def test_less_information_is_the_smaller_square_enlarged(store: ImageStore) -> N
 def test_each_image_is_decoded_once(store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[str] = []
     real: Callable = pyramid.decode_rgb
-    monkeypatch.setattr(
-        pyramid, "decode_rgb", lambda path, **options: decoded.append(path.name) or real(path, **options)
-    )
+    for module in (pyramid, on_the_fly):
+        monkeypatch.setattr(
+            module, "decode_rgb", lambda path, **options: decoded.append(path.name) or real(path, **options)
+        )
     network = build_model("tiny_cnn", num_classes=2, seed=0)
     views = {(side, info): View(network, side, info) for side, info in ((32, 32), (48, 48), (48, 32))}
     predict_many(views, SizesLoader(store, resolutions=(32, 48), **COMMON), device="cpu", kernel="bilinear")
