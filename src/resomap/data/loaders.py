@@ -9,8 +9,7 @@ Legend: B images, H W pixels, 3 channels.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -141,6 +140,12 @@ def _identity(batch: Any) -> Any:
     return batch
 
 
+def _as_planned(plan: Sequence[MicroBatch], batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches, each told its part of its update."""
+    parts = zip(plan, batches, strict=True)
+    return (replace(batch, share=part.share, ends_update=part.ends_update) for part, batch in parts)
+
+
 class _EpochSampler:
     """Batches of (epoch, position in the store); the main process alone knows the epoch."""
 
@@ -250,8 +255,7 @@ class TrainLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         batches = iter(self._loader) if self._ring is None else self._from(self._ring)
-        parts = zip(self._sampler.remaining(), batches, strict=True)
-        return (replace(batch, share=part.share, ends_update=part.ends_update) for part, batch in parts)
+        return _as_planned(self._sampler.remaining(), batches)
 
     def _from(self, ring: Ring) -> Iterator[Batch]:
         ring.restart()
@@ -282,6 +286,8 @@ class EvalLoader:
 
     Args:
         order_seed: the images are in a random order instead, the same at every pass and every resolution.
+        update_batch: images of an update, over all ranks, where a network is trained on the batches: these are then its
+            micro-batches, of at most batch_size. None: each batch is its own.
     """
 
     def __init__(
@@ -299,14 +305,26 @@ class EvalLoader:
         prefetch_factor: int | None = None,
         persistent_workers: bool = False,
         order_seed: int | None = None,
+        update_batch: int | None = None,
     ) -> None:
         self.rank, self.world_size, self.store = rank, world_size, store
-        everyones = range(len(store))
+        everyones = list(range(len(store)))
         if order_seed is not None:
             everyones = np.random.default_rng(order_seed).permutation(len(store)).tolist()
-        own = list(everyones[rank::world_size])
-        batches = [own[i : i + batch_size] for i in range(0, len(own), batch_size)]
-        self._count = math.ceil(len(own) / batch_size)
+        self._plan: list[MicroBatch] | None = None
+        if update_batch is None:
+            own = everyones[rank::world_size]
+            batches = [own[i : i + batch_size] for i in range(0, len(own), batch_size)]
+        else:
+            self._plan = plan_epoch(
+                len(store),
+                effective_batch=update_batch,
+                micro_batch=min(batch_size, update_batch),
+                rank=rank,
+                world_size=world_size,
+            )
+            batches = [everyones[part.start : part.stop] for part in self._plan]
+        self._count = len(batches)
         self._loader = data_loader(
             _EvalImages(store, resolution, normalisation_map(mean, std)),
             batches,
@@ -320,7 +338,9 @@ class EvalLoader:
         return self._count
 
     def __iter__(self) -> Iterator[Batch]:
-        return iter(self._loader)
+        if self._plan is None:
+            return iter(self._loader)
+        return _as_planned(self._plan, self._loader)
 
 
 def data_loader(

@@ -56,7 +56,7 @@ def reestimate_batch_norm(network: nn.Module, loader: EvalLoader, *, device: str
 def finetune_head(network: nn.Module, loader: EvalLoader, *, device: str) -> None:
     """One epoch of the classifier (every head, where there are several), and of BatchNorm's scales and shifts, on
     training images of the test resolution; all else stays, BatchNorm's statistics too (FixRes, arXiv:1906.06423,
-    section 4)."""
+    section 4). Gradients of an update's micro-batches are accumulated."""
     heads = [network.get_submodule(name) for name in classifier_names(network)]
     norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     network.requires_grad_(False)
@@ -64,11 +64,13 @@ def finetune_head(network: nn.Module, loader: EvalLoader, *, device: str) -> Non
     for parameter in trained:
         parameter.requires_grad_(True)
     optimizer = torch.optim.AdamW(trained, lr=_HEAD_RATE, weight_decay=0.0)
+    optimizer.zero_grad(set_to_none=True)
     network.eval()
     for _ in range(_HEAD_EPOCHS):
         for batch in loader:
             inputs, labels = to_model_input(batch, torch.device(device), non_blocking=True, channels_last=True)
-            loss = cross_entropy(network(inputs).float(), labels)
-            optimizer.zero_grad(set_to_none=True)
+            loss = cross_entropy(network(inputs).float(), labels) * batch.share
             loss.backward()
-            optimizer.step()
+            if batch.ends_update:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)

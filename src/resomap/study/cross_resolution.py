@@ -28,6 +28,7 @@ from resomap.serialize import check_writable
 from resomap.study import build
 from resomap.study.load import Study
 from resomap.study.same_images import open_images
+from resomap.study.same_settings import config_of_run
 from resomap.study.verdict.gain import AS_TRAINED, HEAD, WEIGHTS
 
 Progress = Callable[[str], None]
@@ -55,7 +56,6 @@ def run_conditions(
     if images is None:
         images, _ = open_images(config, study.layout)
     build.settle_process(config)
-    device, precision = build.device_and_precision(config)
     _, split = study.splits
     for record in study.runs:
         cell = record.cell
@@ -73,7 +73,9 @@ def run_conditions(
         check_writable(*(study.layout.predictions_path(cell, c) for c in missing))
         folder = study.layout.run_dir(cell, record.family)
         checkpoint = load_checkpoint(folder, allow_callables=build.allows_callables(config))
-        for answers in evaluate_conditions(config, checkpoint, images, missing, device=device, precision=precision):
+        own = config_of_run(config, record)
+        device, precision = build.device_and_precision(own)
+        for answers in evaluate_conditions(own, checkpoint, images, missing, device=device, precision=precision):
             for condition, found in answers.items():
                 path = study.layout.predictions_path(cell, condition)
                 write_predictions(path, found, cell=cell, condition=condition)
@@ -151,7 +153,7 @@ def repaired(
     network = copy.deepcopy(checkpoint.model).to(device)
     recipe = replace(checkpoint.preprocessing, resolution=side)
     # A split lists one class after the other: batches of one class would be estimated from, and learnt from.
-    loader = build.checkpoint_loader(config, images, "train", preprocessing=recipe, device=device, order_seed=0)
+    loader = build.checkpoint_loader(config, images, "train", preprocessing=recipe, device=device, trains=True)
     reestimate_batch_norm(network, loader, device=device)
     if weights == HEAD:
         finetune_head(network, loader, device=device)

@@ -282,6 +282,19 @@ def test_eval_loader_in_a_random_order_has_every_image_once_and_the_same_at_ever
     assert order(16, 1) != shuffled
 
 
+def test_eval_loader_is_cut_into_the_updates_that_training_has(store):
+    """13 images, 6 an update and 4 at once: 3 + 3, then 4 + 3, since a single image is no update of its own."""
+    options = {"resolution": 16, "batch_size": 4, "mean": MEAN, "std": STD, "order_seed": 0}
+    loader = EvalLoader(store, update_batch=6, **options)
+    batches = list(loader)
+    assert [len(batch.labels) for batch in batches] == [3, 3, 4, 3]
+    assert len(loader) == 4
+    assert [batch.share for batch in batches] == pytest.approx([1 / 2, 1 / 2, 4 / 7, 3 / 7])
+    assert [batch.ends_update for batch in batches] == [False, True, False, True]
+    order = [int(i) for batch in EvalLoader(store, **options) for i in batch.indices]
+    assert [int(i) for batch in batches for i in batch.indices] == order
+
+
 def test_to_model_input_normalises_as_numpy_does(store):
     for loader in (
         EvalLoader(store, resolution=32, batch_size=5, mean=MEAN, std=STD),

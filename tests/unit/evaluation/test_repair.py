@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 import timm
@@ -55,3 +57,21 @@ def test_every_head_of_a_distilled_network_is_trained() -> None:
     finetune_head(network, [batch], device="cpu")
     changed = {name for name, value in network.named_parameters() if not torch.equal(value, before[name])}
     assert changed == {"head.weight", "head.bias", "head_dist.weight", "head_dist.bias"}
+
+
+def test_micro_batches_of_an_update_make_one_step() -> None:
+    """AdamW's first steps are about its rate whatever the gradient: four of them would be four times as far."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    images, labels = torch.randn(8, 3, 2, 2), torch.tensor([0, 1, 1, 0, 1, 0, 0, 0])
+    found = []
+    for cuts in ([0, 8], [0, 2, 5, 8]):
+        trained = copy.deepcopy(network)
+        batches = [
+            Batch(images[a:b], labels[a:b], torch.full((b - a,), -1), share=(b - a) / 8, ends_update=b == 8)
+            for a, b in pairwise(cuts)
+        ]
+        finetune_head(trained, batches, device="cpu")
+        found.append(trained[1].weight)
+    torch.testing.assert_close(found[0], found[1])
+    assert (found[0] - network[1].weight).abs().max().item() == pytest.approx(1e-3, rel=1e-3)

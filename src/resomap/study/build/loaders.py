@@ -151,9 +151,13 @@ def checkpoint_loader(
     *,
     preprocessing: Preprocessing,
     device: str,
-    order_seed: int | None = None,
+    trains: bool = False,
 ) -> EvalLoader:
-    """Images of one split as a stored checkpoint wants them, in the split's order or in a random one."""
+    """Images of one split as a stored checkpoint wants them.
+
+    Args:
+        trains: in a random order, cut into the updates and micro-batches that training has.
+    """
     from resomap.data.loaders import EvalLoader
 
     side = preprocessing.resolution
@@ -167,7 +171,8 @@ def checkpoint_loader(
             information=preprocessing.information_resolution,
         ),
         resolution=side,
-        order_seed=order_seed,
+        order_seed=0 if trains else None,
+        update_batch=config.training.batch_size if trains else None,
         **_evaluation_options(config, preprocessing, device),
     )
 
