@@ -297,6 +297,9 @@ def test_matrix_and_split_of_the_gain(study: Path, cli: Callable) -> None:
     assert f"tiny_cnn, BatchNorm statistics estimated anew at the test size: {what}, rows trained at" in page
     assert f"tiny_cnn, head and BatchNorm trained on at the test size: {what}, rows trained at" in page
     assert cli("matrix", study, "--weights", "best").status == 2
+    refused = cli("matrix", study, "--set", "training.batch_size=3")
+    assert refused.status == 2
+    assert "training.batch_size: 8 -> 3" in refused.error_lines[0]
 
 
 def test_no_stage_mixes_other_images_in(

@@ -28,7 +28,7 @@ from resomap.serialize import check_writable
 from resomap.study import build
 from resomap.study.load import Study
 from resomap.study.same_images import open_images
-from resomap.study.same_settings import config_of_run
+from resomap.study.same_settings import check_settings, config_of_run
 from resomap.study.verdict.gain import AS_TRAINED, HEAD, WEIGHTS
 
 Progress = Callable[[str], None]
@@ -51,8 +51,12 @@ def run_conditions(
     Args:
         images: the study's own; None: they are opened.
     Raises:
-        StudyError: the images are not those that the study was made from.
+        StudyError: the images are not those that the study was made from, or settings on which the answers depend are
+            other than the runs'.
+        DeviceError: this machine cannot compute as the runs were.
     """
+    weights = tuple(weights)
+    check_settings(config, study.layout, study.runs, trains=any(kind != AS_TRAINED for kind in weights))
     if images is None:
         images, _ = open_images(config, study.layout)
     build.settle_process(config)

@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import nn
 
+from resomap.errors import StudyError
 from resomap.models.weights import classifier_names
 from resomap.records import Preprocessing, TunedSettings
 from resomap.study import build
 from resomap.study.cross_resolution import repaired
 from resomap.study.ranks import Ranks
-from resomap.study.same_settings import config_of_run
+from resomap.study.same_settings import check_settings, config_of_run
 from resomap.study.shared_micro_batch import Limit
 
 
@@ -51,3 +52,42 @@ def test_the_classifier_makes_as_many_steps_with_fewer_images_at_once(tmp_path, 
     torch.testing.assert_close(found[0], found[1])
     # Two updates of at most the rate each.
     assert 0 < (found[0] - network.get_submodule(head).weight).abs().max().item() < 2.1e-3
+
+
+@pytest.mark.parametrize(
+    ("training", "system", "named"),
+    [
+        ({"batch_size": 4}, {}, "training.batch_size: 16 -> 4; training.micro_batch: 16 -> 4"),
+        ({"micro_batch": 8}, {}, "training.micro_batch: 16 -> 8"),
+        ({}, {"mixed_precision": "bf16"}, 'system.mixed_precision: "no" -> "bf16"'),
+    ],
+)
+def test_a_setting_that_the_answers_depend_on_is_named(make_context, store_run, training, system, named) -> None:
+    context = make_context(training={"batch_size": 16})
+    record = store_run(context, context.cells[1])
+    check_settings(context.config, context.layout, [record], trains=True)
+    changed = make_context(training={"batch_size": 16} | training, system=system).config
+    with pytest.raises(StudyError) as refused:
+        check_settings(changed, context.layout, [record], trains=True)
+    assert f"(stored -> asked for, first tiny_cnn @64 seed 0): {named}. " in str(refused.value)
+    if training:  # networks as trained answer alike however many images they are given at once
+        check_settings(changed, context.layout, [record], trains=False)
+
+
+def test_precision_left_open_is_the_run_s(make_context, store_run) -> None:
+    context = make_context(precision="bf16")
+    record = store_run(context, context.cells[0])
+    check_settings(context.config, context.layout, [record], trains=True)
+    assert build.device_and_precision(config_of_run(context.config, record)) == ("cpu", "bf16")
+
+
+def test_a_micro_batch_that_memory_or_processes_made_smaller_is_no_change(make_context, store_run) -> None:
+    context = make_context(training={"batch_size": 16, "micro_batch": 8})
+    limited, spread = replace(context, limit=Limit(2)), replace(context, ranks=Ranks(world_size=4))
+    named = {"micro_batch_limit": {"images": 2, "is_proven": True}}
+    records = [
+        store_run(limited, context.cells[0], provenance=named),
+        store_run(spread, context.cells[1], provenance={"processes": 4}),
+    ]
+    assert [r.determinants["protocol"]["training"]["micro_batch"] for r in records] == [2, 4]
+    check_settings(context.config, context.layout, records, trains=True)
