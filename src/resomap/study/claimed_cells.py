@@ -10,10 +10,11 @@ from typing import Protocol, Self
 
 from resomap.errors import StudyError
 from resomap.records import Cell, RunRecord
+from resomap.study import build
 from resomap.study.best_weights import refresh_metrics
 from resomap.study.changed_settings import changes_in_words
 from resomap.study.context import StudyContext
-from resomap.study.costs.schedule import predicted_cost
+from resomap.study.costs.schedule import longest_first, predicted_cost, seed_by_seed
 from resomap.study.failed_runs import attempt
 from resomap.study.interrupt import StopSignal
 from resomap.study.run import forget_state, stored_run
@@ -38,6 +39,21 @@ class Work:
         """Predicted work of a cell, relative to the others."""
         context = self.context
         return predicted_cost(context.config, num_classes=context.images.num_classes, epochs=context.epochs)
+
+    def in_order(self, cells: Sequence[Cell], *, is_shared: bool) -> list[Cell]:
+        """The cells as one process is to run them.
+
+        Seed by seed, so that a study cut short has whole comparisons: the order changes nothing else. Where other
+        processes take cells too, the longest first, so that all end together. With successive halving the largest
+        resolutions come first in either, whatever they cost: others are compared with them.
+        """
+        if len(cells) < 2:
+            return list(cells)
+        order = longest_first if is_shared else seed_by_seed
+        found = order(cells, self.cost)
+        if build.stops_dominated_runs(self.context.config):
+            found = order(found, lambda cell: cell.resolution)  # equal ones stay as they are
+        return found
 
 
 class Executor(Protocol):

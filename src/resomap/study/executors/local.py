@@ -7,15 +7,13 @@ from typing import Self
 
 from resomap.records import Cell, RunRecord
 from resomap.study.claimed_cells import Work, claim_and_run
-from resomap.study.costs.schedule import longest_first, seed_by_seed
 from resomap.study.executors.side_by_side import SideBySide
 
 
 class LocalExecutor:
     """See claimed_cells.Executor.
 
-    Alone it goes seed by seed, so that a study cut short has whole comparisons: the order changes nothing else. As soon
-    as it meets another process at work it takes the longest cell that is left, so that all end together.
+    In the order of Work.in_order, which is another as soon as it meets another process at work.
     """
 
     def __init__(self) -> None:
@@ -35,8 +33,7 @@ class LocalExecutor:
             return
         left = list(cells)
         while left:
-            if len(left) > 1:
-                left = (longest_first if self._shared else seed_by_seed)(left, work.cost)
+            left = work.in_order(left, is_shared=self._shared)
             cell = left.pop(0)
             record = claim_and_run(work, cell)
             self._shared = self._shared or record is None

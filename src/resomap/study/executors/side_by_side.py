@@ -28,7 +28,6 @@ from resomap.records import Cell, EpochRecord, RunRecord
 from resomap.study import build
 from resomap.study.claimed_cells import Work, claim_and_run, settled
 from resomap.study.context import StudyContext
-from resomap.study.costs.schedule import longest_first, seed_by_seed
 from resomap.study.executors.child import STOPPED, Child, error_of
 from resomap.study.executors.events import TRACKING, Event, replay_progress, replay_tracking
 from resomap.study.progress import StudyProgress
@@ -166,8 +165,7 @@ class SideBySide:
     def _next(self) -> Cell | None:
         if not self._queue:
             return None
-        order = longest_first if self._is_shared else seed_by_seed
-        self._queue = order(self._queue, self._work.cost) if len(self._queue) > 1 else self._queue
+        self._queue = self._work.in_order(self._queue, is_shared=self._is_shared)
         return self._queue.pop(0)
 
     def _hand_out(self) -> None:
