@@ -22,6 +22,7 @@ from resomap.study.halving import RUNGS, DominatedStopping
 from resomap.study.interrupt import StopSignal
 from resomap.study.observer import LeaseGuard, MemoryProof, RunObserver
 from resomap.study.out_of_memory import memory_of_training
+from resomap.study.rivals import Rivals
 from resomap.study.runs import read_run, write_run
 from resomap.study.shared_micro_batch import limit_of, lower_limit
 from resomap.tracking.protocol import Tracker
@@ -169,18 +170,18 @@ def _halving(context: StudyContext, cell: Cell, network: nn.Module) -> list[Domi
     if not build.stops_dominated_runs(context.config):
         return []
     config = context.config_of(cell)
-    rivals = [other for other in context.cells if other.seed == cell.seed and other != cell]
+    rivals = Rivals(context, cell)
     return [
         DominatedStopping(
             cell,
             epochs=context.epochs(cell),
             key=context.key(cell),
-            protected=cell.resolution == max(c.resolution for c in context.cells if c.model == cell.model),
-            comparisons=len(RUNGS) * len(context.cells) * len(rivals),
+            protected=rivals.is_largest,
+            comparisons=len(RUNGS) * rivals.pairs,
             delta=build.accepted_loss(context.config),
             answer=lambda: answers_on(context, cell, network, "val", channels_last=build.memory_format(config)),
-            path_of=lambda c, rung: context.layout.rung_path(c, build.family(context.config, c.model), rung),
-            others=lambda: [(other, context.key(other)) for other in rivals],
+            path_of=lambda c, rung: context.layout.rung_path(c, rivals.family(c), rung),
+            others=rivals.now,
         )
     ]
 

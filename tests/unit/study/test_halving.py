@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from resomap.records import Cell, EpochRecord, Predictions
+from resomap.serialize import digest
 from resomap.study.halving import DominatedStopping, Rung, read_rung, rung_epochs, write_rung
 from resomap.study.run import _halving
 
@@ -104,6 +105,58 @@ def test_the_guard_counts_every_comparison(make_context):
     [halving] = _halving(context, context.cells[0], network=None)
     # Eight runs are looked at twice, each time beside the best of three others.
     assert halving.level == pytest.approx(1 - 0.05 / (8 * 2 * 3))
+
+
+def sweep(*sides):
+    return {"models": ["tiny_cnn"], "resolutions": list(sides), "seeds": [0]}
+
+
+def leave_rung(context, record, right):
+    """As if that run had `right` of 200 images right a quarter into its training."""
+    path = context.layout.rung_path(record.cell, "cnn", 4)
+    write_rung(path, Rung(record.cell, record.key, digest(answers(right).image_ids), np.arange(200) < right))
+
+
+def stops(context, cell, right):
+    """Why the run stops a quarter into its training, with so many of 200 images right; None: it goes on."""
+    [halving] = _halving(context, cell, network=None)
+    halving._answer = lambda: answers(right)
+    halving.on_epoch_end(OneRank(), EpochRecord(2, 1.0, 0.5, 1e-3, 1.0, 1.0, None))
+    return halving.reason
+
+
+def test_runs_of_an_earlier_start_are_compared_with_and_counted(make_context, store_run):
+    settings = {"training": {"successive_halving": True, "epochs": 8}}
+    first = make_context(sweep=sweep(64), **settings)
+    leave_rung(first, store_run(first, first.cells[0]), 190)
+    later = make_context(sweep=sweep(32, 24), **settings)
+    [halving] = _halving(later, later.cells[0], network=None)
+    assert halving.level == pytest.approx(1 - 0.05 / (3 * 2 * 2)), "three runs of the study, each beside two others"
+    assert "tiny_cnn @64 seed 0 had 0.950 there" in stops(later, later.cells[0], 110)
+    largest = make_context(sweep=sweep(32, 96), **settings)
+    assert stops(largest, largest.cells[0], 20) is None, "the largest of the study"
+    assert stops(first, first.cells[0], 20) is None, "alone in its start, and the study's largest"
+
+
+def test_a_run_that_has_failed_stops_no_other(make_context, store_run):
+    context = make_context(sweep=sweep(24, 32, 64), training={"successive_halving": True, "epochs": 8})
+    largest, middle, smallest = context.cells
+    leave_rung(context, store_run(context, largest, status="running"), 198)
+    assert "tiny_cnn @64 seed 0 had" in stops(context, middle, 110)
+    store_run(context, largest, status="failed")
+    assert stops(context, middle, 110) is None
+    store_run(context, middle)
+    assert stops(context, smallest, 100) is None, "beside 110 of 200"
+    assert "tiny_cnn @32 seed 0 had" in stops(context, smallest, 20)
+
+
+def test_a_damaged_record_of_another_run_is_passed_over(make_context, store_run, caplog):
+    context = make_context(training={"successive_halving": True, "epochs": 8})
+    largest, smallest = context.cells
+    leave_rung(context, store_run(context, largest), 198)
+    context.record_path(largest).write_text("{")
+    assert stops(context, smallest, 110) is None
+    assert "tiny_cnn @64 seed 0 is not compared with: " in caplog.text
 
 
 def test_a_weights_file_is_read_once(tmp_path, make_context, monkeypatch):
