@@ -20,7 +20,7 @@ from resomap.printable import printable
 from resomap.records import Cell, Condition, Predictions, RunRecord, information_at
 from resomap.serialize import read_json
 from resomap.study.costs.cost import stored_profiles
-from resomap.study.runs import assessed_runs, grid_in_words, stopped_options
+from resomap.study.runs import assessed_runs, grid_in_words, stopped_in_words, stopped_options
 from resomap.study.shared_micro_batch import comparable_runs
 from resomap.study.status import run_states
 from resomap.study.verdict.shared_seeds import shared_seeds
@@ -212,7 +212,10 @@ class Study:
             StudyError: there is no model to compare, or no two share a seed.
         """
         if not self.grid:
-            raise StudyError("no model has a seed that is finished at two of its resolutions; run the study to its end")
+            stopped = f" (stopped, not assessed: {stopped_in_words(self.stopped)})" if self.stopped else ""
+            raise StudyError(
+                f"no model has a seed that is finished at two of its resolutions{stopped}; run the study to its end"
+            )
         own = {model: frozenset(seeds) for model, (_, seeds) in self.grid.items()}
         sizes = {model: len(resolutions) for model, (resolutions, _) in self.grid.items()}
         models, seeds = shared_seeds(own, sizes=sizes)

@@ -102,6 +102,11 @@ def stopped_options(records: Iterable[RunRecord]) -> dict[tuple[str, int], str]:
     return {option: f"{sum(those)} of {counted(len(those), 'run')}" for option, those in options.items() if any(those)}
 
 
+def stopped_in_words(options: Mapping[tuple[str, int], str]) -> str:
+    """What stopped_options found: 'tiny_cnn @32 (1 of 3 runs), tiny_cnn @64 (3 of 3 runs)'."""
+    return ", ".join(f"{model} @{side} ({count})" for (model, side), count in options.items())
+
+
 def assessed_runs(records: Iterable[RunRecord]) -> list[RunRecord]:
     """Finished runs whose model at their resolution is trained to the end with every seed."""
     records = list(records)

@@ -123,9 +123,10 @@ def _results(layout: StudyLayout) -> pd.DataFrame | None:
     if not layout.results_csv_path.exists():
         return None
     frame = pd.read_csv(layout.results_csv_path)
-    if "split" not in frame or not (frame["status"] == "finished").any():
+    if "split" not in frame:
         return None
-    return assessed_rows(frame)
+    assessed = assessed_rows(frame)
+    return assessed if (assessed["status"] == "finished").any() else None
 
 
 def _explanation_figures(analysed: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:

@@ -15,6 +15,7 @@ from resomap.printable import counted
 from resomap.profiling.latency import BATCH_1
 from resomap.study.costs.cost import mode_gaps
 from resomap.study.load import Study
+from resomap.study.runs import stopped_in_words
 from resomap.study.verdict.left_out import left_out
 
 
@@ -30,8 +31,7 @@ def warnings_of(study: Study, options: Sequence[Option], metric: str, delta: flo
             f"{' ...' if len(improving) > 3 else ''}): longer training may change the order"
         )
     if study.stopped:
-        named = ", ".join(f"{model} @{side} ({count})" for (model, side), count in study.stopped.items())
-        yield f"stopped early, shown to be dominated, and not assessed: {named}"
+        yield f"stopped early, shown to be dominated, and not assessed: {stopped_in_words(study.stopped)}"
     ranked = {(o.model, o.resolution) for o in options}
     used = [p for p in study.profiles if (p["model"], p["resolution"]) in ranked]
     for mode, where in mode_gaps(used, BATCH_1).items():

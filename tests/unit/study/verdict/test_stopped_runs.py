@@ -1,14 +1,18 @@
 """Runs that successive halving stopped are shown, and never assessed."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from resomap.errors import StudyError
 from resomap.evaluation.store import write_predictions
 from resomap.layout import StudyLayout
 from resomap.records import Cell, Condition, Predictions, RunRecord
 from resomap.serialize import write_json
 from resomap.study.load import Study
+from resomap.study.reporting.paper_figures import _results
 from resomap.study.results import assessed_rows, result_rows
 from resomap.study.runs import assessed_runs, write_run
 from resomap.study.verdict import evidence
@@ -55,3 +59,22 @@ def test_tables_leave_it_out(study):
     assert len(rows) == 6
     without = pd.DataFrame({"model": ["a"], "resolution": [32]})
     assert assessed_rows(without) is without
+
+
+def test_where_all_are_stopped_they_are_named_and_nothing_is_drawn(study):
+    records = [replace(record, stopped="dominated") for record in study.runs if record.cell.resolution != 96]
+    for record in records:
+        write_run(study.layout.run_record_path(record.cell, "cnn"), record)
+    failed = [replace(record, status="failed") for record in study.runs if record.cell.resolution == 96]
+    for record in failed:
+        write_run(study.layout.run_record_path(record.cell, "cnn"), record)
+    again = Study(study.layout)
+    with pytest.raises(StudyError) as refused:
+        _ = again.compared
+    assert str(refused.value) == (
+        "no model has a seed that is finished at two of its resolutions (stopped, not assessed: tiny_cnn @32 (3 of 3 "
+        "runs), tiny_cnn @64 (3 of 3 runs)); run the study to its end"
+    )
+    rows = pd.DataFrame(result_rows([*records, *failed])).assign(split="test", accuracy=0.5)
+    study.layout.results_csv_path.write_text(rows.to_csv(index=False))
+    assert _results(study.layout) is None
