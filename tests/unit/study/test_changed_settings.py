@@ -71,3 +71,12 @@ def test_a_models_own_code_is_part_of_what_made_a_run(tmp_path, make_context, st
     wider = context(16, "# wider")
     ((_, lines),) = changed_runs(wider)
     assert changes_in_words(lines, wider.layout, wider.images) == ["the code of the model's module is another"]
+
+
+def test_the_loss_by_which_runs_are_stopped_is_a_setting_of_theirs(make_context, store_run):
+    for stops, expected in ((True, ["analysis.delta: 0.02 -> 0.1"]), (False, [])):
+        training = {"epochs": 8, "successive_halving": stops}
+        before = make_context(training=training, analysis={"delta": 0.02})
+        record = store_run(before, before.cells[0])
+        assert make_context(training=training, analysis={"delta": 0.02}).changes(record) == []
+        assert make_context(training=training, analysis={"delta": 0.1}).changes(record) == expected

@@ -58,7 +58,8 @@ def determinants(
     else:
         own |= stretched(config)
         training |= stretched(whole) | {"budget_reference": reference}
-    if not training["successive_halving"]:
+    stops = training["successive_halving"]
+    if not stops:
         del training["successive_halving"]
     for bookkeeping in ("save_every_s", "top_k"):
         del training[bookkeeping]
@@ -81,6 +82,8 @@ def determinants(
         },
         "models": {"pretrained": _pretrained_identity(config.models.pretrained)},
     }
+    if stops:
+        protocol["analysis"] = {"delta": config.analysis.delta}  # which runs stop hangs on it
     if evaluation != precision:
         protocol["system"]["evaluation_precision"] = evaluation
     if data.information_resolution is not None:
