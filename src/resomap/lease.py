@@ -24,9 +24,10 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -222,7 +223,7 @@ class Leases:
 def _create(path: Path) -> int | None:
     """A descriptor of the new file, complete from its first moment; None where it was there already."""
     token = secrets.token_hex(16)
-    content = b"%012d %s\n%s\n" % (0, _HELD, json.dumps({"token": token, **_this_process()}).encode())
+    content = b"%012d %s\n%s\n" % (0, _HELD, json.dumps({"token": token, **this_process()}).encode())
     temporary = path.with_name(f".{path.name}.{token[:8]}.tmp")
     with storage_errors(path):
         try:
@@ -270,17 +271,26 @@ def _is_free(content: bytes) -> bool:
 
 
 def _has_ended(content: bytes) -> bool:
-    """Whether the holder was a process of this machine that is no more; False also where that is unknown."""
     try:
         holder = json.loads(content.partition(b"\n")[2])
-        if holder["machine"] != this_machine():
-            return False
-        return not psutil.pid_exists(holder["pid"]) or _start_of(holder["pid"]) != holder["start"]
-    except (ValueError, LookupError, TypeError):
+    except ValueError:
         return False  # half written: its counter stands still, and time will tell
+    return has_ended(holder)
 
 
-def _this_process() -> dict[str, object]:
+def has_ended(process: Mapping[str, Any]) -> bool:
+    """Whether what this_process() has named was a process of this machine that is no more; False also where that is
+    unknown."""
+    try:
+        if process["machine"] != this_machine():
+            return False
+        return not psutil.pid_exists(process["pid"]) or _start_of(process["pid"]) != process["start"]
+    except (ValueError, LookupError, TypeError, OverflowError):
+        return False
+
+
+def this_process() -> dict[str, object]:
+    """What tells this process from others, on this machine and elsewhere."""
     return {
         "host": socket.gethostname(),
         "machine": this_machine(),

@@ -1,6 +1,7 @@
 """The resolution by which a compute-matched study is measured: the largest of its first start, kept in budget.json.
 
-Processes of one study may have other resolutions; each taking its own largest would train them to other lengths.
+Processes of one study may have other resolutions; each taking its own largest would train them to other lengths. Until
+there is a run, the file names the processes that go by it: what all of them have left is nobody's.
 """
 
 from __future__ import annotations
@@ -8,8 +9,12 @@ from __future__ import annotations
 import contextlib
 import logging
 
+from collections.abc import Mapping
+from typing import Any
+
 from resomap.errors import StudyError
 from resomap.layout import TUNING_LEASE, StudyLayout
+from resomap.lease import has_ended, this_process
 from resomap.printable import printable
 from resomap.serialize import read_json, write_json
 from resomap.study import build
@@ -20,10 +25,15 @@ log = logging.getLogger(__name__)
 
 
 def stored_reference(layout: StudyLayout) -> int | None:
-    """What the study keeps; a lost or damaged file is made up for by its runs' records. None where there is none."""
+    """What the study keeps; a lost or damaged file is made up for by its runs' records.
+
+    None where there is none, or where whoever chose it ended before the study had a run.
+    """
     if layout.budget_path.exists():
         try:
-            return _side(read_json(layout.budget_path, error=StudyError)["resolution"])
+            stored = read_json(layout.budget_path, error=StudyError)
+            side = _side(stored["resolution"])
+            return side if _users(stored) or any(stored_runs(layout)) else None
         except (StudyError, LookupError, TypeError, ValueError) as bad:
             log.warning("%s is damaged (%s)", printable(layout.budget_path), printable(str(bad)))
     for record in stored_runs(layout):
@@ -31,6 +41,12 @@ def stored_reference(layout: StudyLayout) -> int | None:
         with contextlib.suppress(ValueError):
             return _side(stored)
     return None
+
+
+def _users(stored: Mapping[str, Any]) -> list[Any]:
+    """Processes that the file names and that are not known to have ended."""
+    named = stored.get("users", [])
+    return [user for user in named if not has_ended(user)] if isinstance(named, list) else []
 
 
 def _side(value: object) -> int:
@@ -46,9 +62,19 @@ def settle_reference(context: StudyContext) -> int | None:
         return None
     if context.ranks.is_main:
         with context.leases.hold(TUNING_LEASE):
-            write_json(context.layout.budget_path, {"resolution": stored_reference(context.layout) or own})
+            _keep(context.layout, own)
     context.ranks.barrier()
     return stored_reference(context.layout)
+
+
+def _keep(layout: StudyLayout, own: int) -> None:
+    kept: dict[str, Any] = {"resolution": stored_reference(layout) or own}
+    if not any(stored_runs(layout)):
+        with contextlib.suppress(StudyError, AttributeError):  # none, or damaged
+            kept["users"] = _users(read_json(layout.budget_path, error=StudyError))
+        me = this_process()
+        kept["users"] = [*(user for user in kept.get("users", ()) if user != me), me]
+    write_json(layout.budget_path, kept)
 
 
 def forget_reference(layout: StudyLayout) -> None:

@@ -1,10 +1,15 @@
 """Compute-matched: one reference resolution for a study, whoever trains what."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
 from resomap.errors import ConfigError
+from resomap.lease import _start_of, this_process
+from resomap.serialize import write_json
 from resomap.study import build
 from resomap.study.budget_reference import settle_reference, stored_reference
 from resomap.study.changed_settings import changed_runs, discard
@@ -46,6 +51,24 @@ def test_a_study_whose_runs_are_discarded_begins_anew(make_context, store_run):
     settle_reference(first)
     discard(first, [store_run(first, first.cells[0])])
     assert settle_reference(make_context(training=MATCHED, sweep=sweep(32))) == 32
+
+
+def test_what_a_start_chose_that_ended_before_its_first_run_is_nobody_s(make_context, store_run):
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    ended = this_process() | {"pid": child.pid, "start": 1}
+    child.wait()
+    alive, elsewhere = this_process() | {"pid": os.getppid(), "start": _start_of(os.getppid())}, {"machine": "another"}
+    first = make_context(training=MATCHED, sweep=sweep(96))
+    for users, expected in (([ended], 32), ([ended, alive], 96), ([elsewhere], 96), ([], 32)):
+        write_json(first.layout.budget_path, {"resolution": 96, "users": users})
+        later = make_context(training=MATCHED, sweep=sweep(24, 32))
+        assert settle_reference(later) == later.budget_reference == expected
+        kept = json.loads(first.layout.budget_path.read_text())["users"]
+        assert kept == [user for user in users if user is not ended] + [this_process()]
+    store_run(first, first.cells[0], status="running")
+    write_json(first.layout.budget_path, {"resolution": 96, "users": [ended]})
+    assert settle_reference(make_context(training=MATCHED, sweep=sweep(24, 32))) == 96
+    assert json.loads(first.layout.budget_path.read_text()) == {"resolution": 96}
 
 
 def test_equal_updates_have_no_reference(make_context):
