@@ -2,6 +2,7 @@
 
 from resomap.study.build.budget import (
     budget_reference,
+    computation_at,
     epochs_at,
     is_compute_matched,
     stops_dominated_runs,
@@ -133,6 +134,7 @@ __all__ = [
     "check_processes",
     "checkpoint_loader",
     "class_weights",
+    "computation_at",
     "config_of_a_run",
     "copies_of_predictions",
     "cpu_threads",

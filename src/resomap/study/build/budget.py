@@ -38,13 +38,26 @@ def epochs_at(config: ResoMapConfig, model: str, resolution: int, *, reference: 
     Raises:
         ConfigError: the model would run code of the user's, which is not allowed.
     """
+    return max(1, round(_exact_epochs(config, model, resolution, reference=reference)))
+
+
+def computation_at(config: ResoMapConfig, model: str, resolution: int, *, reference: int | None) -> float:
+    """Computation of a model's runs at a resolution over what it is to be: 1, but that epochs are whole.
+
+    Args, Raises: as epochs_at.
+    """
+    exact = _exact_epochs(config, model, resolution, reference=reference)
+    return max(1, round(exact)) / exact
+
+
+def _exact_epochs(config: ResoMapConfig, model: str, resolution: int, *, reference: int | None) -> float:
     if reference is None:
         return config.training.epochs
     if ":" in model and not config.models.allow_callables:
         raise ConfigError(f"{printable(model)} {NOT_ALLOWED}")
     specs = json.dumps(model_specs(config), sort_keys=True)
     full, own = (_macs(model, side, specs) for side in (reference, resolution))
-    return max(1, round(config.training.epochs * full / own))
+    return config.training.epochs * full / own
 
 
 def with_budget(config: ResoMapConfig, model: str, resolution: int, *, reference: int | None) -> ResoMapConfig:

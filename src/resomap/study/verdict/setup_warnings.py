@@ -16,6 +16,9 @@ from resomap.study.runs import some_of
 if TYPE_CHECKING:
     from resomap.data.pyramid import ImageStore
 
+_UNEVEN = 0.1
+"""Computation of an option that is off by more, as a share, is named."""
+
 
 def study_notes(context: StudyContext, cells: Mapping[Cell, int]) -> Iterator[str]:
     """What weakens the results and is known without them.
@@ -41,7 +44,9 @@ def study_notes(context: StudyContext, cells: Mapping[Cell, int]) -> Iterator[st
     if build.kernel(context.config) == "box":
         yield "the box kernel lets detail finer than a pixel through as false patterns (aliases)"
     if context.budget_reference is not None:
-        yield f"the same computation at every resolution ({_epochs(cells)}): training length differs too"
+        about = f"the same computation at every resolution ({_epochs(cells)}): training length differs too"
+        uneven = list(_uneven(context, cells))
+        yield about + (f"; epochs are whole, so it is not the same: {some_of(uneven)}" if uneven else "")
     if build.is_resolution_aware(context.config):
         yield "augmentation differs by resolution (resolution_aware): resolution is not all that changes"
 
@@ -61,6 +66,18 @@ def _few_seeds(cells: Iterable[Cell]) -> Iterator[str]:
     if few:
         where = f" of {some_of(few)}" if len(few) < len(seeds) else ""
         yield f"fewer than 3 seeds{where}: differences between resolutions may be chance"
+
+
+def _uneven(context: StudyContext, cells: Iterable[Cell]) -> Iterator[str]:
+    """Options whose whole epochs leave them more than a tenth off the computation that all are to have.
+
+    Not of models that are no longer asked for, whose networks are not built.
+    """
+    asked, reference = {cell.model for cell in context.cells}, context.budget_reference
+    for model, side in dict.fromkeys((cell.model, cell.resolution) for cell in cells if cell.model in asked):
+        share = build.computation_at(context.config, model, side, reference=reference)
+        if abs(share - 1) > _UNEVEN:
+            yield f"{model} @{side} has {share:.2g} times the computation of @{reference}"
 
 
 def _epochs(cells: Mapping[Cell, int]) -> str:

@@ -1,5 +1,6 @@
 """What a reader of the results must know is about the study, not about the last command."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from resomap.records import Cell, EpochRecord
 from resomap.serialize import read_json
+from resomap.study.budget_reference import settle_reference
 from resomap.study.plan import held_cells
 from resomap.study.sweep import _collect
 from resomap.study.verdict.setup_warnings import study_notes
@@ -58,3 +60,25 @@ def test_runs_that_are_not_planned_are_named_with_the_epochs_they_had(make_conte
         store_run(first, cell, epochs=tuple(epochs[: first.epochs(cell)]))
     again = make_context(sweep=sweep([64], [0]), training=matched, stores=stores)
     assert "(tiny_cnn epochs @32: 4, @64: 1)" in "".join(study_notes(again, held_cells(again)))
+
+
+def test_computation_that_whole_epochs_leave_uneven_is_named(make_context, store_run, stores):
+    """tiny_cnn's operations go with its pixels: two epochs at 16 px are an eighth of one at 64 px."""
+    matched = {"epochs": 2, "budget": "compute_matched"}
+    first = make_context(sweep=sweep([16], [0, 1, 2]), training=matched, stores=stores)
+    for cell in first.cells:
+        store_run(first, cell)
+    settle_reference(first)
+    later = make_context(sweep=sweep([64], [0, 1, 2]), training=matched, stores=stores)
+    (note,) = study_notes(later, {Cell("tiny_cnn", side, seed): 2 for side in (16, 64) for seed in range(3)})
+    assert note.endswith(
+        ": training length differs too; epochs are whole, so it is not the same: tiny_cnn @64 has 8 times the "
+        "computation of @16"
+    )
+    # 9/4 of four epochs is nine, of one it is 2.25: 2 is 0.89 of that, which is named, 9 is not.
+    for epochs, told in ((4, False), (1, True)):
+        even = make_context(sweep=sweep([16, 24], [0, 1, 2]), training=matched | {"epochs": epochs}, stores=stores)
+        even = replace(even, budget_reference=24)
+        (note,) = study_notes(even, {cell: 1 for cell in even.cells})
+        assert note.endswith(": tiny_cnn @16 has 0.89 times the computation of @24") == told
+        assert note.endswith("training length differs too") != told
