@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -4,7 +4,8 @@ At a quarter and at half of its epochs a run is compared with the best run of th
 (same seed; the largest resolutions run first). It stops where its validation accuracy is shown to be lower by more than
 delta: an exact paired bound over the validation images, at a level shared out among all comparisons that the study's
 runs can make, those of earlier starts too, so that the chance of stopping any run wrongly, as far as images go, is
-below 5 %. Runs at a model's largest resolution never stop. Reference: Jamieson and Talwalkar 2016, arXiv:1502.07943; the guard is ours.
+below 5 %. Runs at a model's largest resolution never stop. Reference: Jamieson and Talwalkar 2016, arXiv:1502.07943;
+the guard is ours.
 """
 
 from __future__ import annotations

@@ -79,6 +79,6 @@ def test_computation_that_whole_epochs_leave_uneven_is_named(make_context, store
     for epochs, told in ((4, False), (1, True)):
         even = make_context(sweep=sweep([16, 24], [0, 1, 2]), training=matched | {"epochs": epochs}, stores=stores)
         even = replace(even, budget_reference=24)
-        (note,) = study_notes(even, {cell: 1 for cell in even.cells})
+        (note,) = study_notes(even, dict.fromkeys(even.cells, 1))
         assert note.endswith(": tiny_cnn @16 has 0.89 times the computation of @24") == told
         assert note.endswith("training length differs too") != told
