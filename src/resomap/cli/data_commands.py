@@ -18,7 +18,8 @@ def audit(
     json_path: Annotated[Path | None, typer.Option("--json", help="Also write the report here.")] = None,
 ) -> None:
     """Look at images before training: sizes, classes, unreadable files, duplicates across splits."""
-    from resomap.data.audit import audit_dataset, format_audit
+    from resomap.data.audit import audit_dataset
+    from resomap.data.audit_text import format_audit
     from resomap.serialize import check_writable, write_json
     from resomap.study import build
 

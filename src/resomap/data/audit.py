@@ -11,15 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from resomap.data.audit_text import format_audit
 from resomap.data.decode import MAX_PIXELS, decode_rgb
 from resomap.data.duplicates import near_groups
 from resomap.data.hashes import content_hashes
 from resomap.data.signatures import Signature, signature
 from resomap.errors import BadImageError, ConfigError, is_whole
 from resomap.records import BadFile, ImageDataset, ImageRecord
-
-__all__ = ["AuditReport", "CopyGroup", "audit_dataset", "format_audit"]
 
 QUANTILES = {"min": 0.0, "p5": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "max": 1.0}
 

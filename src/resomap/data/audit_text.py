@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
+from resomap.data.audit import AuditReport, CopyGroup
 from resomap.printable import printable
-
-if TYPE_CHECKING:
-    from resomap.data.audit import AuditReport, CopyGroup
 
 _WIDTH = 80
 _NAME_WIDTH = 30

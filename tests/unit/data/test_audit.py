@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resomap.data.audit import AuditReport, CopyGroup, audit_dataset, format_audit
+from resomap.data.audit import AuditReport, CopyGroup, audit_dataset
+from resomap.data.audit_text import format_audit
 from resomap.data.sources import open_dataset
 from resomap.records import BadFile
 from resomap.serialize import plain, to_json
