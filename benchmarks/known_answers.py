@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from resomap.analysis.recommend import NONE_FITS, Budget, Recommendation
+from resomap.analysis.records import NONE_FITS, Budget, Recommendation
 from resomap.config.load import load_config
 from resomap.config.schema import ResoMapConfig
 from resomap.data.acuity_render import AcuitySpec

@@ -6,21 +6,18 @@ Legend: C options.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from resomap.analysis import needed
 from resomap.analysis.needed import Need
+from resomap.analysis.records import ALPHA, Option
 from resomap.analysis.statistics.intervals import Estimate, mean_estimate
 from resomap.analysis.statistics.noninferiority import fallback
 from resomap.analysis.statistics.seed_variance import SeedPrior
-from resomap.analysis.wording import ALPHA
-
-if TYPE_CHECKING:
-    from resomap.analysis.recommend import Option
 
 Priors = Mapping[str, SeedPrior | None]
+"""model -> what is known of the variance between its seeds; None: nothing."""
 
 
 def reached(

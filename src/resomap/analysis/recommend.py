@@ -17,21 +17,30 @@ Legend: S seeds, N images, C options.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from resomap.analysis import needed
-from resomap.analysis.least_metric import may_reach, reached
+from resomap.analysis.least_metric import Priors, may_reach, reached
+from resomap.analysis.records import (
+    ALPHA,
+    CANNOT_TELL,
+    NONE_FITS,
+    RECOMMEND,
+    Assessed,
+    Budget,
+    Doubts,
+    Option,
+    Question,
+    Recommendation,
+)
 from resomap.analysis.statistics.intervals import Estimate, difference_estimate, mean_estimate, seed_prior
 from resomap.analysis.statistics.noninferiority import fixed_sequence, largest_first
 from resomap.analysis.statistics.resampling import crossed_bootstrap
-from resomap.analysis.statistics.seed_variance import SeedPrior
 from resomap.analysis.tradeoff import front_probability, latency_draws, regret
 from resomap.analysis.wording import (
-    ALPHA,
-    Doubts,
     assumptions,
     held_back,
     least_metric_sentence,
@@ -43,96 +52,56 @@ from resomap.analysis.wording import (
 )
 from resomap.profiling.latency import paired_ratio
 
-RECOMMEND, NONE_FITS, CANNOT_TELL = "recommend", "none fits", "cannot tell"
 _ALIKE = 1.05
 """Ratio of latencies below which noise may be all that differs."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Option:
-    """A model at a resolution with what it achieves and costs."""
+class _Decision:
+    """What is known on the split that decides; arrays and positions are those of the options."""
 
-    model: str
-    resolution: int
-    select_SN: np.ndarray
-    """Metric values by seed and image of the split that decides."""
-    report_SN: np.ndarray
-    """The same of the split that is reported."""
-    latency_ms: float
-    """Median at batch 1."""
-    latency_blocks_ms: tuple[float, ...]
-    """Medians of the rounds, for its uncertainty."""
-    memory_mib: float
-    """Peak of inference, one image."""
-    heaviest: tuple[float, float] = (1.0, 1.0)
-    """Weight of an image of the rarest class over that of the mean one, on the two splits (statistics.pseudo)."""
+    question: Question
+    options: Sequence[Option]
+    select_priors: Priors
+    """What is known of seeds on the deciding split, by model."""
+    report_priors: Priors
+    """What is known of seeds on the reporting split, by model."""
+    fits_C: np.ndarray
+    """bool: within the limits of latency and memory."""
+    errors_C: np.ndarray
+    """At which each was tested for the least metric."""
+    eligible_C: np.ndarray
+    """bool: fits, and is shown to reach the least metric."""
+    least_C: np.ndarray
+    """What each has at least, all together."""
+    candidates_C: np.ndarray
+    """bool: eligible, and shown to beat chance."""
+    reference: int
+    """Position of the best one."""
+    level: float
+    """One-sided level of a bound of one difference."""
+    differences: Sequence[Estimate]
+    """Option less reference."""
+    bounds: Sequence[float]
+    """Lower bounds of the differences."""
+    passed_C: np.ndarray
+    """bool: shown not to be inferior to the reference."""
 
     @property
-    def name(self) -> str:
-        """For people."""
-        return f"{self.model} at {self.resolution} px"
+    def best(self) -> Option:
+        """The reference."""
+        return self.options[self.reference]
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
-    """What may be spent and must be reached; None: no limit."""
+class _Uncertainty:
+    """What is open once one is chosen."""
 
-    max_latency_ms: float | None = None
-    max_memory_mib: float | None = None
-    min_metric: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Assessed:
-    """One option beside the reference."""
-
-    model: str
-    resolution: int
-    latency_ms: float
-    memory_mib: float
-    within_budget: bool
-    metric: Estimate
-    """On the reporting split."""
-    difference: Estimate
-    """Option less reference, on the deciding split."""
-    reported_difference: Estimate
-    """The same on the reporting split."""
-    lower_bound: float
-    """One-sided, of the difference on the deciding split."""
-    not_inferior: bool
-    front_probability: float
-    """Of lying on the Pareto front of metric and latency."""
-    over_budget_probability: float
-    """Of the median latency exceeding the budget; 0 without one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Recommendation:
-    """The answer with its evidence."""
-
-    status: str
-    """'recommend', 'none fits' or 'cannot tell'."""
-    sentence: str
-    model: str | None
-    resolution: int | None
-    reference: str | None
-    metric: str
-    delta: float
-    select_split: str
-    report_split: str
-    images: int
-    """Of the reporting split."""
-    seeds: int
-    options: tuple[Assessed, ...]
-    bound_level: float
-    """Of each option's lower_bound, one-sided."""
-    expected_regret: float | None = None
-    regret_95: float | None = None
-    would_change: tuple[str, ...] = ()
-    """What would change the answer."""
-    assumed: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    budget: Mapping[str, float | None] = field(default_factory=dict)
+    cheaper: Sequence[int]
+    """Positions of options that are shown to be faster than the chosen one."""
+    doubts: Doubts | None
+    """None: it can be told."""
+    would_change: tuple[str, ...]
 
 
 def recommend(
@@ -156,104 +125,141 @@ def recommend(
         labels_N: of the reporting split, to draw by class where every class has ten images.
         chance: what answers without a look at the image reach on the deciding split, and how; None: not known.
     """
-    budget = budget or Budget()
-    fits = np.array([_fits(option, budget) for option in options])
-    priors = {
-        which: {m: seed_prior([getattr(o, which) for o in options if o.model == m]) for m in {o.model for o in options}}
-        for which in ("select_SN", "report_SN")
-    }
-    enough, errors = reached(options, fits, budget.min_metric, priors["select_SN"])
-    eligible = fits & enough
-    least = _least_means(options, priors["select_SN"])
-    candidates = eligible if chance is None else eligible & (least > chance[0])
-    affordable = fits if fits.any() else np.ones(len(options), bool)
-    reference = _best(options, next((some for some in (candidates, eligible) if some.any()), affordable))
+    question = Question(budget or Budget(), delta, metric, *splits)
+    decision = _decide(options, question, chance)
     quality_DC = crossed_bootstrap(
         np.stack([o.report_SN for o in options]),
         draws=draws,
         seed=seed,
         strata_N=labels_N,
-        priors=[priors["report_SN"][o.model] for o in options],
+        priors=[decision.report_priors[o.model] for o in options],
     )
     latency_DC = latency_draws([option.latency_blocks_ms for option in options], draws=draws, seed=seed)
-    limit = np.inf if budget.max_latency_ms is None else budget.max_latency_ms
-    over = (latency_DC > limit).mean(axis=0)
-    on_front = front_probability(quality_DC, latency_DC)
+    assessed = _assess(decision, quality_DC, latency_DC)
+    common: dict[str, Any] = {
+        "metric": metric,
+        "delta": delta,
+        "select_split": question.select_split,
+        "report_split": question.report_split,
+        "images": options[0].report_SN.shape[1],
+        "seeds": options[0].report_SN.shape[0],
+        "options": assessed,
+        "bound_level": decision.level,
+        "warnings": tuple(warnings),
+        "assumed": assumptions(options, question),
+        "budget": asdict(question.budget),
+    }
+    if not decision.eligible_C.any():
+        return _nothing(decision, common)
+    if chance is not None and not decision.candidates_C.any():
+        least = float(decision.least_C[decision.reference])
+        sentence = no_better_than_chance_sentence(decision.best, least=least, chance=chance, question=question)
+        return Recommendation(CANNOT_TELL, sentence, None, None, decision.best.name, **common)
+    chosen = _choose(options, decision.candidates_C & decision.passed_C)
+    open_points = _uncertainty(decision, chosen)
+    lost = regret(quality_DC, chosen, decision.candidates_C)
+    return Recommendation(
+        status=CANNOT_TELL if open_points.doubts else RECOMMEND,
+        sentence=verdict_sentence(
+            assessed, question, chosen=chosen, cheaper=open_points.cheaper, doubts=open_points.doubts
+        ),
+        model=options[chosen].model,
+        resolution=options[chosen].resolution,
+        reference=decision.best.name,
+        expected_regret=lost[0],
+        regret_95=lost[1],
+        would_change=open_points.would_change,
+        **common,
+    )
+
+
+def _decide(options: Sequence[Option], question: Question, chance: tuple[float, str] | None) -> _Decision:
     models, sides = [option.model for option in options], [option.resolution for option in options]
+    select_priors = {m: seed_prior([o.select_SN for o in options if o.model == m]) for m in dict.fromkeys(models)}
+    report_priors = {m: seed_prior([o.report_SN for o in options if o.model == m]) for m in dict.fromkeys(models)}
+    fits = np.array([_fits(option, question.budget) for option in options])
+    enough, errors = reached(options, fits, question.budget.min_metric, select_priors)
+    eligible = fits & enough
+    least = _least_means(options, select_priors)
+    candidates = eligible if chance is None else eligible & (least > chance[0])
+    affordable = fits if fits.any() else np.ones(len(options), bool)
+    reference = _best(options, next((some for some in (candidates, eligible) if some.any()), affordable))
     level = 1 - ALPHA / len(set(models))
-    compared = [_difference(o, options[reference], "select_SN", priors["select_SN"]) for o in options]
-    bounds = [d.one_sided_low(level) if i != reference else 0.0 for i, d in enumerate(compared)]
-    passed = fixed_sequence(models, sides, bounds, reference=reference, margin=delta)
-    assessed = tuple(
+    differences = [_difference(o, options[reference], "select_SN", select_priors) for o in options]
+    bounds = [d.one_sided_low(level) if i != reference else 0.0 for i, d in enumerate(differences)]
+    return _Decision(
+        question=question,
+        options=options,
+        select_priors=select_priors,
+        report_priors=report_priors,
+        fits_C=fits,
+        errors_C=errors,
+        eligible_C=eligible,
+        least_C=least,
+        candidates_C=candidates,
+        reference=reference,
+        level=level,
+        differences=differences,
+        bounds=bounds,
+        passed_C=fixed_sequence(models, sides, bounds, reference=reference, margin=question.delta),
+    )
+
+
+def _assess(decision: _Decision, quality_DC: np.ndarray, latency_DC: np.ndarray) -> tuple[Assessed, ...]:
+    """Every option beside the reference.
+
+    Args:
+        quality_DC, latency_DC: draws of the metric on the reporting split, and of the median latency.
+    """
+    limit = decision.question.budget.max_latency_ms
+    over = (latency_DC > (np.inf if limit is None else limit)).mean(axis=0)
+    on_front = front_probability(quality_DC, latency_DC)
+    priors = decision.report_priors
+    return tuple(
         Assessed(
             model=option.model,
             resolution=option.resolution,
             latency_ms=option.latency_ms,
             memory_mib=option.memory_mib,
-            within_budget=bool(fits[i]),
-            metric=mean_estimate(
-                option.report_SN, prior=priors["report_SN"][option.model], heaviest=option.heaviest[1]
-            ),
-            difference=compared[i],
-            reported_difference=_difference(option, options[reference], "report_SN", priors["report_SN"]),
-            lower_bound=max(-1.0, bounds[i]),
-            not_inferior=bool(passed[i]),
+            within_budget=bool(decision.fits_C[i]),
+            is_reference=i == decision.reference,
+            metric=mean_estimate(option.report_SN, prior=priors[option.model], heaviest=option.heaviest[1]),
+            difference=decision.differences[i],
+            reported_difference=_difference(option, decision.best, "report_SN", priors),
+            lower_bound=max(-1.0, decision.bounds[i]),
+            not_inferior=bool(decision.passed_C[i]),
             front_probability=float(on_front[i]),
             over_budget_probability=float(over[i]),
         )
-        for i, option in enumerate(options)
+        for i, option in enumerate(decision.options)
     )
-    common: dict[str, Any] = {
-        "metric": metric,
-        "delta": delta,
-        "select_split": splits[0],
-        "report_split": splits[1],
-        "images": options[0].report_SN.shape[1],
-        "seeds": options[0].report_SN.shape[0],
-        "options": assessed,
-        "bound_level": level,
-        "warnings": tuple(warnings),
-        "assumed": assumptions(options, delta, splits),
-        "budget": asdict(budget),
-    }
-    if not eligible.any():
-        return _nothing(options, fits, errors, options[reference], budget, priors["select_SN"], common)
-    if chance is not None and not candidates.any():
-        best = options[reference]
-        sentence = no_better_than_chance_sentence(best, float(least[reference]), chance, metric, splits[0])
-        return Recommendation(CANNOT_TELL, sentence, None, None, best.name, **common)
-    chosen = _choose(options, candidates & passed)
+
+
+def _uncertainty(decision: _Decision, chosen: int) -> _Uncertainty:
+    """Which cheaper options may do and which dearer ones may gain, and what would tell."""
+    options, delta, passed = decision.options, decision.question.delta, decision.passed_C
+    compared, split = decision.differences, decision.question.select_split
     cheaper = [i for i, option in enumerate(options) if _slower(options[chosen], option)]
-    open_ones = [i for i in cheaper if candidates[i] and not passed[i] and compared[i].high >= -delta]
-    lost = regret(quality_DC, chosen, candidates)
-    held = {i for i in open_ones if bounds[i] > -delta}  # by the sequence alone: no more data would change that
+    open_ones = [i for i in cheaper if decision.candidates_C[i] and not passed[i] and compared[i].high >= -delta]
+    held = {i for i in open_ones if decision.bounds[i] > -delta}  # by the sequence alone: no data would change that
     promising = [i for i in open_ones if i not in held and compared[i].value >= -delta]
-    better = _may_gain(options, eligible, chosen, reference, priors["select_SN"], delta)
-    cannot_tell = bool(better or (promising and chosen == reference))
-    alone = {i: needed.for_difference(d, d.value + delta, level) for i, d in enumerate(compared)}
-    needs = {i: needed.most(alone[k] for k in _not_passed_until(options, passed, reference, i)) for i in promising}
+    alone = {i: needed.for_difference(d, d.value + delta, decision.level) for i, d in enumerate(compared)}
+    needs = {i: needed.most(alone[k] for k in _not_passed_until(decision, i)) for i in promising}
+    better = _may_gain(decision, chosen)
     settled = {i: needed.for_difference(gain, delta - gain.value, 1 - ALPHA) for i, gain in better.items()}
-    doubts = Doubts(needs if chosen == reference else {}, settled) if cannot_tell else None
-    return Recommendation(
-        status=CANNOT_TELL if cannot_tell else RECOMMEND,
-        sentence=verdict_sentence(
-            assessed, (chosen, reference), cheaper, doubts, delta, metric, splits, budget.max_latency_ms
-        ),
-        model=options[chosen].model,
-        resolution=options[chosen].resolution,
-        reference=options[reference].name,
-        expected_regret=lost[0],
-        regret_95=lost[1],
+    may_do = needs if chosen == decision.reference else {}
+    return _Uncertainty(
+        cheaper=cheaper,
+        doubts=Doubts(may_do, settled) if may_do or settled else None,
         would_change=(
             *(
                 held_back(options[i], delta)
                 if i in held
-                else would_change(options[i], compared[i], delta, needs.get(i), splits[0])
+                else would_change(options[i], compared[i], delta, needs.get(i), split)
                 for i in open_ones
             ),
-            *(would_settle(options[i], need, delta, splits[0]) for i, need in settled.items()),
+            *(would_settle(options[i], need, delta, split) for i, need in settled.items()),
         ),
-        **common,
     )
 
 
@@ -288,7 +294,7 @@ def _best(options: Sequence[Option], allowed: np.ndarray) -> int:
     return min(positions, key=lambda i: (-options[i].select_SN.mean(), options[i].latency_ms))
 
 
-def _difference(option: Option, reference: Option, which: str, priors: Mapping[str, SeedPrior | None]) -> Estimate:
+def _difference(option: Option, reference: Option, which: str, priors: Priors) -> Estimate:
     prior, prior_of_b = priors[option.model], priors[reference.model]
     a_SN, b_SN = getattr(option, which), getattr(reference, which)
     heaviest = option.heaviest[which == "report_SN"]
@@ -297,53 +303,39 @@ def _difference(option: Option, reference: Option, which: str, priors: Mapping[s
     )
 
 
-def _not_passed_until(options: Sequence[Option], passed: np.ndarray, reference: int, i: int) -> list[int]:
+def _not_passed_until(decision: _Decision, i: int) -> list[int]:
     """An option and the larger sizes of its model that must pass before it and have not."""
+    options = decision.options
     order = largest_first([o.model for o in options], [o.resolution for o in options], options[i].model)
-    if reference in order:
-        order = order[order.index(reference) + 1 :]
-    return [k for k in order[: order.index(i) + 1] if not passed[k]]
+    if decision.reference in order:
+        order = order[order.index(decision.reference) + 1 :]
+    return [k for k in order[: order.index(i) + 1] if not decision.passed_C[k]]
 
 
-def _least_means(options: Sequence[Option], priors: Mapping[str, SeedPrior | None]) -> np.ndarray:
+def _least_means(options: Sequence[Option], priors: Priors) -> np.ndarray:
     """(C,) lower bounds of the means on the deciding split that hold for all options together (Bonferroni)."""
     level = 1 - 2 * ALPHA / len(options)
     found = [mean_estimate(o.select_SN, level=level, prior=priors[o.model], heaviest=o.heaviest[0]) for o in options]
     return np.array([one.low for one in found])
 
 
-def _may_gain(
-    options: Sequence[Option],
-    eligible: np.ndarray,
-    chosen: int,
-    reference: int,
-    priors: Mapping[str, SeedPrior | None],
-    delta: float,
-) -> dict[int, Estimate]:
+def _may_gain(decision: _Decision, chosen: int) -> dict[int, Estimate]:
     """Dearer options, but the reference, that are not shown to gain at most delta over the chosen one: their gains."""
-    dearer = [i for i in np.flatnonzero(eligible).tolist() if options[i].latency_ms > options[chosen].latency_ms]
-    gains = {i: _difference(options[i], options[chosen], "select_SN", priors) for i in dearer if i != reference}
-    return {i: gain for i, gain in gains.items() if gain.one_sided_high(1 - ALPHA) > delta}
+    options, ship = decision.options, decision.options[chosen]
+    dearer = [i for i in np.flatnonzero(decision.eligible_C).tolist() if options[i].latency_ms > ship.latency_ms]
+    gains = {
+        i: _difference(options[i], ship, "select_SN", decision.select_priors) for i in dearer if i != decision.reference
+    }
+    return {i: gain for i, gain in gains.items() if gain.one_sided_high(1 - ALPHA) > decision.question.delta}
 
 
-def _nothing(
-    options: Sequence[Option],
-    fits: np.ndarray,
-    errors: np.ndarray,
-    best: Option,
-    budget: Budget,
-    priors: Mapping[str, SeedPrior | None],
-    common: Mapping[str, Any],
-) -> Recommendation:
-    """No option is within the budget and known to reach the least metric.
-
-    Args:
-        errors: at which each option was tested for the least metric.
-        best: of those within the budget.
-    """
-    if not fits.any() or budget.min_metric is None:
+def _nothing(decision: _Decision, common: Mapping[str, Any]) -> Recommendation:
+    """No option is within the budget and known to reach the least metric."""
+    options, least = decision.options, decision.question.budget.min_metric
+    if not decision.fits_C.any() or least is None:
         return Recommendation(NONE_FITS, none_fits_sentence(options), None, None, None, **common)
-    least, metric, split = budget.min_metric, common["metric"], common["select_split"]
-    named, need = may_reach(options, fits, errors, least, priors) or (best, None)
-    sentence = least_metric_sentence(named, least, need, metric, split)
-    return Recommendation(NONE_FITS if need is None else CANNOT_TELL, sentence, None, None, best.name, **common)
+    open_one = may_reach(options, decision.fits_C, decision.errors_C, least, decision.select_priors)
+    named, need = open_one or (decision.best, None)
+    sentence = least_metric_sentence(named, least=least, need=need, question=decision.question)
+    status = NONE_FITS if need is None else CANNOT_TELL
+    return Recommendation(status, sentence, None, None, decision.best.name, **common)

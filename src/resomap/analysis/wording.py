@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from resomap.analysis.needed import Need, most
+from resomap.analysis.records import Assessed, Doubts, Option, Question
 from resomap.analysis.statistics.intervals import Estimate
 from resomap.metrics.classification import metric_name
 from resomap.printable import listed, share
-
-if TYPE_CHECKING:
-    from resomap.analysis.recommend import Assessed, Option
-
-ALPHA = 0.05
-"""Error that a one-sided statement of the recommendation may have."""
 
 _FEW = 5
 """Images of a class, below which a verdict comes with a warning: four right of four leave 0.51 to 1 (Wilson)."""
 
 _LIKELY = 0.05
-"""Chance of exceeding the limit of latency from which on the sentence names it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Doubts:
-    """What keeps a choice from being sure, by position, each with what would settle it."""
-
-    cheaper: Mapping[int, Need]
-    """Options that may do."""
-    dearer: Mapping[int, Need]
-    """Options that may gain more than delta."""
+"""Probability of exceeding the limit of latency from which on the sentence names it."""
 
 
 def the_best(options: Iterable[tuple[bool, float]]) -> str:
@@ -46,34 +29,29 @@ def the_best(options: Iterable[tuple[bool, float]]) -> str:
 
 
 def verdict_sentence(
-    assessed: Sequence[Assessed],
-    chosen_and_reference: tuple[int, int],
-    cheaper: Sequence[int],
-    doubts: Doubts | None,
-    delta: float,
-    metric: str,
-    splits: tuple[str, str],
-    max_latency_ms: float | None,
+    assessed: Sequence[Assessed], question: Question, *, chosen: int, cheaper: Sequence[int], doubts: Doubts | None
 ) -> str:
     """The answer in one sentence; in more where it cannot be told or the limit of latency may be exceeded.
 
     Args:
-        chosen_and_reference, cheaper: positions among the assessed; cheaper are those that are shown to be.
+        chosen, cheaper: positions among the assessed; cheaper are those that are shown to be.
         doubts: None: it can be told.
     """
-    one, best = (assessed[i] for i in chosen_and_reference)
-    name = metric_name(metric)
-    found = one.metric
-    has = f"{name} {share(found.value)} ({share(found.low)} to {share(found.high)}) on {splits[1]}"
+    one, best = assessed[chosen], next(other for other in assessed if other.is_reference)
+    found, delta = one.metric, question.delta
+    has = (
+        f"{metric_name(question.metric)} {share(found.value)} ({share(found.low)} to {share(found.high)}) on "
+        f"{question.report_split}"
+    )
     over = one.over_budget_probability
-    risk = f" Its {over_limit(over, max_latency_ms)}." if over > _LIKELY else ""
+    risk = f" Its {over_limit(over, question.budget.max_latency_ms)}." if over > _LIKELY else ""
     if doubts:
         until_then = "The best choice so far is" if doubts.dearer else "The safe choice until then is"
         return (
-            f"Cannot tell {_doubted(assessed, doubts, delta, splits[0])}. {until_then} {one.model} at "
-            f"{one.resolution} px: {has}, {one.latency_ms:.2f} ms.{risk}"
+            f"Cannot tell {_doubted(assessed, doubts, question)}. {until_then} {one.name}: {has}, "
+            f"{one.latency_ms:.2f} ms.{risk}"
         )
-    ship = f"Ship {one.model} at {one.resolution} px: {has}, {one.latency_ms:.2f} ms an image"
+    ship = f"Ship {one.name}: {has}, {one.latency_ms:.2f} ms an image"
     if one is best:
         if cheaper:
             none_passes = all(assessed[i].lower_bound <= -delta for i in cheaper)
@@ -84,10 +62,7 @@ def verdict_sentence(
     faster = f"{best.latency_ms / one.latency_ms:.1f}"
     speed = "hardly faster than" if faster == "1.0" else f"{faster} times as fast as"
     what = the_best((other.within_budget, other.difference.value) for other in assessed)
-    return (
-        f"{ship}, {speed} {what} ({best.model} at {best.resolution} px), and not worse than it by more than "
-        f"{delta:g}.{risk}"
-    )
+    return f"{ship}, {speed} {what} ({best.name}), and not worse than it by more than {delta:g}.{risk}"
 
 
 def over_limit(probability: float, max_latency_ms: float | None) -> str:
@@ -97,18 +72,18 @@ def over_limit(probability: float, max_latency_ms: float | None) -> str:
     return f"median latency exceeds the limit of {max_latency_ms:g} ms with a probability of {100 * probability:.0f} %"
 
 
-def _doubted(assessed: Sequence[Assessed], doubts: Doubts, delta: float, split: str) -> str:
+def _doubted(assessed: Sequence[Assessed], doubts: Doubts, question: Question) -> str:
     """What cannot be told: whether cheaper options would do, whether dearer ones are better."""
 
     def named(positions: Iterable[int]) -> str:
-        return ", ".join(f"{assessed[i].model} at {assessed[i].resolution} px" for i in positions)
+        return ", ".join(assessed[i].name for i in positions)
 
     parts = []
     for needs, would, risk in ((doubts.cheaper, "do", "loss"), (doubts.dearer, "be better", "gain")):
         if needs:
             parts.append(
-                f"whether {named(needs)} would {would}: a {risk} of more than {delta:g} is not ruled out "
-                f"({most(needs.values()).words(split)} would tell)"
+                f"whether {named(needs)} would {would}: a {risk} of more than {question.delta:g} is not ruled "
+                f"out ({most(needs.values()).words(question.select_split)} would tell)"
             )
     return ", nor ".join(parts)
 
@@ -123,14 +98,15 @@ def none_fits_sentence(options: Sequence[Option]) -> str:
     )
 
 
-def least_metric_sentence(best: Option, least: float, need: Need | None, metric: str, split: str) -> str:
+def least_metric_sentence(best: Option, *, least: float, need: Need | None, question: Question) -> str:
     """Where none is shown to reach the least metric.
 
     Args:
         best: of those that may; of all within the budget where none may.
         need: what would tell; None: none may.
     """
-    has = f"{metric_name(metric)} {share(best.select_SN.mean())} on {split}"
+    split = question.select_split
+    has = f"{metric_name(question.metric)} {share(best.select_SN.mean())} on {split}"
     if need is None:
         return f"No option fits: the best within the budget, {best.name}, has {has}, below the {least} asked for."
     return (
@@ -140,7 +116,7 @@ def least_metric_sentence(best: Option, least: float, need: Need | None, metric:
 
 
 def no_better_than_chance_sentence(
-    option: Option, least: float, chance: tuple[float, str], metric: str, split: str
+    option: Option, *, least: float, chance: tuple[float, str], question: Question
 ) -> str:
     """Where none is shown to beat chance.
 
@@ -148,11 +124,10 @@ def no_better_than_chance_sentence(
         option, least: the best so far, and what it has at least.
         chance: what it reaches, and how.
     """
-    name = metric_name(metric)
     return (
-        f"Cannot tell: no option is shown to be better than chance ({name} {chance[0]:.3f}, {chance[1]}). The best so "
-        f"far, {option.name}, has {option.select_SN.mean():.3f} on {split} (at least {least:.3f}): train longer, or "
-        "on more images."
+        f"Cannot tell: no option is shown to be better than chance ({metric_name(question.metric)} {chance[0]:.3f}, "
+        f"{chance[1]}). The best so far, {option.name}, has {option.select_SN.mean():.3f} on {question.select_split} "
+        f"(at least {least:.3f}): train longer, or on more images."
     )
 
 
@@ -198,13 +173,14 @@ def few_images(labels_N: np.ndarray, class_names: Sequence[str], split: str) -> 
         )
 
 
-def assumptions(options: Sequence[Option], delta: float, splits: tuple[str, str]) -> tuple[str, ...]:
+def assumptions(options: Sequence[Option], question: Question) -> tuple[str, ...]:
     """What the recommendation takes for granted."""
+    decides, reports = question.select_split, question.report_split
     return (
-        f"a loss of up to {delta:g} is acceptable",
-        f"chosen on {splits[0]} ({options[0].select_SN.shape[1]} images), reported on {splits[1]}"
-        if splits[0] != splits[1]
-        else f"chosen and reported on {splits[0]}: there is no other split, so the reported figure is optimistic",
+        f"a loss of up to {question.delta:g} is acceptable",
+        f"chosen on {decides} ({options[0].select_SN.shape[1]} images), reported on {reports}"
+        if decides != reports
+        else f"chosen and reported on {decides}: there is no other split, so the reported figure is optimistic",
         "latency of one image at a time on the machine that was profiled",
         "new images come from where these came from",
     )

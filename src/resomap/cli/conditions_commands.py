@@ -89,7 +89,7 @@ def probe(
 
     A checkpoint in a study is shown the study's data.
     """
-    from resomap.analysis.recommend import Budget
+    from resomap.analysis.records import Budget
     from resomap.evaluation.store import write_predictions
     from resomap.records import Cell
     from resomap.serialize import check_writable, write_json

@@ -12,7 +12,7 @@ from resomap.errors import ConfigError
 from resomap.printable import counted, printable, share
 
 if TYPE_CHECKING:
-    from resomap.analysis.recommend import Recommendation
+    from resomap.analysis.records import Recommendation
 
 
 def recommend(
@@ -34,7 +34,7 @@ def recommend(
     json: Annotated[Path | None, typer.Option(help="Also write the answer with all figures here.")] = None,
 ) -> None:
     """One sentence, the evidence, the risk, what was assumed, and what would change it."""
-    from resomap.analysis.recommend import Budget
+    from resomap.analysis.records import Budget
     from resomap.cli.explain_command import study_config
     from resomap.serialize import check_writable, write_json
     from resomap.study import build
@@ -81,9 +81,7 @@ def print_recommendation(found: Recommendation) -> None:
             f"{share(o.metric.value)} ({share(o.metric.low)}-{share(o.metric.high)})",
             f"{o.latency_ms:.2f}",
             f"{o.memory_mib:.1f}",
-            "best"
-            if f"{o.model} at {o.resolution} px" == found.reference
-            else f"{o.difference.value:+.3f} (> {o.lower_bound:+.3f})",
+            "best" if o.is_reference else f"{o.difference.value:+.3f} (> {o.lower_bound:+.3f})",
             "yes" if o.not_inferior else "no",
             f"{o.front_probability:.2f}",
             ("yes" if o.within_budget else "no")

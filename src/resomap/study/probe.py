@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from resomap.analysis.recommend import Budget, Option, Recommendation, recommend
+from resomap.analysis.recommend import recommend
+from resomap.analysis.records import Budget, Option, Recommendation
 from resomap.analysis.statistics.pseudo import heaviest_image, pseudo_values
 from resomap.analysis.wording import few_images
 from resomap.config.schema import ResoMapConfig

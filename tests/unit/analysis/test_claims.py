@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from resomap.analysis.recommend import CANNOT_TELL, RECOMMEND, Budget, Option, recommend
+from resomap.analysis.recommend import recommend
+from resomap.analysis.records import CANNOT_TELL, RECOMMEND, Budget, Option
 
 SIDES = (64, 96, 128, 192)
 COSTS = (1.0, 2.0, 4.0, 8.0)

@@ -14,7 +14,8 @@ from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from resomap.analysis.cascade import best_cascade, margins
 from resomap.analysis.per_class import critical_resolutions, image_needs
-from resomap.analysis.recommend import CANNOT_TELL, NONE_FITS, RECOMMEND, Budget, Option, recommend
+from resomap.analysis.recommend import recommend
+from resomap.analysis.records import CANNOT_TELL, NONE_FITS, RECOMMEND, Budget, Option
 from resomap.analysis.statistics.intervals import difference_estimate, mean_estimate, seed_prior
 from resomap.analysis.statistics.power import detectable, images_needed, seeds_needed
 from resomap.analysis.statistics.pseudo import pseudo_values
@@ -97,6 +98,7 @@ def test_a_cheap_option_that_is_best_by_luck_is_not_shipped_before_the_dearer_on
     # 90 of 100 against 89: a gain of -0.01 with a standard error of 0.034 may well be one of 0.02.
     found = recommend(_by_hand(slice(0, 90), slice(6, 95)), delta=0.02, draws=50)
     assert (found.status, found.resolution, found.reference) == (CANNOT_TELL, 64, "m at 64 px")
+    assert [o.resolution for o in found.options if o.is_reference] == [64]
     assert re.fullmatch(
         r"Cannot tell whether m at 96 px would be better: a gain of more than 0\.02 is not ruled out \(about \d+ more "
         r"images in val would tell\)\. The best choice so far is m at 64 px: accuracy 0\.900 .* on test, 1\.00 ms\.",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from resomap.analysis.recommend import Budget, Option, recommend
+from resomap.analysis.recommend import recommend
+from resomap.analysis.records import Budget, Option
 from resomap.cli.recommend_command import print_recommendation
 
 

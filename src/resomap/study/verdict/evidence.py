@@ -15,7 +15,7 @@ import pandas as pd
 
 from resomap.analysis.cascade import best_cascade
 from resomap.analysis.per_class import critical_resolutions, flipped_images, image_needs
-from resomap.analysis.recommend import Option
+from resomap.analysis.records import Option
 from resomap.analysis.saturation import fit_saturation
 from resomap.analysis.statistics.intervals import difference_estimate, mean_estimate, seed_prior, two_sided_p
 from resomap.analysis.statistics.paired import discordance, holm, omnibus

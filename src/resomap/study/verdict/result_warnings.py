@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from resomap.analysis.recommend import Option
+from resomap.analysis.records import Option
 from resomap.analysis.statistics.intervals import difference_estimate, seed_prior
 from resomap.analysis.wording import few_images
 from resomap.metrics.classification import metric_name

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from resomap.analysis.recommend import Budget, Option, Recommendation, recommend
+from resomap.analysis.recommend import recommend
+from resomap.analysis.records import Budget, Option, Recommendation
 from resomap.analysis.tradeoff import hypervolume, knee, pareto_front
 from resomap.errors import StudyError
 from resomap.profiling.latency import BATCH_1

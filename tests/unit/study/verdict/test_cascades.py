@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resomap.analysis.recommend import Option
+from resomap.analysis.records import Option
 from resomap.evaluation.store import write_predictions
 from resomap.layout import StudyLayout
 from resomap.metrics.classification import metric_name

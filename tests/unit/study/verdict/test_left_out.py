@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from resomap.analysis.recommend import Option
+from resomap.analysis.records import Option
 from resomap.errors import StudyError
 from resomap.evaluation.store import write_predictions
 from resomap.layout import StudyLayout
