@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from resomap.analysis.per_class import LEAST_IMAGES
+from resomap.analysis.records import option_name
 from resomap.analysis.wording import over_limit, the_best
 from resomap.printable import counted, printable
 from resomap.report.html import Table, cell, interval_cell, says_nothing
@@ -15,29 +16,32 @@ _LARGEST_TABLE = 2000
 
 
 def options_table(answer: Mapping[str, Any], name: str) -> Table:
-    """Every option beside the best."""
+    """Every option beside the best; its difference also on the reporting split, where that did not decide."""
+    decides, reports = answer["select_split"], answer["report_split"]
     rows = []
     for o in answer["options"]:
-        best = f"{o['model']} at {o['resolution']} px" == answer["reference"]
+        best = o["is_reference"]
         rows.append(
             [
-                f"{o['model']} at {o['resolution']} px",
+                option_name(o["model"], o["resolution"]),
                 interval_cell(o["metric"]),
                 cell(f"{o['latency_ms']:.2f}", o["latency_ms"]),
                 cell(f"{o['memory_mib']:.1f}", o["memory_mib"]),
                 cell("best", 0.0) if best else interval_cell(o["difference"]),
                 "–" if best else cell(f"{o['lower_bound']:+.3f}", o["lower_bound"]),
+                *([] if decides == reports else ["–" if best else interval_cell(o["reported_difference"])]),
                 "yes" if o["not_inferior"] else "no",
                 cell(f"{o['front_probability']:.2f}", o["front_probability"]),
             ]
         )
     columns = [
         "option",
-        f"{name} on {answer['report_split']}",
+        f"{name} on {reports}",
         "ms an image",
         "MiB",
-        f"difference on {answer['select_split']}",
+        f"difference on {decides}",
         f"{100 * answer['bound_level']:.3g} % lower bound",
+        *([] if decides == reports else [f"difference on {reports}"]),
         f"within {answer['delta']:g}",
         "P(on the front)",
     ]

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from resomap.analysis.per_class import critical_resolutions
-from resomap.analysis.recommend import Budget, Option, recommend
+from resomap.analysis.recommend import recommend
+from resomap.analysis.records import Budget, Option
 from resomap.records import Cell
 from resomap.serialize import plain
 from resomap.study.costs.circumstances import circumstances
@@ -247,6 +248,23 @@ def _answer(*, models: int, max_latency_ms: float) -> dict[str, Any]:
 def test_the_bound_of_each_option_says_at_which_level_it_holds() -> None:
     for models, level in ((1, "95 % lower bound"), (2, "97.5 % lower bound"), (3, "98.3 % lower bound")):
         assert level in options_table(_answer(models=models, max_latency_ms=9.0), "accuracy").columns
+
+
+def test_the_difference_is_also_shown_on_the_split_that_did_not_decide() -> None:
+    """Ten of 100 images more are right at 96 px on val, twenty more on test; where val alone decides, one column."""
+    right = np.arange(100)[None] < np.array([[70], [80], [60]])
+    options = [
+        Option("m", side, select[None].astype(float), report[None].astype(float), 5.0, (5.0, 5.0), 8.0)
+        for side, select, report in ((64, right[0], right[2]), (96, right[1], right[1]))
+    ]
+    table = options_table(plain(recommend(options, draws=50)), "accuracy")
+    places = [table.columns.index(f"difference on {split}") for split in ("val", "test")]
+    small, best = table.rows
+    assert [small[k]["value"] for k in places] == pytest.approx([-0.1, -0.2])
+    assert [best[k] for k in places] == [{"text": "best", "value": 0.0}, "–"]
+    table = options_table(plain(recommend(options, splits=("val", "val"), draws=50)), "accuracy")
+    assert [name for name in table.columns if name.startswith("difference")] == ["difference on val"]
+    assert {len(row) for row in table.rows} == {len(table.columns)}
 
 
 def test_the_report_says_what_the_best_is_and_what_limit_may_be_exceeded() -> None:
