@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from resomap.analysis.statistics.intervals import seed_prior
-from resomap.analysis.statistics.resampling import with_luck
+from resomap.analysis.statistics.resampling import with_seed_effects
 
 LEAST_IMAGES = 20
 """Of a class whose critical resolution gets an interval. Of fewer the bootstrap's covers less than it says: simulated
@@ -83,7 +83,7 @@ def critical_resolutions(
 
 
 def _draw(right_RSn: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """(D, R) recalls: images drawn with replacement, the same at each resolution, and the luck of new seeds added."""
+    """(D, R) recalls: images drawn with replacement, the same at each resolution; seeds' effects are added."""
     count = right_RSn.shape[2]
     # One long bincount: ten times as fast as drawing from a multinomial distribution.
     drawn = rng.integers(count, size=(draws, count)) + count * np.arange(draws)[:, None]
@@ -93,7 +93,7 @@ def _draw(right_RSn: np.ndarray, draws: int, rng: np.random.Generator) -> np.nda
     if prior is None:
         return recall_DR
     pairs = zip(recall_DR.T, right_RSn, strict=True)
-    return np.clip(np.stack([with_luck(drawn_D, one, prior, rng) for drawn_D, one in pairs], axis=1), 0, 1)
+    return np.clip(np.stack([with_seed_effects(drawn_D, one, prior, rng) for drawn_D, one in pairs], axis=1), 0, 1)
 
 
 def _first_sufficient(recall_DR: np.ndarray, margin: float) -> np.ndarray:

@@ -5,7 +5,7 @@ was not looked at before. Non-inferiority is tested down each model's resolution
 at the first that fails: a fixed sequence, which errs at most as often as one test (Maurer, Hothorn and Lehmacher 1995;
 margin and one-sided bound as in Piaggio et al. 2012, doi:10.1001/jama.2012.87802); several models share the level
 (Bonferroni). Whether a least metric is reached is tested in the same order, but none that fails ends it: the fallback
-procedure (statistics/noninferiority.py). The best is the highest mean on val, which may be luck: every other option
+procedure (statistics/noninferiority.py). The best is the highest mean on val, perhaps by chance: every other option
 that is dearer must be shown not to gain more than the margin over what is to be shipped (all of them, so each at the
 full level: Berger 1982, doi:10.1080/00401706.1982.10487790).
 

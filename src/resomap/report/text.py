@@ -25,8 +25,8 @@ METHODS = (
     "beside them stands McNemar's mid-p [11] and, for all resolutions at once, Cochran's Q [12], each joined over "
     "seeds by n / k times the k-th smallest p [13]. Probabilities of "
     "lying on the Pareto front and the expected regret come from drawing images anew, the same for all options and by "
-    "class where every class has ten or more, the luck of new seeds from that distribution of its variance (to draw "
-    "the seeds at hand anew would count chance several times [9]), and latencies by round.",
+    "class where every class has ten or more, the effects of new seeds from that distribution of the variance between "
+    "them (to draw the seeds at hand anew would count part of the variance several times [9]), and latencies by round.",
     "The smooth curves are saturating power laws [14], weighted by the errors of the points, drawn between the "
     "measured resolutions only and only where the points do not contradict them (p of a parametric bootstrap at least "
     "0.01).",

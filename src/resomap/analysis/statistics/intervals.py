@@ -24,18 +24,18 @@ import numpy as np
 from scipy import special
 
 from resomap.analysis.statistics.seed_variance import (
-    LESS,
+    LAMBDA_OFFSET,
     MeanSquares,
     SeedPrior,
-    luck,
     mean_squares,
+    seed_posterior,
     shared_prior,
     student,
 )
 from resomap.metrics.classification import wilson_interval
 
-_LEAST = 1 - LESS
-"""Share of what images alone give, below which a variance is not believed where luck comes out below 0."""
+_LEAST = 1 - LAMBDA_OFFSET
+"""Share of what images alone give, below which a variance is not believed where that of seeds comes out below 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ def difference_estimate(
     Args:
         prior: of resolutions among which both are, or only a, and `prior_of_b` is that of b; None: these two alone are
             known.
-        same_runs: the same networks answered other images, seed for seed: their luck is not independent, and what
+        same_runs: the same networks answered other images, seed for seed: their effects are not independent, and what
             counts is how much the difference varies. `prior` is then one among which a - b is.
         heaviest: weight of an image of the rarest class over that of the mean one (pseudo.heaviest_image).
     """
@@ -147,20 +147,21 @@ def _error(
 
     Args:
         of_images: MS_images of what is averaged.
-        parts: the runs whose luck adds up in it, each with its prior; None: luck is not known and left out.
+        parts: the runs whose seeds' variances add up in it, each with its prior; None: not known and left out.
         shape: (S, N).
     """
     seeds, images = shape
     image_df = max(1, images - 1)
-    total, chance = np.array([of_images]), np.ones(1)
+    total, probability = np.array([of_images]), np.ones(1)
     for part, prior in parts:
         if prior is not None:
-            more_K, chance_K = luck(part, prior)
-            total, chance = np.add.outer(total, more_K).ravel(), np.multiply.outer(chance, chance_K).ravel()
+            variance_K, probability_K = seed_posterior(part, prior)
+            total = np.add.outer(total, variance_K).ravel()
+            probability = np.multiply.outer(probability, probability_K).ravel()
     total = np.maximum(total, max(_LEAST * of_images, 1e-9 * total.max()))
     if total.size == 1 or total.max() == 0:
         return float(np.sqrt(of_images / (seeds * images))), float(image_df), 0.0
-    se, df = student(total / (seeds * images), chance)
+    se, df = student(total / (seeds * images), probability)
     return se, 1 / (1 / df + 1 / image_df), max(0.0, seeds * se**2 - of_images / images)
 
 

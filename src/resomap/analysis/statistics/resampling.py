@@ -1,12 +1,12 @@
-"""The crossed bootstrap: images drawn anew, the same ones at every resolution, and with them the luck of new seeds.
+"""The crossed bootstrap: images drawn anew, the same ones at every resolution, and with them the effects of new seeds.
 
 For questions about several options at once: which is on the Pareto front, what is the regret. Intervals of single
 figures and differences are in intervals.py, and the draws vary as much as those say. To draw seeds with replacement
 too would count what images and seeds do together three times (Owen 2007, doi:10.1214/07-AOAS122, theorem 3): once is
-right, and the means over seeds of drawn images have it. So luck is not drawn from the seeds at hand but from the
-distribution of its variance (seed_variance.py), for each option on its own, as differences take it.
+right, and the means over seeds of drawn images have it. So seeds' effects are not drawn from the seeds at hand but
+from the posterior of the variance between seeds (seed_variance.py), for each option on its own, as differences take it.
 
-Legend: D draws, C options (a model at a resolution), S seeds, N images, K variances of luck.
+Legend: D draws, C options (a model at a resolution), S seeds, N images, K values of the variance between seeds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from resomap.analysis.statistics.intervals import seed_prior
-from resomap.analysis.statistics.seed_variance import LESS, SeedPrior, luck, mean_squares
+from resomap.analysis.statistics.seed_variance import LAMBDA_OFFSET, SeedPrior, mean_squares, seed_posterior
 
 _CHUNK = 250
 _LEAST_OF_STRATUM = 10
@@ -57,24 +57,26 @@ def crossed_bootstrap(
         result[begin : begin + count] = weights @ by_image_NC / images
     for c, prior in enumerate(priors or [seed_prior(list(values_CSN))] * options):
         if prior is not None:
-            result[:, c] = with_luck(result[:, c], values_CSN[c], prior, rng)
+            result[:, c] = with_seed_effects(result[:, c], values_CSN[c], prior, rng)
     return result
 
 
-def with_luck(means_D: np.ndarray, values_SN: np.ndarray, prior: SeedPrior, rng: np.random.Generator) -> np.ndarray:
+def with_seed_effects(
+    means_D: np.ndarray, values_SN: np.ndarray, prior: SeedPrior, rng: np.random.Generator
+) -> np.ndarray:
     """(D,) means of drawn images, for new seeds too: they get the variance that intervals.mean_estimate has.
 
-    What is known of the luck of S seeds, two or more, is a distribution of its variance: one is drawn for each mean.
+    What is known of the variance between S seeds, two or more, is a posterior: one is drawn from it for each mean.
     """
     seeds, images = values_SN.shape
     own = mean_squares(values_SN)
-    more_K, chance_K = luck(own, prior)
-    more_D = rng.choice(more_K, size=len(means_D), p=chance_K)
-    # Luck below 0 is what images alone would make too large.
-    less_D = np.minimum(more_D, 0) / max(own.of_images, 1e-300)
+    variance_K, probability_K = seed_posterior(own, prior)
+    variance_D = rng.choice(variance_K, size=len(means_D), p=probability_K)
+    # A variance below 0 is what images alone would make too large.
+    less_D = np.minimum(variance_D, 0) / max(own.of_images, 1e-300)
     centre = values_SN.mean()
-    of_images_D = (means_D - centre) * np.sqrt(np.maximum(1 + less_D, 1 - LESS))
-    of_seeds_D = np.sqrt(np.maximum(more_D, 0) / (seeds * images)) * rng.standard_normal(len(means_D))
+    of_images_D = (means_D - centre) * np.sqrt(np.maximum(1 + less_D, 1 - LAMBDA_OFFSET))
+    of_seeds_D = np.sqrt(np.maximum(variance_D, 0) / (seeds * images)) * rng.standard_normal(len(means_D))
     return centre + of_images_D + of_seeds_D
 
 

@@ -7,8 +7,8 @@ Let MS_rest / N be what images alone make the mean of a run vary, and lambda the
 and a model's resolutions are alike up to a factor: log lambda_r is normal around a level that is theirs together, with
 a spread from 0 (seeds of all vary alike) to 3 (typically twenty times as much, or as little, as variances). Level and
 spread are not known either: both are integrated out, over a grid, which makes it a hierarchical model (Gelman 2006,
-doi:10.1214/06-BA117A; variances shared over groups: Smyth 2004, doi:10.2202/1544-6115.1027). Luck that moves all
-answers of a run by the same logit makes lambda proportional to MS_rest, and so the level is taken to be.
+doi:10.1214/06-BA117A; variances shared over groups: Smyth 2004, doi:10.2202/1544-6115.1027). A seed that moves
+all answers of its run by the same logit makes lambda proportional to MS_rest, and so the level is taken to be.
 
 The mean then has a mixture of normal distributions. It is handed on as the Student's t with the same 95 and 99.5 %
 intervals: one standard error and one number of degrees of freedom for intervals, bounds and p values alike.
@@ -27,16 +27,17 @@ from scipy import special, stats
 _GRID_K = np.geomspace(0.01, 3e4, 36)
 _LARGEST_RATIO = 1e4
 """MS_seeds / MS_rest beyond which images explain nothing; keeps lambda within its grid."""
-LESS = 0.35
-"""Subtracted from lambda, which may so come out below 0: to count luck as 0 at least makes intervals too wide where
-seeds hardly differ. Set by simulation, like the three numbers below (benchmarks/calibration.py)."""
+LAMBDA_OFFSET = 0.35
+"""Subtracted from lambda, which may so come out below 0: to count the variance between seeds as 0 at least makes
+intervals too wide where they hardly differ. Set by simulation, as the three numbers below (benchmarks/calibration)."""
 _SPREADS = ((0.0, 3.0), (1.0, 2.0), (2.0, 2.0), (3.0, 2.0))
 """Standard deviation of log lambda over resolutions, and its weight."""
 _NEAR_ZERO = 0.3
-"""The level has the density level^a / (1 + level)^a in its logarithm: flat where luck is seen, thin where it is not."""
+"""The level has the density level^a / (1 + level)^a in its logarithm: flat where seeds are seen to differ,
+thin where they are not."""
 _IMPLAUSIBLE = 2.0
 """In units of noise^2, the variance between seeds from which on the level's density falls off: a standard deviation of
-1.4 on the logit scale. One or two resolutions and two seeds leave it to this number what is the most that luck does."""
+1.4 on the logit scale. One or two resolutions and two seeds leave it to this number how much seeds differ at most."""
 _TAILS = (0.025, 0.0025)
 _DFS = np.append(np.geomspace(0.8, 200.0, 300), 1e6)
 _TAIL_RATIOS = stats.t.isf(_TAILS[1], _DFS) / stats.t.isf(_TAILS[0], _DFS)
@@ -82,29 +83,33 @@ def mean_squares(values_SN: np.ndarray) -> MeanSquares:
 def shared_prior(parts: Sequence[MeanSquares]) -> SeedPrior:
     """From all resolutions of a model, two seeds at least."""
     noise = float(np.mean([part.noise for part in parts]))
-    log_H = sum((np.log(_CHANCE_HK @ _likelihood(part, noise)) for part in parts), np.log(_WEIGHT_H))
+    log_H = sum((np.log(_PROBABILITY_HK @ _likelihood(part, noise)) for part in parts), np.log(_WEIGHT_H))
     log_H -= np.log1p(_LEVEL_H / max(_IMPLAUSIBLE * parts[0].images * noise, 1e-300))
     weights_H = np.exp(log_H - log_H.max())
     return SeedPrior(weights_H / weights_H.sum(), noise)
 
 
-def luck(own: MeanSquares, prior: SeedPrior) -> tuple[np.ndarray, np.ndarray]:
-    """(N times the variance between seeds, its probability), each (K,); `own` is one of the prior's resolutions."""
+def seed_posterior(own: MeanSquares, prior: SeedPrior) -> tuple[np.ndarray, np.ndarray]:
+    """Posterior of N times the variance between seeds: (values, their probabilities), each (K,).
+
+    Args:
+        own: of one of the prior's resolutions.
+    """
     likelihood_K = _likelihood(own, prior.noise)
     # Its own share of what level and spread are known by is taken out again, so that nothing counts twice.
-    others_H = prior.weights_H / (_CHANCE_HK @ likelihood_K)
-    chance_K = likelihood_K * (others_H @ _CHANCE_HK)
-    return own.noise * _lambda(own, prior.noise), chance_K / chance_K.sum()
+    others_H = prior.weights_H / (_PROBABILITY_HK @ likelihood_K)
+    probability_K = likelihood_K * (others_H @ _PROBABILITY_HK)
+    return own.noise * _lambda(own, prior.noise), probability_K / probability_K.sum()
 
 
-def student(variances: np.ndarray, chances: np.ndarray) -> tuple[float, float]:
+def student(variances: np.ndarray, probabilities: np.ndarray) -> tuple[float, float]:
     """(standard error, degrees of freedom) of the t with the 95 and 99.5 % intervals of normals mixed around 0."""
-    kept = chances > 1e-8
-    sd, chance = np.sqrt(variances[kept]), chances[kept]
+    kept = probabilities > 1e-8
+    sd, probability = np.sqrt(variances[kept]), probabilities[kept]
     low, high = (np.log(-special.ndtri(_TAILS) * bound) for bound in (sd.min(), sd.max()))
     for _ in range(20):
         middle = (low + high) / 2
-        short = special.ndtr(-np.exp(middle)[:, None] / sd) @ chance > _TAILS
+        short = special.ndtr(-np.exp(middle)[:, None] / sd) @ probability > _TAILS
         low, high = np.where(short, middle, low), np.where(short, high, middle)
     df = float(np.interp(-np.exp(high[1] - high[0]), -_TAIL_RATIOS, _DFS))
     return float(np.exp(high[0]) / -special.stdtrit(df, _TAILS[0])), df
@@ -112,19 +117,19 @@ def student(variances: np.ndarray, chances: np.ndarray) -> tuple[float, float]:
 
 def _lambda(own: MeanSquares, noise: float) -> np.ndarray:
     scale = own.noise / noise if noise > 0 else 1.0
-    return scale * np.append(0.0, _GRID_K) - LESS
+    return scale * np.append(0.0, _GRID_K) - LAMBDA_OFFSET
 
 
 def _likelihood(own: MeanSquares, noise: float) -> np.ndarray:
     """(K,), the largest 1."""
-    more_K = 1 + _lambda(own, noise)
+    expected_K = 1 + _lambda(own, noise)
     ratio = own.of_seeds / own.noise if own.noise > 0 else 1.0
-    log_K = -(own.seeds - 1) / 2 * (np.log(more_K) + ratio / more_K)
+    log_K = -(own.seeds - 1) / 2 * (np.log(expected_K) + ratio / expected_K)
     return np.exp(np.maximum(log_K - log_K.max(), -600.0))
 
 
-def _chances() -> np.ndarray:
-    """(H, K) of lambda by level and spread."""
+def _probabilities() -> np.ndarray:
+    """(H, K) probabilities of lambda by level and spread."""
     level = np.log(_GRID_K)
     step = level[1] - level[0]
     # Each value stands for its surroundings, 0 for all below the grid.
@@ -132,6 +137,6 @@ def _chances() -> np.ndarray:
     return np.array([np.diff(stats.norm.cdf((edges - m) / max(s, step / 4))) for s, _ in _SPREADS for m in level])
 
 
-_CHANCE_HK = _chances()
+_PROBABILITY_HK = _probabilities()
 _LEVEL_H = np.tile(_GRID_K, len(_SPREADS))
 _WEIGHT_H = np.repeat([weight for _, weight in _SPREADS], len(_GRID_K)) * (_LEVEL_H / (1 + _LEVEL_H)) ** _NEAR_ZERO

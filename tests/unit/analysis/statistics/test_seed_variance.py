@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from resomap.analysis.statistics.seed_variance import MeanSquares, luck, mean_squares, shared_prior, student
+from resomap.analysis.statistics.seed_variance import MeanSquares, mean_squares, seed_posterior, shared_prior, student
 
 
 def test_mean_squares_by_hand() -> None:
@@ -43,8 +43,8 @@ def _layout(ratio: float, seeds: int) -> MeanSquares:
 
 
 def _expected(own: MeanSquares, others: list[MeanSquares]) -> float:
-    more_K, chance_K = luck(own, shared_prior([own, *others]))
-    return float(more_K @ chance_K)
+    variance_K, probability_K = seed_posterior(own, shared_prior([own, *others]))
+    return float(variance_K @ probability_K)
 
 
 def test_few_seeds_follow_the_other_resolutions_and_many_do_not() -> None:
@@ -53,9 +53,9 @@ def test_few_seeds_follow_the_other_resolutions_and_many_do_not() -> None:
     assert _expected(_layout(30.0, 50), calm) == pytest.approx(29, rel=0.15)
 
 
-def test_luck_s_distribution_adds_up_to_one_whatever_was_seen() -> None:
-    nothing, luck_alone = MeanSquares(0.0, 0.0, 0.0, 3, 500), MeanSquares(1.0, 1.0, 0.0, 2, 500)
-    for own in (_layout(0.0, 2), _layout(1e9, 2), nothing, luck_alone):
-        more_K, chance_K = luck(own, shared_prior([own, _layout(1.0, 3), nothing]))
-        assert np.isfinite(more_K).all()
-        assert chance_K.sum() == pytest.approx(1)
+def test_the_posterior_adds_up_to_one_whatever_was_seen() -> None:
+    nothing, seeds_alone = MeanSquares(0.0, 0.0, 0.0, 3, 500), MeanSquares(1.0, 1.0, 0.0, 2, 500)
+    for own in (_layout(0.0, 2), _layout(1e9, 2), nothing, seeds_alone):
+        variance_K, probability_K = seed_posterior(own, shared_prior([own, _layout(1.0, 3), nothing]))
+        assert np.isfinite(variance_K).all()
+        assert probability_K.sum() == pytest.approx(1)
