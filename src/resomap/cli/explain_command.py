@@ -58,6 +58,8 @@ def explain(
 
 def print_explanations(result: Mapping[str, Any]) -> None:
     """Consistency across resolutions with its floor and ceiling, then where the maps lie."""
+    from resomap.metrics.consistency import verdict_sentence
+
     rows = [
         [
             row["model"], row["method"], f"{row['low_resolution']} / {row['high_resolution']}", str(row["seeds"]),
@@ -69,9 +71,13 @@ def print_explanations(result: Mapping[str, Any]) -> None:
     columns = ["model", "method", "sides", "seeds", "floor", "across", "ceiling", "C (95 %)"]
     title = f"Agreement of maps ({result['similarity']}) on {counted(result['images'], result['split'] + ' image')}"
     print_table(title, columns, rows)
-    for verdict in dict.fromkeys(f"{r['model']}, {r['method']}: {r['verdict']}" for r in result["consistency"]
-                                 if r["similarity"] == result["similarity"] and r["subset"] == "all"):  # fmt: skip
-        print(printable(verdict))
+    told = (
+        f"{r['model']}, {r['method']}: {verdict_sentence(r['verdict'])}"
+        for r in result["consistency"]
+        if r["similarity"] == result["similarity"] and r["subset"] == "all"
+    )
+    for line in dict.fromkeys(told):
+        print(printable(line))
     energy = result["has_masks"]
     random = {(r["model"], r["method"], r["resolution"]): r for r in result["faithfulness"]}
     none = {"value": None}

@@ -27,12 +27,20 @@ SIMILARITIES: Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "centre_of_mass": lambda a, b: 1 - similarities.centre_of_mass_shift(a, b),
 }
 """Higher is more alike; 'centre_of_mass' is 1 less the shift in fractions of the side."""
-NOT_REPEATABLE = "explanations are not repeatable here; the question cannot be answered"
-AS_RESEEDING = "changing the resolution changes the explanation no more than reseeding does"
-MORE = "changing the resolution changes the explanation more than reseeding does"
-BETTER = "explanations agree better across these resolutions than across seeds"
-ONE_SEED = "one seed has no ceiling; run two or more seeds"
-TOO_FEW = "fewer than two images to compare"
+NOT_REPEATABLE, AS_RESEEDING, MORE, LESS = "not_repeatable", "as_reseeding", "more", "less"
+ONE_SEED, TOO_FEW = "one_seed", "too_few_images"
+_VERDICTS = {
+    NOT_REPEATABLE: (
+        "explanations are not repeatable here; the question cannot be answered",
+        "seeds disagree: no answer",
+    ),
+    AS_RESEEDING: ("changing the resolution changes the explanation no more than reseeding does", "as a new seed"),
+    MORE: ("changing the resolution changes the explanation more than reseeding does", "more than a new seed"),
+    LESS: ("explanations agree better across these resolutions than across seeds", "less than a new seed"),
+    ONE_SEED: ("one seed has no ceiling; run two or more seeds", "one seed: no ceiling"),
+    TOO_FEW: ("fewer than two images to compare", "fewer than two images to compare"),
+}
+"""How much the resolution changes explanations, beside a new seed: in a sentence and in a cell of a table."""
 LEAST_GAP = 0.05
 """Seeds that agree less than this above the floor, at either resolution, leave nothing to be measured."""
 LEAST_SEEDS = 3
@@ -69,6 +77,17 @@ class Consistency:
     consistency: Interval
     """C; None where the ceiling is near the floor."""
     verdict: str
+    """NOT_REPEATABLE, AS_RESEEDING, MORE, LESS, ONE_SEED or TOO_FEW."""
+
+
+def verdict_sentence(verdict: str) -> str:
+    """A verdict in words; one of an earlier version was stored as its sentence and stays."""
+    return _VERDICTS.get(verdict, (verdict, ""))[0]
+
+
+def verdict_cell(verdict: str) -> str:
+    """A verdict in a few words for a table, also one that an earlier version stored as its sentence."""
+    return dict(_VERDICTS.values()).get(verdict_sentence(verdict), verdict)
 
 
 def consistency(
@@ -136,7 +155,7 @@ def _verdict(ratio: Interval) -> str:
         return AS_RESEEDING
     if ratio.high < 1:
         return MORE
-    return BETTER
+    return LESS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -175,7 +194,7 @@ class _Parts:
             found = np.empty((len(shifts), count))
             for row, shift in enumerate(shifts):
                 found[row, order] = alike(a[order], b[np.roll(order, int(shift))])
-            return _mean(found, axis=0)
+            return similarities.mean_of_known(found, axis=0)
 
         def table(rows: list[np.ndarray]) -> np.ndarray:
             return np.array(rows).reshape(len(rows), count)
@@ -198,7 +217,7 @@ class _Parts:
         return int((~np.isnan(compared)).any(axis=0).sum())
 
     def single_seed(self) -> float | None:
-        value = float(_mean(self.same_seed.reshape(-1), axis=0)) if self.same_seed.size else np.nan
+        value = float(similarities.mean_of_known(self.same_seed)) if self.same_seed.size else np.nan
         return value if np.isfinite(value) else None
 
     def figures(self, images_DN: np.ndarray, seeds_DS: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -219,13 +238,6 @@ class _Parts:
         gap = ceiling - floor
         ratio = np.where(np.abs(gap) > 1e-12, (cross - floor) / np.where(np.abs(gap) > 1e-12, gap, 1), np.nan)
         return cross, floor, ceiling, ratio, gap_low, gap_high
-
-
-def _mean(values: np.ndarray, *, axis: int) -> np.ndarray:
-    """Mean over what is defined; NaN where nothing is."""
-    known = ~np.isnan(values)
-    count = known.sum(axis=axis)
-    return np.where(count > 0, np.where(known, values, 0).sum(axis=axis) / np.maximum(count, 1), np.nan)
 
 
 def _weighted(values_PN: np.ndarray, pairs_DP: np.ndarray, images_DN: np.ndarray) -> np.ndarray:

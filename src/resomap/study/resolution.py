@@ -17,6 +17,7 @@ from resomap.evaluation.predict import predict
 from resomap.evaluation.store import write_predictions
 from resomap.layout import METADATA, StudyLayout
 from resomap.metrics.classification import classification_metrics
+from resomap.metrics.consistency import verdict_sentence
 from resomap.models.checkpoints import Checkpoint, load_checkpoint, read_metadata
 from resomap.models.folding import for_inference
 from resomap.printable import counted, listed, printable
@@ -221,6 +222,7 @@ def _agreement_lines(analysed: dict[str, Any]) -> Iterable[str]:
         cross = row["cross"]["value"]
         alike = f"{cross:.2f}" if cross is not None else "-"
         sides = f"{row['low_resolution']} and {row['high_resolution']} px"
-        yield f"{row['model']}, {row['method']}, {sides}: similarity {alike}, {ratio}: {row['verdict']}"
+        told = verdict_sentence(row["verdict"])
+        yield f"{row['model']}, {row['method']}, {sides}: similarity {alike}, {ratio}: {told}"
     if not rows:
         yield "one resolution only: nothing to compare"

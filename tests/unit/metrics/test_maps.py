@@ -7,7 +7,15 @@ import pytest
 from scipy import stats
 
 from resomap.metrics import maps as measures
-from resomap.metrics.consistency import LEAST_GAP, NOT_REPEATABLE, ONE_SEED, consistency
+from resomap.metrics.consistency import (
+    AS_RESEEDING,
+    LEAST_GAP,
+    NOT_REPEATABLE,
+    ONE_SEED,
+    consistency,
+    verdict_cell,
+    verdict_sentence,
+)
 
 
 @pytest.fixture
@@ -271,3 +279,22 @@ def test_only_the_images_asked_for_are_compared() -> None:
     keep = np.arange(60) < 20
     cut = {side: {s: m[:20] for s, m in of.items()} for side, of in maps.items()}
     assert consistency(maps, 224, 384, draws=200, keep=keep) == consistency(cut, 224, 384, draws=200)
+
+
+@pytest.mark.parametrize(
+    ("stored", "told"),
+    [
+        ("more", "more than a new seed"),
+        ("changing the resolution changes the explanation more than reseeding does", "more than a new seed"),
+        ("explanations agree better across these resolutions than across seeds", "less than a new seed"),
+        ("too_few_images", "fewer than two images to compare"),
+        ("of a later version", "of a later version"),
+    ],
+)
+def test_a_verdict_is_told_in_few_words_also_where_its_sentence_was_stored(stored: str, told: str) -> None:
+    assert verdict_cell(stored) == told
+
+
+def test_a_verdict_is_told_in_a_sentence_also_where_that_was_stored() -> None:
+    sentence = "changing the resolution changes the explanation no more than reseeding does"
+    assert verdict_sentence(AS_RESEEDING) == verdict_sentence(sentence) == sentence

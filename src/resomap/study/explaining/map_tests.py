@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from resomap.errors import TargetLayerError
-from resomap.explainability.agreement import energy_of, mean_interval, pooled_energy
+from resomap.explainability.agreement import energy_of
 from resomap.explainability.faithfulness import insertion_deletion, max_sensitivity, with_random_weights
 from resomap.explainability.methods import explain, make_explainer
 from resomap.explainability.receptive_field import effective_receptive_field
 from resomap.explainability.store import StoredMaps
 from resomap.metrics import maps as measures
+from resomap.metrics.map_intervals import mean_interval, pooled_energy
 from resomap.models.checkpoints import Checkpoint
 from resomap.study.explaining.images import ExplainedImages
 
@@ -92,13 +93,9 @@ def _beside_random(
     responds.
     """
     alike = np.array([measures.spearman(maps_Bhw, of_one) for of_one in random])
-    known = np.isfinite(alike)
-    of_image = np.where(
-        known.any(axis=0), np.where(known, alike, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1), np.nan
-    )
     row: dict[str, Any] = {
         "random_weights": len(random),
-        "random_weights_spearman": asdict(mean_interval(of_image, draws=draws)),
+        "random_weights_spearman": asdict(mean_interval(measures.mean_of_known(alike, axis=0), draws=draws)),
     }
     if masks is not None:
         inside, total = energy_of(maps_Bhw, boxes_B4, masks)

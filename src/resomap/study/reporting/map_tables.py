@@ -5,18 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from resomap.metrics.consistency import AS_RESEEDING, BETTER, LEAST_SEEDS, MORE, NOT_REPEATABLE, ONE_SEED
+from resomap.metrics.consistency import LEAST_SEEDS, verdict_cell
 from resomap.report.html import Table, cell, interval_cell
 from resomap.study.load import Study
 from resomap.study.reporting.captions import on, title
-
-_SHORT = {
-    AS_RESEEDING: "as a new seed",
-    MORE: "more than a new seed",
-    BETTER: "less than a new seed",
-    NOT_REPEATABLE: "seeds disagree: no answer",
-    ONE_SEED: "one seed: no ceiling",
-}
 
 
 def consistency_table(study: Study) -> Table | None:
@@ -34,7 +26,7 @@ def consistency_table(study: Study) -> Table | None:
             interval_cell(r["ceiling"], digits=2),
             interval_cell(r["consistency"], digits=2),
             interval_cell(right.get(_pair(r)), digits=2),
-            _SHORT.get(r["verdict"], r["verdict"]),
+            verdict_cell(r["verdict"]),
         ]
         for r in lead
         if r["subset"] == "all"
