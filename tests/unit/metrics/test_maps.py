@@ -10,8 +10,10 @@ from resomap.metrics import maps as measures
 from resomap.metrics.consistency import (
     AS_RESEEDING,
     LEAST_GAP,
+    MORE,
     NOT_REPEATABLE,
     ONE_SEED,
+    TOO_FEW,
     consistency,
     verdict_cell,
     verdict_sentence,
@@ -226,7 +228,7 @@ def test_consistency_is_zero_for_unrelated_maps(seeds: int) -> None:
         found = consistency(maps, 224, 384, draws=300)
         values.append(found.consistency.value)
         covered += found.consistency.low <= 0 <= found.consistency.high
-        assert found.verdict == "changing the resolution changes the explanation more than reseeding does"
+        assert found.verdict == MORE
     assert abs(np.mean(values)) < 0.03
     assert covered >= 9
 
@@ -271,7 +273,7 @@ def test_images_with_empty_maps_do_not_count(similarity: str, seeds: int) -> Non
         for m in of.values():
             m[1:] = 0
     found = consistency(maps, 32, 64, similarity=similarity, draws=50)
-    assert (found.images, found.verdict, found.cross.value) == (1, "fewer than two images to compare", None)
+    assert (found.images, found.verdict, found.cross.value) == (1, TOO_FEW, None)
 
 
 def test_only_the_images_asked_for_are_compared() -> None:
