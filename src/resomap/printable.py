@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 _SECRETS = "password|passwd|pwd|token|secret|api[_-]?key|access[_-]?key|credential|signature|authorization"
 
@@ -18,10 +18,13 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def listed(names: Sequence[str], *, most: int = 5) -> str:
-    """'ants, bees'; 'a, b, c, d, e and 3 more'."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(printable(name) for name in names[:most]) + more
+def listed(names: Iterable[object], *, most: int = 5, separator: str = ", ") -> str:
+    """'ants, bees'; 'a, b, c, d, e and 3 more'; with semicolons 'a: 1, 2; b: 3; and 1,200 more'."""
+    every = list(names)
+    shown = separator.join(printable(name) for name in every[:most])
+    if len(every) <= most:
+        return shown
+    return f"{shown}{' ' if separator == ', ' else separator}and {len(every) - most:,} more"
 
 
 def without_secrets(text: str) -> str:

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
 from resomap.data.audit import AuditReport, CopyGroup
-from resomap.printable import printable
+from resomap.printable import listed, printable
 
 _WIDTH = 80
 _NAME_WIDTH = 30
@@ -107,10 +107,8 @@ def _groups(title: str, groups: Sequence[CopyGroup]) -> list[str]:
     plural = "s" if len(groups) > 1 else ""
     lines = [f"{title}: {f'{len(groups):,} group{plural}, {images:,} images' if groups else 'none'}"]
     for group in groups[:_GROUPS_SHOWN]:
-        ids = ", ".join(printable(image_id) for image_id in group.image_ids[:_IDS_SHOWN])
-        more = len(group.image_ids) - _IDS_SHOWN
         kind = "identical" if group.identical else "near-identical"
-        lines.append(f"  {kind}: {ids}{f' and {more:,} more' if more > 0 else ''}")
+        lines.append(f"  {kind}: {listed(group.image_ids, most=_IDS_SHOWN)}")
     if len(groups) > _GROUPS_SHOWN:
         lines.append(f"  and {len(groups) - _GROUPS_SHOWN:,} more groups")
     return lines

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from resomap.errors import DatasetError
-from resomap.printable import printable
+from resomap.printable import listed, printable
 from resomap.records import ImageRecord
 
 SPLITS: tuple[str, ...] = ("train", "val", "test")
@@ -206,8 +206,7 @@ def _notes(scan: _Scan) -> tuple[str, ...]:
 
 
 def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(printable(_text(name)) for name in names[:_SHOWN]) + more
+    return listed(map(_text, names), most=_SHOWN)
 
 
 def _entries(folder: str | Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:

@@ -7,8 +7,11 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 from resomap.errors import DatasetError
-from resomap.printable import counted, printable
+from resomap.printable import counted, listed, printable
 from resomap.records import ImageRecord
+
+_SHOWN = 10
+"""Classes named in a message."""
 
 
 def split_images(
@@ -70,7 +73,7 @@ def check_splittable(
     if short:
         raise DatasetError(
             f"a split into train, {' and '.join(sorted(fractions))} needs {needed} images of each class; "
-            f"{_listed(short)}; add images, remove the class, or bring split folders of your own"
+            f"{listed(short, most=_SHOWN)}; add images, remove the class, or bring split folders of your own"
         )
 
 
@@ -139,10 +142,5 @@ def _check(placed: Mapping[str, list[_Unit]], *, class_names: Sequence[str]) -> 
         ]
         raise DatasetError(
             "copies of an image must stay in one split, and too few different images are left in "
-            f"{_listed(lines)}; add images, or bring your own split folders"
+            f"{listed(lines, most=_SHOWN)}; add images, or bring your own split folders"
         )
-
-
-def _listed(items: list[str], *, limit: int = 10) -> str:
-    more = f" and {len(items) - limit} more" if len(items) > limit else ""
-    return ", ".join(items[:limit]) + more

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from resomap.config.load import differences
+from resomap.printable import listed
 from resomap.profiling.report import AT_LEAST, PRECISIONS
 from resomap.records import RunRecord
 from resomap.report.html import Table, cell
@@ -130,8 +131,8 @@ def memory_table(study: Study) -> Table:
     caption = f"Operations of one image, and memory: predicted beside measured{_steps(study)}"
     others = next((lines for _, lines in times if lines), None)
     if others:
-        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-        caption += f". Times planned for other settings are left out (planned -> run: {'; '.join(others[:3])}{more})"
+        told = listed(others, most=3, separator="; ")
+        caption += f". Times planned for other settings are left out (planned -> run: {told})"
     return Table(caption, columns, rows)
 
 

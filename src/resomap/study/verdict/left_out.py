@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from resomap.printable import counted
+from resomap.printable import counted, listed
 from resomap.study.load import Study
-from resomap.study.runs import some_of
 
 
 def left_out(study: Study) -> Iterator[str]:
@@ -30,7 +29,8 @@ def _unfinished(study: Study) -> Iterator[str]:
         ):
             options[f"{cell.model} @{cell.resolution}"] = None
     for state, cells in sorted(states.items()):
-        yield f"{counted(len(cells), 'run')} {state} and not assessed (`resomap status` says more): {some_of(cells)}"
+        runs = f"{counted(len(cells), 'run')} {state} and not assessed"
+        yield f"{runs} (`resomap status` says more): {listed(cells, most=6)}"
     if options:
         yield f"left out, since no run of them is finished: {', '.join(options)}"
 

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from resomap.printable import counted
+from resomap.printable import counted, listed
 from resomap.records import Cell
 from resomap.study import build
 from resomap.study.context import StudyContext
-from resomap.study.runs import some_of
 
 if TYPE_CHECKING:
     from resomap.data.pyramid import ImageStore
@@ -64,7 +63,7 @@ def _few_seeds(cells: Iterable[Cell]) -> Iterator[str]:
         seeds[option] = seeds.get(option, 0) + 1
     few = [option for option, count in seeds.items() if count < 3]
     if few:
-        where = f" of {some_of(few)}" if len(few) < len(seeds) else ""
+        where = f" of {listed(few, most=6)}" if len(few) < len(seeds) else ""
         yield f"fewer than 3 seeds{where}: differences between resolutions may be chance"
 
 
