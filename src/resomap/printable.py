@@ -18,6 +18,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+def precision_name(precision: str) -> str:
+    """'float32' of what settings call 'no'; 'bf16' and 'fp16' as they are."""
+    return "float32" if precision == "no" else precision
+
+
 def listed(names: Iterable[object], *, most: int = 5, separator: str = ", ") -> str:
     """'ants, bees'; 'a, b, c, d, e and 3 more'; with semicolons 'a: 1, 2; b: 3; and 1,200 more'."""
     every = list(names)

@@ -99,6 +99,12 @@ class Cell:
         return f"{self.model} @{self.resolution} seed {self.seed}"
 
 
+AS_TRAINED, BATCH_NORM, HEAD = "as_trained", "bn_reestimated", "head_finetuned"
+WEIGHTS = (AS_TRAINED, BATCH_NORM, HEAD)
+"""Weights under which a run is evaluated: its own, with BatchNorm's statistics of the test size, and with the head
+trained on at it too."""
+
+
 @dataclass(frozen=True, slots=True)
 class Condition:
     """How a run is evaluated (DESIGN: condition)."""
@@ -106,7 +112,8 @@ class Condition:
     split: str
     input_resolution: int
     information_resolution: int
-    weights: str = "as_trained"
+    weights: str = AS_TRAINED
+    """One of WEIGHTS."""
 
     @property
     def name(self) -> str:

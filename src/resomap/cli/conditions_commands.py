@@ -26,11 +26,12 @@ def matrix(
     ] = "as_trained,bn_reestimated",
 ) -> None:
     """Evaluate every run at every resolution, and on images of less detail."""
+    from resomap.records import WEIGHTS
     from resomap.study import build
     from resomap.study.cross_resolution import run_conditions
     from resomap.study.load import load_study
     from resomap.study.status import missing_runs_first
-    from resomap.study.verdict.gain import WEIGHTS, detail_rows, matrix_tables
+    from resomap.study.verdict.gain import detail_rows, matrix_tables
 
     kinds = [kind.strip() for kind in weights.split(",")]
     unknown = [kind for kind in kinds if kind not in WEIGHTS]

@@ -24,7 +24,7 @@ from resomap.cli.options import (
 )
 from resomap.cli.run_commands import sweep_config
 from resomap.cli.tables import print_table
-from resomap.printable import counted, printable
+from resomap.printable import counted, precision_name, printable
 
 if TYPE_CHECKING:
     from resomap.study.costs.disk import DiskForecast
@@ -72,7 +72,7 @@ def print_forecast(forecast: StudyForecast) -> None:
         [
             cell.model,
             str(cell.resolution),
-            cell.precision.replace("no", "fp32"),
+            precision_name(cell.precision),
             f"{cell.macs / 1e9:.3f}",
             f"{cell.parameters / 1e6:.2f}",
             f"{cell.inference_mib:.0f}",

@@ -29,7 +29,6 @@ import numpy as np
 
 from resomap.data import acuity_signal as signal
 from resomap.data.acuity_render import (
-    SPLITS,
     AcuityImage,
     AcuitySpec,
     describe,
@@ -38,6 +37,7 @@ from resomap.data.acuity_render import (
     tint_mask,
 )
 from resomap.data.acuity_theory import ideal_accuracy, ideal_dprime
+from resomap.data.folder import SPLITS
 from resomap.errors import DatasetError
 from resomap.lease import Leases
 from resomap.printable import printable

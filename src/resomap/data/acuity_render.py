@@ -14,12 +14,12 @@ import numpy as np
 
 from resomap.data import acuity_signal as signal
 from resomap.data.acuity_theory import IdealObserver
+from resomap.data.folder import SPLITS
 from resomap.data.randomness import derive_seed, generator
 from resomap.errors import DatasetError, is_number, is_whole
 
 _ROWS = 32
 """Rows of background made at a time: they stay in the cache."""
-SPLITS = ("train", "val", "test")
 TINT_CONTRAST = 0.15
 """Length of the shortcut's colour vector at the spot's centre, grey values 0..1."""
 

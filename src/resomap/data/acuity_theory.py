@@ -28,16 +28,11 @@ import numpy as np
 from PIL import Image
 
 from resomap.data import acuity_signal as signal
+from resomap.data.resize import KERNELS
 from resomap.errors import ConfigError, is_number, is_whole
 
 PLACEMENTS = 128
 
-_KERNELS = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-    "box": Image.Resampling.BOX,
-}
 _CHANNELS = 3
 _DRAWS = 1024
 
@@ -185,12 +180,12 @@ def resize_matrix(size: int, resolution: int, kernel: str) -> np.ndarray:
     Raises:
         ConfigError: unknown kernel, or a resolution below 1.
     """
-    if kernel not in _KERNELS:
-        raise ConfigError(f"resize kernel: expected one of {', '.join(_KERNELS)}, got {kernel!r}")
+    if kernel not in KERNELS:
+        raise ConfigError(f"resize kernel: expected one of {', '.join(KERNELS)}, got {kernel!r}")
     if resolution < 1:
         raise ConfigError(f"resolution: expected 1 or more pixels, got {resolution}")
     impulses = Image.fromarray(np.eye(size, dtype=np.float32))
-    matrix = np.asarray(impulses.resize((size, resolution), _KERNELS[kernel]), dtype=np.float64)
+    matrix = np.asarray(impulses.resize((size, resolution), KERNELS[kernel]), dtype=np.float64)
     matrix.flags.writeable = False
     return matrix
 

@@ -18,7 +18,7 @@ from resomap.data.resize import to_square
 from resomap.errors import ConfigError
 from resomap.explainability.attribution import Attribution, Targets, as_targets
 from resomap.explainability.methods import METHODS, explain
-from resomap.explainability.overlay import colour_map, overlay, resized_map
+from resomap.explainability.overlay import colour_map, overlay, resized_map, top_value
 from resomap.models.devices import present_device
 from resomap.models.pretrained import IMAGENET_MEAN, IMAGENET_STD
 from resomap.models.target_layers import check_module
@@ -283,7 +283,7 @@ def _figure(
     axes[0].set_title(f"class explained: {name(found[0].target)}", fontsize=8, parse_math=False)
     for position, one in enumerate(found):
         heat, over = axes[1 + 2 * position], axes[2 + 2 * position]
-        top = float(np.percentile(one.map_hw, 99)) or float(one.map_hw.max()) or 1.0
+        top = top_value(one.map_hw) or 1.0
         heat.imshow(colour_map(resized_map(one.map_hw, side, side) / top))
         heat.set_title(f"{method.replace('_', ' ')}, {one.resolution} px", fontsize=8)
         over.imshow(overlay(square, one.map_hw))

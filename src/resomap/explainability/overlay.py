@@ -10,6 +10,13 @@ from PIL import Image
 
 COLOUR_MAP = "inferno"
 """Perceptually uniform, and rising in grey."""
+TOP = 99
+"""Percentile of a heat map that gets the full colour: single pixels would leave the rest dark."""
+
+
+def top_value(map_hw: np.ndarray) -> float:
+    """The map's value that gets the full colour: its 99th percentile, its largest where that is 0."""
+    return float(np.percentile(map_hw, TOP)) or float(np.max(map_hw))
 
 
 def colour_map(values_HW: np.ndarray) -> np.ndarray:
@@ -34,7 +41,7 @@ def overlay(image_HW3: np.ndarray, map_hw: np.ndarray, *, top: float | None = No
         opacity: of the full colour.
     """
     height, width = image_HW3.shape[:2]
-    largest = (float(np.percentile(map_hw, 99)) or float(np.max(map_hw))) if top is None else top
+    largest = top_value(map_hw) if top is None else top
     share = np.clip(resized_map(map_hw, height, width) / largest, 0, 1) if largest > 0 else np.zeros((height, width))
     grey = np.asarray(image_HW3, dtype=np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     weight = opacity * np.sqrt(share)[..., None]

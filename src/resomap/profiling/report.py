@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from resomap.printable import counted
+from resomap.printable import counted, precision_name
 
 if TYPE_CHECKING:
     from resomap.profiling.records import ProfileRecord
 
-PRECISIONS = {"no": "float32"}
 AT_LEAST = {True: "at least ", False: ""}
 FREED = {True: ", freed memory kept", False: ""}
 
@@ -77,7 +76,7 @@ def profiling_report(records: Sequence[ProfileRecord]) -> str:
         ]
         lines += ["", *_aligned([head, *rows])]
     memory = first.training_memory
-    precision = PRECISIONS.get(memory.precision, memory.precision)
+    precision = precision_name(memory.precision)
     lines.append(f"memory: {memory.method}, training with {counted(memory.batch, 'image')} in {precision}")
     where: dict[str, list[str]] = {}
     for r in records:

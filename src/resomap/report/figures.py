@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from resomap.explainability.overlay import COLOUR_MAP, top_value
 from resomap.metrics.classification import metric_name
 from resomap.report.style import line_style, paper_style
 
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-HEAT = "inferno"
-TOP = 99
-"""Percentile of a heat map that gets the full colour: single pixels would leave the rest dark."""
 _WIDTH = 3.4
 _PAGE = 7.1
 _PANELS = 3
@@ -215,9 +213,8 @@ def gallery_figure(rows: Sequence[Sequence[Panel]], *, titles: Sequence[str], no
         grid = figure.subplots(len(rows), columns, squeeze=False)
         for row_axes, row in zip(grid, rows, strict=True):
             for axes, panel in zip(row_axes, row, strict=True):
-                top = float(np.percentile(panel.picture, TOP)) or float(panel.picture.max()) or 1.0
-                options: dict[str, Any] = {} if panel.picture.ndim == 3 else {"cmap": HEAT, "vmin": 0.0, "vmax": top}
-                axes.imshow(panel.picture, interpolation="nearest", **options)
+                heat = {"cmap": COLOUR_MAP, "vmin": 0.0, "vmax": top_value(panel.picture) or 1.0}
+                axes.imshow(panel.picture, interpolation="nearest", **({} if panel.picture.ndim == 3 else heat))
                 axes.set_xticks([])
                 axes.set_yticks([])
                 axes.grid(False)
@@ -226,9 +223,13 @@ def gallery_figure(rows: Sequence[Sequence[Panel]], *, titles: Sequence[str], no
         for axes, title in zip(grid[0], titles, strict=True):
             axes.set_title(title, fontsize=7)
         bar = figure.colorbar(
-            ScalarMappable(cmap=HEAT), ax=grid.ravel().tolist(), orientation="horizontal", fraction=0.02, pad=0.01,
+            ScalarMappable(cmap=COLOUR_MAP),
+            ax=grid.ravel().tolist(),
+            orientation="horizontal",
+            fraction=0.02,
+            pad=0.01,
             aspect=60,
-        )  # fmt: skip
+        )
         bar.set_ticks([0, 1], labels=["0", "99th percentile"])
         bar.set_label(note, fontsize=6)
         return figure

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from resomap.errors import StorageError, StudyError
 from resomap.layout import TUNING_LEASE, StudyLayout
-from resomap.printable import printable
+from resomap.printable import precision_name, printable
 from resomap.records import Cell, TunedSettings
 from resomap.serialize import digest, package_version, plain, provenance, read_json, write_json
 from resomap.study import build
@@ -266,7 +266,7 @@ def _choice(entry: Mapping[str, Any], path: Path) -> TunedSettings:
 def _in_words(model: str, choice: TunedSettings, options: Options) -> str:
     """'autotune: resnet18: bf16, NHWC, micro-batch 16 of 32, 2.1 times as fast as untuned'"""
     formats = {"NHWC" if last else "NCHW" for last in choice.channels_last.values()}
-    precision = "fp32" if choice.precision == "no" else choice.precision
+    precision = precision_name(choice.precision)
     words = f"autotune: {model}: {precision}, {' and '.join(sorted(formats, reverse=True))}"
     words += f", micro-batch {choice.micro_batch} of {options.micro_batches[0]}"
     return words + (f", {choice.gain:.2f} times as fast as untuned" if choice.gain > 1 else "")

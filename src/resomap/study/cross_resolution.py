@@ -23,13 +23,12 @@ from resomap.evaluation.store import write_predictions
 from resomap.models.checkpoints import Checkpoint, load_checkpoint
 from resomap.models.folding import for_inference
 from resomap.models.resolutions import takes_here
-from resomap.records import Condition, ImageDataset, Predictions
+from resomap.records import AS_TRAINED, HEAD, WEIGHTS, Condition, ImageDataset, Predictions
 from resomap.serialize import check_writable
 from resomap.study import build
 from resomap.study.load import Study
 from resomap.study.same_images import open_images
 from resomap.study.same_settings import check_settings, config_of_run
-from resomap.study.verdict.gain import AS_TRAINED, HEAD, WEIGHTS
 
 Progress = Callable[[str], None]
 

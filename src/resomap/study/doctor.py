@@ -16,7 +16,7 @@ import torch
 
 from resomap.errors import DeviceError, ResoMapError
 from resomap.models.registry import build_model
-from resomap.printable import counted
+from resomap.printable import counted, precision_name
 from resomap.serialize import package_version, write_text
 from resomap.training.device import resolve_precision, select_device
 
@@ -91,7 +91,7 @@ def _precisions(device: str) -> str:
             resolve_precision(name, chosen)
         except DeviceError:
             continue
-        shown = "float32" if name == "no" else name
+        shown = precision_name(name)
         found.append(f"{shown} (default)" if name == default else shown)
     return ", ".join(found)
 

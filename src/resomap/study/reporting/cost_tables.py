@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from resomap.config.load import differences
-from resomap.printable import listed
-from resomap.profiling.report import AT_LEAST, PRECISIONS
+from resomap.printable import listed, precision_name
+from resomap.profiling.report import AT_LEAST
 from resomap.records import RunRecord
 from resomap.report.html import Table, cell
 from resomap.study.costs.circumstances import circumstances
@@ -142,7 +142,7 @@ def _steps(study: Study) -> str:
         return ""
     steps = [p["training_memory"] for p in study.profiles]
     methods = " or ".join(dict.fromkeys(step["method"].removeprefix("measured ") for step in steps))
-    precisions = " or ".join(dict.fromkeys(PRECISIONS.get(step["precision"], step["precision"]) for step in steps))
+    precisions = " or ".join(dict.fromkeys(precision_name(step["precision"]) for step in steps))
     return (
         f" ({methods}). Inference: one image, in float32. Training: one update in {precisions}, of so many images as "
         "column training batch says: fewer than the study's updates have where a step takes long"

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from resomap.profiling.latency import BATCH_1
+from resomap.records import BATCH_NORM, HEAD
 from resomap.report.html import curve_trace, heat_map, level_line, line_trace, sides_axis
 from resomap.study.costs.cost import common_mode, timed_as
 from resomap.study.load import Study
@@ -52,8 +53,8 @@ def _compared(study: Study, options: Sequence[Mapping[str, Any]]) -> dict[tuple[
 
 
 REPAIRED = {
-    "bn_reestimated": "BatchNorm statistics estimated anew at the test size",
-    "head_finetuned": "head and BatchNorm trained on at the test size",
+    BATCH_NORM: "BatchNorm statistics estimated anew at the test size",
+    HEAD: "head and BatchNorm trained on at the test size",
 }
 """How networks were adapted, for people."""
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from resomap.printable import printable
-from resomap.profiling.report import PRECISIONS
+from resomap.printable import precision_name, printable
 from resomap.report.html import Table
 from resomap.study.load import Study
 
@@ -29,7 +28,7 @@ def _precision(study: Study) -> str:
     models: dict[str, list[str]] = {}
     for run in study.runs:
         name = str(run.provenance.get("precision", "not stored"))
-        models.setdefault(PRECISIONS.get(name, name), []).append(run.cell.model)
+        models.setdefault(precision_name(name), []).append(run.cell.model)
     if len(models) == 1:
         return next(iter(models))
     return "; ".join(f"{precision}: {', '.join(dict.fromkeys(names))}" for precision, names in models.items())

@@ -21,12 +21,9 @@ import numpy as np
 from resomap.analysis.statistics.intervals import difference_estimate, seed_prior
 from resomap.analysis.statistics.pseudo import heaviest_image, pseudo_values
 from resomap.analysis.statistics.seed_variance import SeedPrior
-from resomap.records import Cell, Condition
+from resomap.records import AS_TRAINED, Cell, Condition
 from resomap.serialize import plain
 from resomap.study.load import Study
-
-AS_TRAINED, BATCH_NORM, HEAD = "as_trained", "bn_reestimated", "head_finetuned"
-WEIGHTS = (AS_TRAINED, BATCH_NORM, HEAD)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

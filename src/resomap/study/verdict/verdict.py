@@ -12,11 +12,12 @@ from resomap.analysis.records import Budget, Option, Recommendation
 from resomap.analysis.tradeoff import hypervolume, knee, pareto_front
 from resomap.errors import StudyError
 from resomap.profiling.latency import BATCH_1
+from resomap.records import AS_TRAINED, WEIGHTS
 from resomap.serialize import plain, write_json, write_text
 from resomap.study.costs.cost import check_same_hardware, common_mode, profile_command, timed_as
 from resomap.study.load import Study
 from resomap.study.verdict import evidence
-from resomap.study.verdict.gain import AS_TRAINED, WEIGHTS, class_detail_rows, detail_rows, matrix_tables
+from resomap.study.verdict.gain import class_detail_rows, detail_rows, matrix_tables
 from resomap.study.verdict.result_warnings import warnings_of
 
 
