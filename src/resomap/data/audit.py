@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,9 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from resomap.data.decode import MAX_PIXELS, decode_rgb
-from resomap.data.duplicates import near_groups
+from resomap.data.duplicates import copy_groups
 from resomap.data.hashes import content_hashes
-from resomap.data.signatures import Signature, signature
+from resomap.data.signatures import (
+    Signature,
+    remember_signatures,
+    remembered_signatures,
+    signature,
+    signature_index,
+)
 from resomap.errors import BadImageError, ConfigError, is_whole
 from resomap.records import BadFile, ImageDataset, ImageRecord
 
@@ -83,7 +88,7 @@ def audit_dataset(
 
     Args:
         resolutions: sides in pixels for which upsampling is counted.
-        cache_dir: where content hashes are remembered.
+        cache_dir: where content hashes and signatures are remembered.
         max_pixels: larger images are bad files.
         workers: decoding threads; None: one a core.
         progress: called with (images done, images in all).
@@ -95,8 +100,12 @@ def audit_dataset(
             raise ConfigError(f"resolutions: expected whole numbers of pixels from 1, got {side!r}")
     records = [record for split in dataset.splits.values() for record in split]
     hashes = content_hashes(records, cache_dir=cache_dir)
-    looks, bad_files = _look_at(records, max_pixels=max_pixels, workers=workers, progress=progress)
+    index = signature_index(records[0], cache_dir=cache_dir)
+    known = remembered_signatures(index)
+    looks, bad_files = _look_at(records, hashes, known, max_pixels=max_pixels, workers=workers, progress=progress)
     good = [record for record in records if record.image_id in looks]
+    signatures = {hashes[record.image_id]: looks[record.image_id].signature for record in good}
+    remember_signatures(signatures, index=index)
     sizes_N2 = np.array([(looks[r.image_id].height, looks[r.image_id].width) for r in good]).reshape(-1, 2)
     short_N, long_N = sizes_N2.min(axis=1), sizes_N2.max(axis=1)
     lost_N = 1 - short_N / long_N
@@ -115,26 +124,33 @@ def audit_dataset(
         crop_loss={"mean": float(lost_N.mean()), "p95": float(np.quantile(lost_N, 0.95))} if good else {},
         upsampled_share={r: float((short_N < r).mean()) for r in sorted(resolutions)} if good else {},
         bad_files=tuple(bad_files),
-        copies=_copies(dataset, good, hashes, looks),
+        copies=_copies(dataset, good, hashes, signatures),
         notes=dataset.notes,
     )
 
 
 def _look_at(
     records: Sequence[ImageRecord],
+    hashes: Mapping[str, str],
+    known: Mapping[str, Signature],
     *,
     max_pixels: int,
     workers: int | None,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[dict[str, _Look], list[BadFile]]:
-    """image_id -> look at each readable image, and the bad files in order."""
+    """image_id -> look at each readable image, and the bad files in order.
+
+    Args:
+        hashes: image_id -> hash of the file's content.
+        known: content hash -> signature, of those that need not be computed.
+    """
 
     def look(record: ImageRecord) -> _Look | BadFile:
         try:
             image = decode_rgb(record.path, max_pixels=max_pixels)
         except BadImageError as error:
             return BadFile(str(record.path), error.reason)
-        return _Look(image.height, image.width, signature(image))
+        return _Look(image.height, image.width, known.get(hashes[record.image_id]) or signature(image))
 
     looks, bad_files = {}, []
     with ThreadPoolExecutor(max_workers=workers or os.cpu_count()) as pool:
@@ -180,24 +196,17 @@ def _copies(
     dataset: ImageDataset,
     records: Sequence[ImageRecord],
     hashes: Mapping[str, str],
-    looks: Mapping[str, _Look],
+    signatures: Mapping[str, Signature],
 ) -> tuple[CopyGroup, ...]:
-    by_content: dict[str, list[str]] = defaultdict(list)
-    for record in records:
-        by_content[hashes[record.image_id]].append(record.image_id)
-    near = near_groups({key: looks[ids[0]].signature for key, ids in by_content.items()})
-    joined = {key for keys in near for key in keys}
-    groups = [(False, [image_id for key in keys for image_id in by_content[key]]) for keys in near]
-    groups += [(True, ids) for key, ids in by_content.items() if len(ids) > 1 and key not in joined]
     split_of = {r.image_id: split for split, rs in dataset.splits.items() for r in rs}
-    class_of = {r.image_id: dataset.class_names[r.label] for r in records}
+    _, groups = copy_groups(records, hashes, signatures)
     found = [
         CopyGroup(
-            identical=identical,
-            image_ids=tuple(ids),
-            splits=tuple(split for split in dataset.splits if split in {split_of[i] for i in ids}),
-            class_names=tuple(sorted({class_of[i] for i in ids})),
+            identical=len({hashes[r.image_id] for r in group}) == 1,
+            image_ids=tuple(r.image_id for r in group),
+            splits=tuple(split for split in dataset.splits if split in {split_of[r.image_id] for r in group}),
+            class_names=tuple(sorted({dataset.class_names[r.label] for r in group})),
         )
-        for identical, ids in groups
+        for group in groups
     ]
     return tuple(sorted(found, key=lambda g: (-len(g.splits), -len(g.class_names), g.image_ids)))

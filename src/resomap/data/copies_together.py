@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from resomap.data.duplicates import near_groups
-from resomap.data.hashes import content_hashes, index_path
-from resomap.data.signatures import read_signatures
+from resomap.data.duplicates import copy_groups
+from resomap.data.hashes import content_hashes
+from resomap.data.signatures import read_signatures, signature_index
 from resomap.data.split import check_splittable, split_images
 from resomap.errors import DatasetError
 from resomap.records import ImageRecord
@@ -50,18 +50,10 @@ def _copies(
 ) -> tuple[list[list[ImageRecord]], list[list[ImageRecord]]]:
     """Groups of byte-identical images, and the same groups grown by near-identical ones."""
     hashes = content_hashes(records, cache_dir=cache_dir)
-    by_content: dict[str, list[ImageRecord]] = {}
+    paths: dict[str, Path] = {}
     for record in records:
-        by_content.setdefault(hashes[record.image_id], []).append(record)
-    signatures = read_signatures(
-        {key: same[0].path for key, same in by_content.items()},
-        index=index_path(records[0], cache_dir=cache_dir).with_suffix(".npz"),
-    )
-    linked = near_groups(signatures)
-    joined = {key for keys in linked for key in keys}
-    exact = {key: same for key, same in by_content.items() if len(same) > 1}
-    near = [[record for key in keys for record in by_content[key]] for keys in linked]
-    return list(exact.values()), near + [same for key, same in exact.items() if key not in joined]
+        paths.setdefault(hashes[record.image_id], record.path)
+    return copy_groups(records, hashes, read_signatures(paths, index=signature_index(records[0], cache_dir=cache_dir)))
 
 
 def _try_split(

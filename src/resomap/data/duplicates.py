@@ -18,6 +18,7 @@ from itertools import combinations, pairwise
 import numpy as np
 
 from resomap.data.signatures import Signature
+from resomap.records import ImageRecord
 
 MAX_DIFFERENT_BITS = 7
 MIN_CORRELATION = 0.98
@@ -41,6 +42,25 @@ def near_groups(signatures: Mapping[str, Signature]) -> list[list[str]]:
     for key, label in zip(keys, _merged(labels, waiting).tolist(), strict=True):
         groups[label].append(key)
     return [group for group in groups.values() if len(group) > 1]
+
+
+def copy_groups(
+    records: Sequence[ImageRecord], hashes: Mapping[str, str], signatures: Mapping[str, Signature]
+) -> tuple[list[list[ImageRecord]], list[list[ImageRecord]]]:
+    """(groups of byte-identical images, the same groups grown and joined by near-identical ones).
+
+    Args:
+        hashes: image_id -> hash of the file's content.
+        signatures: content hash -> signature, of those that can be decoded.
+    """
+    by_content: dict[str, list[ImageRecord]] = {}
+    for record in records:
+        by_content.setdefault(hashes[record.image_id], []).append(record)
+    linked = near_groups({key: signatures[key] for key in by_content if key in signatures})
+    joined = {key for keys in linked for key in keys}
+    exact = {key: same for key, same in by_content.items() if len(same) > 1}
+    near = [[record for key in keys for record in by_content[key]] for keys in linked]
+    return list(exact.values()), near + [same for key, same in exact.items() if key not in joined]
 
 
 def _merged(labels: np.ndarray, pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:

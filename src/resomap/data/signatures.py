@@ -14,7 +14,9 @@ import numpy as np
 from PIL import Image
 
 from resomap.data.decode import decode_rgb
+from resomap.data.hashes import index_path
 from resomap.errors import BadImageError, StorageError
+from resomap.records import ImageRecord
 from resomap.serialize import DAMAGE, check_unpacked, write_atomic
 
 _FORMAT = 1
@@ -49,6 +51,11 @@ def signature(image: Image.Image) -> Signature:
     )
 
 
+def signature_index(record: ImageRecord, *, cache_dir: Path) -> Path:
+    """Where the signatures of this image's data set are remembered."""
+    return index_path(record, cache_dir=cache_dir).with_suffix(".npz")
+
+
 def read_signatures(
     paths: Mapping[str, Path], *, index: Path, progress: Callable[[int, int], None] | None = None
 ) -> dict[str, Signature]:
@@ -60,7 +67,7 @@ def read_signatures(
     Returns:
         content hash -> signature; files that cannot be decoded are left out.
     """
-    known = _load(index)
+    known = remembered_signatures(index)
     missing = {key: path for key, path in paths.items() if key not in known}
     if missing:
         _logger.info("comparing %d images to find copies", len(missing))
@@ -72,8 +79,7 @@ def read_signatures(
                 if progress is not None:
                     progress(done, len(missing))
         known |= fresh
-        if fresh:
-            _save(index, known)
+        remember_signatures(fresh, index=index)
     return {key: known[key] for key in paths if key in known}
 
 
@@ -84,7 +90,8 @@ def _read(path: Path) -> Signature | None:
         return None
 
 
-def _load(index: Path) -> dict[str, Signature]:
+def remembered_signatures(index: Path) -> dict[str, Signature]:
+    """All signatures of the index by content hash; none where it is missing or damaged."""
     try:
         with open(index, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
             check_unpacked(stored, most_bytes=_LARGEST_BYTES)
@@ -99,11 +106,16 @@ def _load(index: Path) -> dict[str, Signature]:
         return {}
 
 
-def _save(index: Path, signatures: Mapping[str, Signature]) -> None:
-    values = list(signatures.values())
+def remember_signatures(signatures: Mapping[str, Signature], *, index: Path) -> None:
+    """Add signatures by content hash to the index; a warning where they cannot be written."""
+    known = remembered_signatures(index) if signatures else {}
+    if signatures.keys() <= known.keys():
+        return
+    known |= signatures
+    values = list(known.values())
     columns: dict[str, Any] = {
         "format": np.array(_FORMAT),
-        "keys": np.array(list(signatures)),
+        "keys": np.array(list(known)),
         "bits": np.array([s.bits for s in values], dtype=np.uint64),
         "grey": np.stack([s.grey for s in values]),
         "colour": np.stack([s.colour for s in values]),

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from resomap.data import audit
 from resomap.data.audit import AuditReport, CopyGroup, audit_dataset
 from resomap.data.audit_text import format_audit
+from resomap.data.hashes import content_hashes
+from resomap.data.signatures import read_signatures, signature_index
 from resomap.data.sources import open_dataset
-from resomap.records import BadFile
+from resomap.records import BadFile, ImageRecord
 from resomap.serialize import plain, to_json
 
 
@@ -27,6 +30,10 @@ def scene(path: Path, seed: int, width: int, height: int) -> Image.Image:
 def audited(root: Path, cache: Path, **options: object) -> AuditReport:
     dataset = open_dataset(root, cache_dir=cache)
     return audit_dataset(dataset, resolutions=(64, 32), cache_dir=cache, **options)
+
+
+def records_of(root: Path, cache: Path) -> list[ImageRecord]:
+    return [record for split in open_dataset(root, cache_dir=cache).splits.values() for record in split]
 
 
 @pytest.fixture
@@ -92,6 +99,18 @@ def test_audit_finds_copies_across_splits_and_classes(pets, tmp_path):
         CopyGroup(True, ("train/cat/1.png", "train/dog/also.png"), ("train",), ("cat", "dog")),
         CopyGroup(False, ("train/cat/2.png", "train/cat/large.png"), ("train",), ("cat",)),
     )
+
+
+def test_audit_and_split_share_what_copies_are_recognised_by(pets, tmp_path, monkeypatch):
+    (pets / "val" / "cat" / "same.png").write_bytes((pets / "train" / "cat" / "0.png").read_bytes())
+    cache = tmp_path / "cache"
+    first = audited(pets, cache)
+    monkeypatch.setattr(audit, "signature", lambda image: pytest.fail("computed again"))
+    assert audited(pets, cache).copies == first.copies
+    assert len(first.copies) == 1
+    paths = {key: Path("gone") for key in content_hashes(records_of(pets, cache), cache_dir=cache).values()}
+    index = signature_index(records_of(pets, cache)[0], cache_dir=cache)
+    assert read_signatures(paths, index=index).keys() == paths.keys()  # the files are not read
 
 
 def test_audit_of_nothing_readable_has_no_sizes(tmp_path):
