@@ -9,9 +9,10 @@ from PIL import Image
 from torchvision.transforms.v2 import functional
 
 from resomap.data import levels
-from resomap.data.augmentation import AugmentationSettings, draw_one
+from resomap.data.augmentation import AugmentationSettings, draw
 from resomap.data.colour import apply_map, channel_means, jitter_map, normalisation_map
 from resomap.data.pyramid import StoreSettings, open_store
+from resomap.data.randomness import image_keys
 from resomap.records import CropBox, ImageRecord
 
 FILTERS = {
@@ -93,7 +94,8 @@ def test_crop_is_close_to_pillow_on_the_original(tmp_path, kernel, mean, highest
     )
     for i, image in enumerate(originals):
         size_hw = (image.height, image.width)
-        box = draw_one(AugmentationSettings(), seed=0, epoch=0, image_id=records[i].image_id, size_hw=size_hw).box(0)
+        keys = image_keys([records[i].image_id])
+        box = draw(AugmentationSettings(), np.array([size_hw]), keys_B=keys, seed=0, epoch=0).box(0)
         for side in sides:
             ours = store.crop(i, box, side).astype(int)
             step = 2 ** levels.level_for(min(box.height * size_hw[0], box.width * size_hw[1]), side)

@@ -20,7 +20,6 @@ Legend: r resolution, n native side, N placements, C classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -35,19 +34,6 @@ PLACEMENTS = 128
 
 _CHANNELS = 3
 _DRAWS = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Expectation:
-    """What the ideal observer reaches at one resolution."""
-
-    resolution: int
-    dprime: dict[float, float]
-    """By band: root mean square d' between its two orientations."""
-    within_band: dict[float, float]
-    """By band: accuracy of telling its two orientations apart; chance is 0.5."""
-    overall: float
-    """Accuracy over all classes; chance is 1 / (2 x number of bands)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,27 +73,6 @@ class IdealObserver:
         0.2 %), which needs no images.
         """
         return _likeliest_accuracy(self.amplitude**2 * self._gram(resolution, self._classes()))
-
-    def smallest_sufficient(self, resolutions: Sequence[int], band: float, *, accuracy: float = 0.95) -> int | None:
-        """The smallest of `resolutions` at which `band` can be told apart with that accuracy; None: none.
-
-        This is the band's limit: the transition is steep but no step at twice its frequency, as the
-        patch has a bandwidth and the kernel a slope.
-        """
-        sufficient = (r for r in sorted(resolutions) if self.within_band(r, band) >= accuracy)
-        return next(sufficient, None)
-
-    def expect(self, resolutions: Sequence[int]) -> tuple[Expectation, ...]:
-        """The whole curve, by band and over all classes."""
-        return tuple(
-            Expectation(
-                resolution=resolution,
-                dprime={band: self.dprime(resolution, band) for band in self.bands},
-                within_band={band: self.within_band(resolution, band) for band in self.bands},
-                overall=self.overall(resolution),
-            )
-            for resolution in resolutions
-        )
 
     def _classes(self) -> tuple[tuple[float, str], ...]:
         return tuple((band, orientation) for band in self.bands for orientation in signal.ORIENTATIONS)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from resomap.data.randomness import image_keys, uniforms
+from resomap.data.randomness import uniforms
 from resomap.errors import ConfigError, is_number
 from resomap.records import CropBox
 
@@ -103,7 +103,7 @@ def draw(settings: AugmentationSettings, sizes_B2: np.ndarray, *, keys_B: np.nda
 
     Args:
         sizes_B2: native height and width in pixels.
-        keys_B: randomness.image_keys of the images.
+        keys_B: randomness.image_keys of the images; what is drawn for one does not depend on the others.
     """
     u = uniforms(keys_B, _FIXED_DRAWS + 2 * _TRIES, seed=seed, epoch=epoch)
     low, high = settings.blur_sigma
@@ -119,14 +119,6 @@ def draw(settings: AugmentationSettings, sizes_B2: np.ndarray, *, keys_B: np.nda
         angle=settings.rotation_degrees * (2 * u[:, 6] - 1),
         sigma=np.where(blurred, low + (high - low) * u[:, 8], 0.0),
     )
-
-
-def draw_one(
-    settings: AugmentationSettings, *, seed: int, epoch: int, image_id: str, size_hw: tuple[int, int]
-) -> Draws:
-    """The choices for a single image: the same as in any batch."""
-    keys = image_keys([image_id])
-    return draw(settings, np.array([size_hw]), keys_B=keys, seed=seed, epoch=epoch)
 
 
 def _factor(u_B: np.ndarray, strength: float) -> np.ndarray:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resomap.data.augmentation import AugmentationSettings, ResolutionAwareAugmentation, draw, draw_one
+from resomap.data.augmentation import AugmentationSettings, ResolutionAwareAugmentation, draw
 from resomap.data.randomness import image_keys
 from resomap.data.rotate_blur_hue import warp
 from resomap.errors import ConfigError
@@ -68,7 +68,7 @@ def test_draw_does_not_depend_on_batch_and_order(ids, random, epoch):
     chosen_keys = image_keys([ids[i] for i in order])
     apart = draw(EVERYTHING, sizes[order], keys_B=chosen_keys, seed=5, epoch=epoch)
     i = order[0]
-    alone = draw_one(EVERYTHING, seed=5, epoch=epoch, image_id=ids[i], size_hw=tuple(sizes[i]))
+    alone = draw(EVERYTHING, sizes[i : i + 1], keys_B=image_keys([ids[i]]), seed=5, epoch=epoch)
     for name in type(together).__slots__:
         np.testing.assert_array_equal(getattr(apart, name), getattr(together, name)[order], err_msg=name)
         np.testing.assert_array_equal(getattr(alone, name)[0], getattr(together, name)[i], err_msg=name)

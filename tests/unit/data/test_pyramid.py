@@ -23,10 +23,11 @@ import pytest
 from PIL import Image
 
 from resomap.data import levels, store_build, store_files
-from resomap.data.augmentation import AugmentationSettings, draw_one
+from resomap.data.augmentation import AugmentationSettings, draw
 from resomap.data.decode import decode_rgb
 from resomap.data.hashes import content_hashes
 from resomap.data.pyramid import CachedStore, OnTheFlyStore, StoreSettings
+from resomap.data.randomness import image_keys
 from resomap.data.resize import to_square
 from resomap.errors import BadImageError, ConfigError, DatasetError, StorageError
 from resomap.lease import Leases
@@ -40,9 +41,9 @@ MIB = 2.0**-10
 def boxes_of(store, count=3):
     """(index, box) that training would ask for."""
     for i, image in enumerate(store.images):
-        size = (int(store.sizes[i, 0]), int(store.sizes[i, 1]))
+        size, keys = np.asarray(store.sizes[i : i + 1]), image_keys([image.image_id])
         for epoch in range(count):
-            yield i, draw_one(AugmentationSettings(), seed=0, epoch=epoch, image_id=image.image_id, size_hw=size).box(0)
+            yield i, draw(AugmentationSettings(), size, keys_B=keys, seed=0, epoch=epoch).box(0)
 
 
 def folders(tmp_path: Path) -> list[Path]:
