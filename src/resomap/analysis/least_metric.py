@@ -56,5 +56,5 @@ def may_reach(
 
 
 def _mean(option: Option, error: float, priors: Priors) -> Estimate:
-    """With bounds that each err so often."""
+    """Mean on the deciding split, with bounds that each err so often."""
     return mean_estimate(option.select_SN, level=1 - 2 * error, prior=priors[option.model], heaviest=option.heaviest[0])

@@ -46,7 +46,7 @@ def _rounded(count: int, noun: str) -> str:
 
 
 NOTHING = Need(None, None)
-"""Where the measured value is not on the right side: more of one thing alone would not do."""
+"""What is needed where the measured value is not on the right side: more of one thing alone would not do."""
 
 
 def most(needs: Iterable[Need]) -> Need:

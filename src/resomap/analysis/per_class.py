@@ -14,10 +14,10 @@ from resomap.analysis.statistics.intervals import seed_prior
 from resomap.analysis.statistics.resampling import with_seed_effects
 
 LEAST_IMAGES = 20
-"""Of a class whose critical resolution gets an interval. Of fewer the bootstrap's covers less than it says: simulated
+"""Images of a class whose critical resolution gets an interval. Of fewer the bootstrap's covers too little: simulated
 with recalls of 0.3, 0.6, 0.85, 0.93 and 0.95, that of one image 9 %, of five 55 %, of ten 76 %, of twenty 94 %."""
 _ROUNDING = 1e-9
-"""Of recalls: 0.15 is within 0.05 of 0.2, whatever their binary fractions are."""
+"""What binary fractions may add to a recall: 0.15 is within 0.05 of 0.2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class ClassNeed:
     images: int
     seeds: int
     recall: tuple[float, ...]
-    """By resolution, mean over seeds."""
+    """Recall by resolution, mean over seeds."""
     critical_resolution: int
     low: int | None
     high: int | None

@@ -69,7 +69,7 @@ class _Decision:
     fits_C: np.ndarray
     """bool: within the limits of latency and memory."""
     errors_C: np.ndarray
-    """At which each was tested for the least metric."""
+    """Error at which each was tested for the least metric."""
     eligible_C: np.ndarray
     """bool: fits, and is shown to reach the least metric."""
     least_C: np.ndarray

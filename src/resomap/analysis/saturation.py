@@ -36,7 +36,7 @@ class SaturationCurve:
     rate_low: float
     rate_high: float
     resolutions: tuple[int, ...]
-    """Those measured, ascending."""
+    """Sides that were measured, ascending."""
     worst_residual: float
     """Largest |fit - measured|."""
     fit_p: float

@@ -89,7 +89,7 @@ def _doubted(assessed: Sequence[Assessed], doubts: Doubts, question: Question) -
 
 
 def none_fits_sentence(options: Sequence[Option]) -> str:
-    """Where none is within the limits of latency and memory."""
+    """What is said where none is within the limits of latency and memory."""
     cheapest = min(options, key=lambda o: o.latency_ms)
     smallest = min(options, key=lambda o: o.memory_mib)
     return (
@@ -99,7 +99,7 @@ def none_fits_sentence(options: Sequence[Option]) -> str:
 
 
 def least_metric_sentence(best: Option, *, least: float, need: Need | None, question: Question) -> str:
-    """Where none is shown to reach the least metric.
+    """What is said where none is shown to reach the least metric.
 
     Args:
         best: of those that may; of all within the budget where none may.
@@ -118,7 +118,7 @@ def least_metric_sentence(best: Option, *, least: float, need: Need | None, ques
 def no_better_than_chance_sentence(
     option: Option, *, least: float, chance: tuple[float, str], question: Question
 ) -> str:
-    """Where none is shown to beat chance.
+    """What is said where none is shown to beat chance.
 
     Args:
         option, least: the best so far, and what it has at least.

@@ -46,7 +46,7 @@ from resomap.serialize import make_dirs, plain, read_json, storage_errors, write
 __all__ = ["FORMAT", "MANIFEST", "AcuitySpec", "ideal_accuracy", "ideal_dprime", "make_acuity", "parameters"]
 
 FORMAT = 1
-"""Of the files and the pixels: a set of another format is another set."""
+"""Format of the files and the pixels: a set of another one is another set."""
 MANIFEST = "manifest.json"
 _THREADS = 8
 """More would wait for each other: half of the work holds Python's lock."""

@@ -130,7 +130,7 @@ class _Thumbnails:
         self._greys = greys / np.maximum(np.linalg.norm(greys, axis=1, keepdims=True), 1e-6)
 
     def of_pairs(self, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Those of the pairs (rows[i], columns[i]) that are near-identical."""
+        """The pairs (rows[i], columns[i]) that are near-identical."""
         distance = np.abs(self._colours[rows] - self._colours[columns]).max(axis=1, initial=0)
         kept = np.flatnonzero(distance <= MAX_COLOUR_DISTANCE)
         rows, columns = rows[kept], columns[kept]
@@ -138,7 +138,7 @@ class _Thumbnails:
         return rows[near], columns[near]
 
     def among(self, rows: np.ndarray, columns: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Those of all pairs of a row and a column."""
+        """The pairs of any row and any column that are near-identical."""
         for start in range(0, len(rows), _BLOCK):
             block = rows[start : start + _BLOCK]
             near = self._greys[block] @ self._greys[columns].T >= MIN_CORRELATION

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 _LARGEST_SHARE = 0.25
-"""Of the memory that is free."""
+"""Share of the free memory that a ring may take."""
 SPARE = 3
 """Places beyond those that are being filled: what the device may still be reading, or is about to."""
 
@@ -47,7 +47,7 @@ class Ring:
             torch.cuda.cudart().cudaHostUnregister(self._pixels.data_ptr())
 
     def write(self, number: int, pixels_BHWC: np.ndarray) -> None:
-        """By a loading process."""
+        """Put a batch's (count, side, side, 3) uint8 pixels at its place; called in a loading process."""
         self._pixels[number % self.places, : len(pixels_BHWC)].copy_(torch.from_numpy(pixels_BHWC))
 
     def read(self, number: int, count: int) -> Tensor:

@@ -38,7 +38,7 @@ class Signature:
 
 
 def signature(image: Image.Image) -> Signature:
-    """Of an RGB image."""
+    """The signature of an RGB image."""
     small = image.resize((72, 64), Image.Resampling.BOX, reducing_gap=3.0)
     grey = small.convert("L")
     # Means of 8 x 8 pixels kept as fractions: rounded, they would tie in smooth places, and ties tip over.

@@ -226,7 +226,7 @@ def _reserved(path: Path, size: int) -> Iterator[int]:
 
 
 def _write_at(descriptor: int, offset: int, pixels: np.ndarray) -> None:
-    """All of it, whatever a single call takes; several threads may write to one file."""
+    """Write all the pixels, whatever a single call takes; several threads may write to one file."""
     left = np.ascontiguousarray(pixels).reshape(-1).data
     while left:
         written = os.pwrite(descriptor, left, offset)

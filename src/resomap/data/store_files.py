@@ -123,7 +123,7 @@ class StoredImages:
         return self._damaged(checksums_name(resolution), indices, pixels_BHW3)
 
     def damaged_levels(self, indices: np.ndarray, levels_B: np.ndarray, pixels: Sequence[Tensor]) -> list[int]:
-        """The same of kept levels."""
+        """Positions in the batch whose kept levels are not as they were written; looks once at each image."""
         first_B, count_B, _ = self._table()[indices].T
         positions_B = self._level_ends()[indices] - count_B + levels_B - first_B
         return self._damaged(LEVEL_CHECKSUMS, positions_B, pixels)

@@ -20,7 +20,7 @@ _LOOKED_AT = 1000
 
 @dataclass(frozen=True, slots=True)
 class StoreNeed:
-    """Of the store of one split."""
+    """What the store of one split takes of the cache."""
 
     bytes: int
     is_there: bool

@@ -20,7 +20,7 @@ _SMALLEST = float(np.finfo(np.float32).eps)
 """Probabilities are clipped here in the logarithm, as scikit-learn does for float32."""
 
 _ROUNDING = 0.01
-"""By which rows of probabilities may miss a sum of 1: half precision, and rounding to two digits."""
+"""What rows of probabilities may miss a sum of 1 by: half precision, and rounding to two digits."""
 
 
 def metric_name(metric: str) -> str:

@@ -44,7 +44,7 @@ _VERDICTS = {
 LEAST_GAP = 0.05
 """Seeds that agree less than this above the floor, at either resolution, leave nothing to be measured."""
 LEAST_SEEDS = 3
-"""Of which intervals contain what seeds do: two drawn alike leave no pair."""
+"""Seeds from which on intervals contain what seeds do: two drawn alike leave no pair."""
 _PARTNERS = 8
 """Other images that each image is compared with for the floor."""
 
@@ -66,7 +66,7 @@ class Consistency:
     high_resolution: int
     similarity: str
     images: int
-    """Those whose maps at the two resolutions have a similarity: a constant map has none."""
+    """Number of images whose maps at the two resolutions have a similarity: a constant map has none."""
     seeds: int
     cross: Interval
     """S_cross."""

@@ -166,7 +166,7 @@ def _error(
 
 
 def _with_heaviest(se: float, heaviest: float, images: int) -> float:
-    """With the variance of half an image right and half a one wrong in the rarest class, beyond the mean image's."""
+    """The standard error with half an image right and half a one wrong in the rarest class, beyond the mean image's."""
     return se if heaviest == 1 else float(np.sqrt(se**2 + (heaviest**2 - 1) / (2 * images**2)))
 
 

@@ -45,7 +45,7 @@ _TAIL_RATIOS = stats.t.isf(_TAILS[1], _DFS) / stats.t.isf(_TAILS[0], _DFS)
 
 @dataclass(frozen=True, slots=True)
 class MeanSquares:
-    """Of a two-way layout, seeds by images; with one seed, those of seeds and rest are not known and 0."""
+    """Mean squares of a two-way layout, seeds by images; of one seed, those of seeds and rest are not known and 0."""
 
     of_images: float
     of_seeds: float
@@ -81,7 +81,7 @@ def mean_squares(values_SN: np.ndarray) -> MeanSquares:
 
 
 def shared_prior(parts: Sequence[MeanSquares]) -> SeedPrior:
-    """From all resolutions of a model, two seeds at least."""
+    """What the layouts of all resolutions of a model, two seeds at least, say together."""
     noise = float(np.mean([part.noise for part in parts]))
     log_H = sum((np.log(_PROBABILITY_HK @ _likelihood(part, noise)) for part in parts), np.log(_WEIGHT_H))
     log_H -= np.log1p(_LEVEL_H / max(_IMPLAUSIBLE * parts[0].images * noise, 1e-300))

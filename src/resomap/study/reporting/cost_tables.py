@@ -60,7 +60,7 @@ def _hardware(study: Study) -> tuple[str, bool]:
 
 
 def _tail(timed: Mapping[str, Any], percentile: int) -> Any:
-    """Of fewer calls than there are between two that exceed it, a percentile would be the slowest call."""
+    """A percentile of latency; a dash where the calls are so few that it would be the slowest one."""
     if timed["calls"] * (100 - percentile) < 100:
         return "–"
     value = timed[f"p{percentile}_ms"]
@@ -137,7 +137,7 @@ def memory_table(study: Study) -> Table:
 
 
 def _steps(study: Study) -> str:
-    """Of what steps memory was measured, and how; in words."""
+    """Which steps memory was measured of, and how; in words."""
     if not study.profiles:
         return ""
     steps = [p["training_memory"] for p in study.profiles]

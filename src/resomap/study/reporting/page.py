@@ -29,7 +29,7 @@ class Shown:
     """The images that a report shows; without them it has no galleries."""
 
     count: int
-    """Of each gallery; 0: no galleries."""
+    """Images of each gallery; 0: no galleries."""
     kernel: str
     picture_of: PictureOf | None
     """None: the data set is not at hand."""

@@ -79,7 +79,7 @@ def draw_study(
     cells: Sequence[Cell],
     progress: Progress = lambda _: None,
 ) -> list[Path]:
-    """The same from plain values; `cells` are those whose maps are shown."""
+    """Draw and store every figure of a study from plain values; `cells` are those whose maps are shown."""
     progress("figures")
     written: list[Path] = []
 

@@ -24,7 +24,7 @@ def provenance_table(study: Study) -> Table:
 
 
 def _precision(study: Study) -> str:
-    """Of training: tuned for each model, so named by model where they differ."""
+    """The precision of training: tuned for each model, so named by model where they differ."""
     models: dict[str, list[str]] = {}
     for run in study.runs:
         name = str(run.provenance.get("precision", "not stored"))

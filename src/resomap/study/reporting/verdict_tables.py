@@ -72,7 +72,7 @@ def detail_table(verdict: Mapping[str, Any], name: str) -> Table | None:
 
 
 def class_detail_table(verdict: Mapping[str, Any]) -> Table | None:
-    """The same by class; the steps that gain or lose most."""
+    """The gain of recall of each class and its two parts; the steps that gain or lose most."""
     ordered = sorted(verdict["detail_classes"], key=lambda r: (says_nothing(r["total"]), -abs(r["total"]["value"])))
     rows = [[r["name"], _step(r), r["images"], *_parts(r)] for r in ordered[:_LARGEST_TABLE]]
     if not rows:
@@ -193,7 +193,7 @@ def _p_cell(p: float) -> dict[str, Any]:
 
 
 def omnibus_table(verdict: Mapping[str, Any]) -> Table | None:
-    """Whether resolution matters at all, by model."""
+    """Tests of whether resolution matters at all, by model."""
     rows = [
         [o["model"], cell(f"{o['q']:.1f}", o["q"]), o["df"], _p_cell(o["p"]), _p_cell(o["p_holm"])]
         for o in verdict["omnibus"]

@@ -64,7 +64,7 @@ def _answers(
     *,
     weights: str = AS_TRAINED,
 ) -> _Answers | None:
-    """At (input, information resolution); None where a seed was not evaluated so."""
+    """What all seeds answered at (input, information resolution); None where one was not evaluated so."""
     side, information = sides
     condition = Condition(study.splits[1], side, study.information(information), weights)
     found = []
@@ -96,7 +96,7 @@ def detail_rows(study: Study, *, metric: str) -> list[dict[str, Any]]:
 
 
 def class_detail_rows(study: Study) -> list[dict[str, Any]]:
-    """The same for the recall of each class that has images."""
+    """The gain of recall and its two parts for each class that has images."""
     rows = []
     for about, parts in _steps(study):
         labels = parts[0].labels_N

@@ -9,7 +9,7 @@ from typing import TypeVar
 K = TypeVar("K", bound=Hashable)
 
 ENOUGH_SEEDS = 3
-"""For a claim. A further seed is worth less than a further resolution or model."""
+"""Seeds that a claim takes. A further seed is worth less than a further resolution or model."""
 
 
 def shared_seeds(
