@@ -53,6 +53,8 @@ def two(tmp_path_factory) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("scenario", ["plain", "norm"])
 def test_two_ranks_have_the_losses_and_weights_of_one(one, two, scenario):
     expected = one[scenario]
+    assert len(two) == 2
+    assert len(expected["weights"]) > 0
     for rank in two:
         got = rank[scenario]
         assert got["losses"] == pytest.approx(expected["losses"], rel=1e-5)
@@ -78,6 +80,7 @@ def test_two_ranks_stop_together_when_one_is_asked(two):
 
 
 def test_two_ranks_resume_to_the_weights_of_an_uninterrupted_run(one, two):
+    assert len(two) == 2
     for rank in two:
         resumed = rank["resumed"]
         assert resumed["weights"] == resumed["weights_of_whole"]

@@ -14,6 +14,7 @@ from resomap.data import loaders
 from resomap.data import pinned_ring as ring_module
 from resomap.data.augmentation import AugmentationSettings, draw
 from resomap.data.decode import decode_rgb
+from resomap.data.image_store import ImageStore
 from resomap.data.loaders import Batch, EvalLoader, TrainLoader, as_batches, to_model_input
 from resomap.data.pinned_ring import SPARE, Ring
 from resomap.data.randomness import epoch_order, image_keys
@@ -42,6 +43,13 @@ def train_loader(store, **changes) -> TrainLoader:
 def epoch_of(loader: TrainLoader, epoch: int = 0, *, start_update: int = 0) -> list[Batch]:
     loader.set_epoch(epoch, start_update=start_update)
     return list(loader)
+
+
+def whole_epoch_of(store: ImageStore, loader: TrainLoader, epoch: int = 0) -> list[Batch]:
+    """All batches of an epoch, which hold every image once."""
+    batches = epoch_of(loader, epoch)
+    assert sorted(index for batch in batches for index in batch.indices.tolist()) == list(range(len(store.images)))
+    return batches
 
 
 def assert_equal_batches(ours: list[Batch], theirs: list[Batch]) -> None:
@@ -243,7 +251,7 @@ def test_crops_are_the_same_regions_at_every_resolution(photographs, open_images
 
 
 def test_center_crops_are_the_evaluation_images(store):
-    for batch in epoch_of(train_loader(store, augmentation=CENTER)):
+    for batch in whole_epoch_of(store, train_loader(store, augmentation=CENTER)):
         np.testing.assert_array_equal(batch.images, store.squares(16, batch.indices.numpy()))
         assert batch.colour.shape == (3, 4)
 
@@ -253,7 +261,7 @@ def test_flips_of_center_crops(store, name, axis):
     never = {"horizontal_flip": 0.0, "vertical_flip": 0.0}
     still = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0}
     settings = AugmentationSettings(crop="center", **(never | {name: 1.0}), **still)
-    for batch in epoch_of(train_loader(store, augmentation=settings)):
+    for batch in whole_epoch_of(store, train_loader(store, augmentation=settings)):
         np.testing.assert_array_equal(batch.images, np.flip(store.squares(16, batch.indices.numpy()), axis))
 
 
@@ -322,7 +330,7 @@ def numpy_jitter(image: np.ndarray, brightness: float, contrast: float, saturati
 def test_to_model_input_applies_the_drawn_colours(store, micro_batch):
     keys = image_keys([image.image_id for image in store.images])
     draws = draw(AugmentationSettings(), store.sizes, keys_B=keys, seed=0, epoch=2)
-    for batch in epoch_of(train_loader(store, micro_batch=micro_batch), 2):
+    for batch in whole_epoch_of(store, train_loader(store, micro_batch=micro_batch), 2):
         images, _ = to_model_input(batch, "cpu")
         for i, index in enumerate(batch.indices.tolist()):
             factors = (draws.brightness[index], draws.contrast[index], draws.saturation[index])
@@ -353,7 +361,7 @@ def test_to_model_input_leaves_the_batch_as_it_was(store):
 @pytest.mark.parametrize("augmentation", [AugmentationSettings(), CENTER], ids=["jitter", "center"])
 def test_to_model_input_is_exact_under_autocast(store, augmentation):
     # Evaluation normalises inside autocast: pixels must not be rounded to bfloat16 there.
-    for batch in epoch_of(train_loader(store, augmentation=augmentation)):
+    for batch in whole_epoch_of(store, train_loader(store, augmentation=augmentation)):
         expected, _ = to_model_input(batch, "cpu")
         with torch.autocast("cpu", dtype=torch.bfloat16):
             images, _ = to_model_input(batch, "cpu")
@@ -369,6 +377,7 @@ def test_model_input_of_an_image_does_not_depend_on_the_batch(store, augmentatio
             images, _ = to_model_input(batch, "cpu")
             for index, image in zip(batch.indices.tolist(), images, strict=True):
                 inputs[index].append(image)
+    assert len(inputs) == len(store.images)
     for first, *others in inputs.values():
         assert len(others) == 2
         for other in others:

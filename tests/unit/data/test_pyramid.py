@@ -134,7 +134,10 @@ def test_crops_show_the_same_region_at_every_resolution(photographs, open_images
     for record in records:
         Image.fromarray(pixels).save(record.path)
     store = open_images(records, resolutions=(8, 16, 32, 64, 128))
-    for i, box in boxes_of(store):
+    assert store.settings.resolutions == (8, 16, 32, 64, 128)
+    chosen = list(boxes_of(store))
+    assert len(chosen) == 2 * 3  # images, epochs
+    for i, box in chosen:
         centre = np.array([(box.left + box.width / 2) * 240, (box.top + box.height / 2) * 200])
         for resolution in store.settings.resolutions:
             seen = store.crop(i, box, resolution).mean(axis=(0, 1))[:2] + 0.5
@@ -154,7 +157,9 @@ def test_level_for_keeps_twice_the_pixels():
 
 def test_needed_levels_hold_what_training_asks_for(photographs, open_images):
     store = open_images(photographs(5), resolutions=(8, 16, 64))
+    assert store.settings.resolutions == (8, 16, 64)
     chosen = list(boxes_of(store, count=40))
+    assert len(chosen) == 5 * 40
     indices = np.array([i for i, _ in chosen])
     sizes = store.sizes[indices].astype(np.int64)
     boxes = np.array([[box.top, box.left, box.height, box.width] for _, box in chosen])

@@ -239,6 +239,7 @@ def test_load_checkpoint_refuses_weights_with_one_changed_bit(tmp_path: Path) ->
     path = save_weights(tmp_path / "best_model.safetensors", model, metadata=make_metadata(**fields()))
     data, names = path.read_bytes(), [(n.start(), n.end()) for n in re.finditer(rb"resomap\.sha256", path.read_bytes())]
     load_checkpoint(path)
+    assert (len(names), len(data) >= 400) == (1, True)  # so that at least 300 bits are changed in turn
     for position in range(0, len(data), max(1, len(data) // 400)):
         if any(start <= position < end for start, end in names):
             continue  # without its name the checksum is free text; the weights are what they were

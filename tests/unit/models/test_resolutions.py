@@ -54,6 +54,10 @@ def test_check_resolution_names_the_nearest(name: str, resolution: object, messa
 )
 def test_check_resolution_accepts_what_works(name: str, resolution: int) -> None:
     check_resolution(name, resolution)
+    side = int(resolution)
+    network = build_model(name, num_classes=3, pretrained=False, resolution=side).eval()
+    with torch.inference_mode():
+        assert network(torch.zeros(1, 3, side, side)).shape == (1, 3)
 
 
 def test_model_stride_follows_the_description() -> None:

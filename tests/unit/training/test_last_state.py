@@ -52,6 +52,7 @@ def test_read_state_refuses_a_file_with_one_changed_bit(tmp_path):
     path = tmp_path / "last.pt"
     write_state(path, {"a": torch.arange(300.0), "b": [1, "x"]})
     data = path.read_bytes()
+    assert len(data) > 1200  # of 300 numbers
     for position in range(0, len(data) - 48, 13):  # the last 48 bytes are the checksum itself
         path.write_bytes(data[:position] + bytes([data[position] ^ 1 << position % 8]) + data[position + 1 :])
         with pytest.raises(CheckpointError, match="to start anew"):
