@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from resomap.errors import CheckpointError, UnsafeCheckpointError
 from resomap.models.checksum import check_seal
-from resomap.printable import printable
+from resomap.printable import listed, printable
 from resomap.serialize import DAMAGE
 
 _LOG = logging.getLogger(__name__)
@@ -131,8 +131,7 @@ def fit_state_dict(
             tensors, differences, by_order = renamed, [], True
     if differences:
         raise CheckpointError(
-            f"{printable(path)} does not hold weights of {name}: {'; '.join(differences[:3])}"
-            + (f"; and {len(differences) - 3} more" if len(differences) > 3 else "")
+            f"{printable(path)} does not hold weights of {name}: {listed(differences, most=3, separator='; ')}"
         )
     fitting = {k: v for k, v in tensors.items() if v.shape == wanted[k].shape}
     infinite = next((k for k, v in fitting.items() if v.is_floating_point() and not v.isfinite().all()), None)
@@ -145,9 +144,9 @@ def fit_state_dict(
 def classifier_names(model: nn.Module) -> tuple[str, ...]:
     """Names of the final layers, whose size is the number of classes."""
     config = getattr(model, "pretrained_cfg", None) or {}
-    listed = config.get("classifier") if hasattr(config, "get") else None
-    if listed:
-        return (listed,) if isinstance(listed, str) else tuple(listed)
+    classifier = config.get("classifier") if hasattr(config, "get") else None
+    if classifier:
+        return (classifier,) if isinstance(classifier, str) else tuple(classifier)
     layers = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
     return tuple(layers[-1:])
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from resomap.errors import StudyError
 from resomap.layout import StudyLayout
-from resomap.printable import counted, printable
+from resomap.printable import counted, listed, printable
 from resomap.records import ImageDataset, RunRecord
 from resomap.study.autotune_cache import forget_choices
 from resomap.study.budget_reference import forget_reference
@@ -34,7 +34,7 @@ def settle_changes(context: StudyContext, *, discard_changed: bool) -> None:
         return
     record, lines = changed[0]
     lines = changes_in_words(lines, context.layout, context.images)
-    shown = "; ".join(lines[:6]) + (f"; and {len(lines) - 6} more" if len(lines) > 6 else "")
+    shown = listed(lines, most=6, separator="; ")
     raise StudyError(
         f"{printable(context.layout.root)} holds {counted(len(changed), 'run')} made with other settings "
         f"(stored -> asked for, first {record.cell}): {shown}. Undo the change, choose another --output, "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +82,6 @@ def _by_cell(path: Path) -> tuple[object, ...]:
     model, *numbers = path.parts[-4:-1]
     digits = ("".join(c for c in number if c in "0123456789") for number in numbers)
     return (model, *(int(number[:20] or 0) for number in digits), path)
-
-
-def some_of(names: Sequence[str]) -> str:
-    """The first of them for people: 'a, b and 4 more'."""
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
 def stopped_options(records: Iterable[RunRecord]) -> dict[tuple[str, int], str]:

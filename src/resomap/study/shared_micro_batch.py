@@ -17,10 +17,10 @@ from typing import Any
 from resomap.errors import StudyError
 from resomap.layout import MICRO_BATCHES_LEASE, StudyLayout
 from resomap.lease import Leases
-from resomap.printable import printable
+from resomap.printable import listed, printable
 from resomap.records import Cell, RunRecord
 from resomap.serialize import DAMAGE, read_json, write_json
-from resomap.study.runs import some_of, stored_runs
+from resomap.study.runs import stored_runs
 
 log = logging.getLogger(__name__)
 
@@ -149,5 +149,5 @@ def outgrown_note(layout: StudyLayout) -> str | None:
         return None
     return (
         "left out, since made with more images at once than the runs of their model can share by now: "
-        f"{some_of(left_out)}; run these resolutions and seeds again to have them made anew"
+        f"{listed(left_out, most=6)}; run these resolutions and seeds again to have them made anew"
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from resomap.config.schema import ResoMapConfig
 from resomap.errors import ConfigError
+from resomap.printable import listed
 from resomap.records import Cell, ImageDataset, Preprocessing
 from resomap.study.build.data import augmentation, squares_store
 from resomap.study.build.grid import cells
@@ -89,11 +90,10 @@ def check_micro_batch(config: ResoMapConfig, ranks: Ranks, *, images: int, num_c
     works = next((m for m in larger if smallest_micro_batch(config, m, images=images) > 1), None)
     asked = "micro_batch" if training.micro_batch is not None and works is not None else "batch_size"
     advice = f"set it to {works}" if asked == "micro_batch" else "raise it"
-    shown = ", ".join(needing[:6]) + (f" and {len(needing) - 6} more" if len(needing) > 6 else "")
     raise ConfigError(
-        f"training.{asked}: with {micro} image(s) at once some micro-batches hold a single one, on which {shown} "
-        f"cannot be trained (feature maps of 1 x 1: BatchNorm needs two images); {advice}, or leave these resolutions "
-        "out"
+        f"training.{asked}: with {micro} image(s) at once some micro-batches hold a single one, on which "
+        f"{listed(needing, most=6)} cannot be trained (feature maps of 1 x 1: BatchNorm needs two images); {advice}, "
+        "or leave these resolutions out"
     )
 
 

@@ -12,11 +12,10 @@ import numpy as np
 from resomap.analysis.scaling import fit_cost_curve
 from resomap.errors import StudyError
 from resomap.layout import StudyLayout
-from resomap.printable import counted, printable
+from resomap.printable import counted, listed, printable
 from resomap.profiling.latency import BATCH_1, SATURATED, undisturbed
 from resomap.profiling.report import FREED
 from resomap.serialize import read_json
-from resomap.study.runs import some_of
 
 if TYPE_CHECKING:
     from resomap.profiling.records import ProfileRecord  # imports torch, which a stored study does not need
@@ -110,7 +109,7 @@ def mode_gaps(profiles: Sequence[Mapping[str, Any]], protocol: str) -> dict[str,
         lacking = [p for p in profiles if mode not in modes_at(p, protocol)]
         reasons = dict.fromkeys(p.get("unavailable", {}).get(mode, "it was not asked for") for p in lacking)
         if lacking:
-            where = some_of([f"{p['model']} @{p['resolution']}" for p in lacking])
+            where = listed((f"{p['model']} @{p['resolution']}" for p in lacking), most=6)
             gaps[mode] = printable(f"{where}: {'; '.join(reasons)}")
     return gaps
 
