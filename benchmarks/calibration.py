@@ -2,9 +2,9 @@
 
     python benchmarks/calibration.py [--replicates 4000] [--part tuned|held-out|other]
 
-Predictions are drawn from known models: images differ in difficulty, runs in luck (a standard deviation on the logit
-scale for each resolution), and each run has a taste of its own. A rate is given as the mean over all resolutions, or
-all pairs, of a setting, and for the worst of them. The 95 % Monte-Carlo interval of a single rate of 0.95 from 4000
+Predictions are drawn from known models: images differ in difficulty, runs in their seed (a standard deviation on the
+logit scale for each resolution), and each run has a taste of its own. A rate is given as the mean over all
+resolutions, or all pairs, of a setting, and for the worst of them. The 95 % Monte-Carlo interval of a single rate of 0.95 from 4000
 replicates is +-0.007; that of a mean over pairs is narrower.
 """
 
@@ -35,7 +35,7 @@ class Setting:
 
     seeds: int
     images: int
-    luck: tuple[float, ...]
+    seed_sds: tuple[float, ...]
     """Standard deviation over seeds on the logit scale, by resolution."""
     accuracies: tuple[float, ...]
     """Expected for a new image and a new seed, by resolution."""
@@ -45,22 +45,22 @@ class Setting:
     @property
     def logits(self) -> np.ndarray:
         """What gives the accuracies."""
-        pairs = zip(self.accuracies, self.luck, strict=True)
-        return np.array([_logit(share, (self.taste, self.difficulty, luck)) for share, luck in pairs])
+        pairs = zip(self.accuracies, self.seed_sds, strict=True)
+        return np.array([_logit(share, (self.taste, self.difficulty, seed_sd)) for share, seed_sd in pairs])
 
     def drawn(self, rng: np.random.Generator, logits: np.ndarray) -> np.ndarray:
         """(R, S, N) right or wrong."""
         shape = (len(logits), self.seeds, self.images)
-        luck = rng.standard_normal(shape[:2]) * np.array(self.luck)[:, None]
-        answers = (logits[:, None] + luck)[:, :, None] + self.taste * rng.standard_normal(shape)
+        effects = rng.standard_normal(shape[:2]) * np.array(self.seed_sds)[:, None]
+        answers = (logits[:, None] + effects)[:, :, None] + self.taste * rng.standard_normal(shape)
         answers += self.difficulty * rng.standard_normal(self.images)
         return (rng.random(shape) < expit(answers)).astype(float)
 
     def __str__(self) -> str:
-        luck = f"{self.luck[0]:g}" if len(set(self.luck)) == 1 else " ".join(f"{sd:.2g}" for sd in self.luck)
+        sds = f"{self.seed_sds[0]:g}" if len(set(self.seed_sds)) == 1 else " ".join(f"{sd:.2g}" for sd in self.seed_sds)
         shares = " ".join(f"{share:.2f}".lstrip("0") for share in self.accuracies)
         more = "" if self.taste == 1 else f", taste {self.taste:.1f}"
-        return f"{self.seeds} seeds, {self.images} images, luck {luck}, right {shares}{more}"
+        return f"{self.seeds} seeds, {self.images} images, seed sd {sds}, right {shares}{more}"
 
 
 _FIVE = (0.658, 0.787, 0.839, 0.839, 0.839)
@@ -74,7 +74,7 @@ _UNLIKE = (
 )  # fmt: skip
 TUNED = (
     *(Setting(seeds, images, (sd,) * 5, _FIVE) for seeds, images, sd in _ALIKE),
-    *(Setting(seeds, images, luck, _FIVE) for seeds, images, luck in _UNLIKE),
+    *(Setting(seeds, images, seed_sds, _FIVE) for seeds, images, seed_sds in _UNLIKE),
     Setting(2, 2000, (0.5,) * 3, (0.6, 0.7, 0.7)),
     Setting(3, 400, (0.2,) * 3, (0.6, 0.7, 0.7)),
     Setting(2, 500, (0.3,) * 2, (0.7, 0.8)),
@@ -82,7 +82,7 @@ TUNED = (
     Setting(4, 800, (0.05, 0.2, 0.2, 0.5), (0.6, 0.7, 0.72, 0.72)),
     Setting(6, 400, (0.15,) * 6, (0.6, 0.65, 0.7, 0.72, 0.72, 0.73)),
 )
-"""The numbers of analysis.statistics.seed_variance were chosen on settings like these. With one seed luck is not
+"""The numbers of analysis.statistics.seed_variance were chosen on settings like these. With one seed its effect is not
 measured, so there is none."""
 
 
@@ -94,11 +94,13 @@ def held_out(count: int = 16) -> Iterator[Setting]:
         images = round(float(np.exp(rng.uniform(np.log(100), np.log(2000)))))
         most = 0.0 if number % 6 == 5 else float(np.exp(rng.uniform(np.log(0.02), np.log(0.6))))
         factor = float(np.exp(rng.uniform(0, np.log(6))))
-        luck = most * factor ** -rng.uniform(0, 1, resolutions)
+        seed_sds = most * factor ** -rng.uniform(0, 1, resolutions)
         accuracies = np.sort(rng.uniform(0.4, 0.97, resolutions - 1))
         accuracies = np.append(accuracies, accuracies[-1])
         taste, difficulty = rng.uniform(0.3, 1.5), rng.uniform(1, 3)
-        yield Setting(seeds, images, tuple(luck.tolist()), tuple(accuracies.tolist()), float(taste), float(difficulty))
+        yield Setting(
+            seeds, images, tuple(seed_sds.tolist()), tuple(accuracies.tolist()), float(taste), float(difficulty)
+        )
 
 
 def main() -> None:
@@ -146,7 +148,7 @@ def shown(rate: float, count: int) -> str:
 
 def rates(setting: Setting, count: int) -> Iterator[str]:
     """The columns' entries."""
-    rng = np.random.default_rng([setting.seeds, setting.images, int(1000 * sum(setting.luck))])
+    rng = np.random.default_rng([setting.seeds, setting.images, int(1000 * sum(setting.seed_sds))])
     logits, expected = setting.logits, np.array(setting.accuracies)
     low, high = np.triu_indices(len(expected), 1)
     gaps = expected[high] - expected[low]
@@ -186,7 +188,7 @@ def _turned(one: Estimate) -> Estimate:
 
 
 def given_networks(images: int, count: int) -> float:
-    """Five networks that are right equally often, the same for every set of images: no luck."""
+    """Five networks that are right equally often, the same for every set of images: seeds have no effect."""
     rng = np.random.default_rng(images)
     setting = Setting(1, images, (0.0,) * 5, (0.8,) * 5)
     logits = setting.logits

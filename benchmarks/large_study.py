@@ -130,7 +130,7 @@ def write_study(config: ResoMapConfig, *, matrix: bool) -> None:
 def drawn(
     cell: Cell, condition: Condition, ids: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]
 ) -> Predictions:
-    """Images differ in difficulty, runs in luck; more pixels help, with diminishing returns."""
+    """Images differ in difficulty, runs in their seed; more pixels help, with diminishing returns."""
     difficulty = np.random.default_rng([7, len(condition.split)]).normal(0, 1.5, len(ids))
     model = sum(cell.model.encode()) % 13
     rng = np.random.default_rng([model, cell.resolution, cell.seed, condition.input_resolution,
