@@ -26,7 +26,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from numbers import Integral, Real
 from pathlib import Path
 
 from resomap.printable import printable
@@ -126,13 +125,3 @@ class StudyError(ResoMapError):
 
 class ExtrapolationError(StudyError):
     """A fitted law was asked for a resolution outside the range that it was measured in."""
-
-
-def is_whole(value: object) -> bool:
-    """Whether it is a whole number, numpy's too; True and False are none."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def is_number(value: object) -> bool:
-    """Whether it is a real number, numpy's too; True and False are none, NaN is one."""
-    return isinstance(value, Real) and not isinstance(value, bool)

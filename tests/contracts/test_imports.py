@@ -13,7 +13,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[2] / "src" / "resomap"
 LEVELS = (
-    ("printable", "errors", "allocator", "records", "serialize", "lease", "layout", "config"),
+    ("printable", "checks", "errors", "allocator", "records", "serialize", "lease", "layout", "config"),
     ("models", "data", "metrics"),
     ("evaluation", "explainability", "profiling"),
     ("report", "analysis", "training", "tracking"),
@@ -23,8 +23,8 @@ LEVELS = (
 """Lowest first. Rooms of one level do not know each other; on the lowest, each knows those to its left."""
 READ_CONFIG = {"config", "study", "cli"}
 WITHOUT_TORCH = {
-    "printable", "errors", "allocator", "records", "serialize", "lease", "layout", "config", "metrics", "report",
-    "analysis",
+    "printable", "checks", "errors", "allocator", "records", "serialize", "lease", "layout", "config", "metrics",
+    "report", "analysis",
 }  # fmt: skip
 TORCH = {"torch", "torchvision", "timm", "accelerate", "captum", "torchmetrics"}
 

@@ -12,11 +12,12 @@ from functools import lru_cache
 
 import numpy as np
 
+from resomap.checks import is_number, is_whole
 from resomap.data import acuity_signal as signal
 from resomap.data.acuity_theory import IdealObserver
 from resomap.data.folder import SPLITS
 from resomap.data.randomness import derive_seed, generator
-from resomap.errors import DatasetError, is_number, is_whole
+from resomap.errors import DatasetError
 
 _ROWS = 32
 """Rows of background made at a time: they stay in the cache."""

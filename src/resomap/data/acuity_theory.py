@@ -26,9 +26,10 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
+from resomap.checks import is_number, is_whole
 from resomap.data import acuity_signal as signal
 from resomap.data.resize import KERNELS
-from resomap.errors import ConfigError, is_number, is_whole
+from resomap.errors import ConfigError
 
 PLACEMENTS = 128
 

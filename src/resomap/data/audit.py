@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from resomap.checks import is_whole
 from resomap.data.decode import MAX_PIXELS, decode_rgb
 from resomap.data.duplicates import copy_groups
 from resomap.data.hashes import content_hashes
@@ -20,7 +21,7 @@ from resomap.data.signatures import (
     signature,
     signature_index,
 )
-from resomap.errors import BadImageError, ConfigError, is_whole
+from resomap.errors import BadImageError, ConfigError
 from resomap.records import BadFile, ImageDataset, ImageRecord
 
 QUANTILES = {"min": 0.0, "p5": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "max": 1.0}

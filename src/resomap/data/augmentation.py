@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from resomap.checks import is_number
 from resomap.data.randomness import uniforms
-from resomap.errors import ConfigError, is_number
+from resomap.errors import ConfigError
 from resomap.records import CropBox
 
 _TRIES = 10

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resomap.errors import ConfigError, is_whole
+from resomap.checks import is_whole
+from resomap.errors import ConfigError
 from resomap.models.resolutions import in_eval_mode
 from resomap.models.target_layers import unwrapped
 

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from resomap.errors import ConfigError, is_whole
+from resomap.checks import is_whole
+from resomap.errors import ConfigError
 
 
 def coarsest_grid(shapes: Iterable[tuple[int, ...]]) -> int:

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from resomap.errors import ConfigError, is_number, is_whole
+from resomap.checks import is_number, is_whole
+from resomap.errors import ConfigError
 from resomap.explainability.attribution import (
     Attribution,
     Targets,

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from resomap.errors import ArgumentError, ResoMapError, is_whole
+from resomap.checks import is_whole
+from resomap.errors import ArgumentError, ResoMapError
 
 _SMALLEST = float(np.finfo(np.float32).eps)
 """Probabilities are clipped here in the logarithm, as scikit-learn does for float32."""

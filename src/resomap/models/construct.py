@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from resomap.checks import is_whole
 from resomap.errors import ConfigError, ResolutionError, ResoMapError, UnknownModelError
 from resomap.models.names import model_source
 from resomap.models.pretrained import check_published, load_torchvision_weights, timm_pretrained
@@ -53,7 +54,7 @@ def construct(
         ResolutionError: the user's module has layers whose size depends on the first input.
     Side effects: none on the caller's random state when a seed is given.
     """
-    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
+    if not is_whole(num_classes) or num_classes < 1:
         raise ConfigError(f"num_classes: expected a whole number from 1, got {num_classes!r}")
     if published_weights:
         check_published(name)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from torch import nn
 
-from resomap.errors import ConfigError, UnknownModelError, is_whole
+from resomap.checks import is_whole
+from resomap.errors import ConfigError, UnknownModelError
 from resomap.models.construct import Specs, construct, construct_on_meta
 from resomap.models.names import NOT_ALLOWED, canonical_name, family_of, list_models
 from resomap.models.pretrained import check_published, library_normalisation

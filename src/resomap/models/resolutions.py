@@ -11,12 +11,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from numbers import Integral
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from resomap.checks import is_whole
 from resomap.errors import ResolutionError, ResoMapError, UnknownModelError
 from resomap.models.construct import Specs, any_size_options, cnn_spec, construct, construct_on_meta, users_error
 from resomap.models.names import FAMILIES, canonical_name, model_source
@@ -137,7 +137,7 @@ def check_resolution(name: str, resolution: int, *, specs: Specs | None = None, 
             and those near it.
     """
     name = canonical_name(name)
-    if isinstance(resolution, bool) or not isinstance(resolution, Integral):
+    if not is_whole(resolution):
         raise ResolutionError(f"a resolution is a whole number of pixels, not {resolution!r}")
     spec = cnn_spec(name, specs) if model_source(name).kind == "cnn" else None
     if _accepts(name, resolution, spec, num_classes):

@@ -11,12 +11,10 @@ from types import MappingProxyType
 
 from torch import Tensor, nn
 
+from resomap.checks import is_whole
+
 MAX_BLOCKS = 8
 MAX_CHANNELS = 4096
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +36,9 @@ class CnnSpec:
         object.__setattr__(self, "channels", tuple(self.channels))
         if not 1 <= len(self.channels) <= MAX_BLOCKS:
             raise ValueError(f"channels: 1 to {MAX_BLOCKS} blocks, not {len(self.channels)}")
-        if not all(_is_int(c) and 1 <= c <= MAX_CHANNELS for c in self.channels):
+        if not all(is_whole(c) and 1 <= c <= MAX_CHANNELS for c in self.channels):
             raise ValueError(f"channels: whole numbers from 1 to {MAX_CHANNELS}, not {list(self.channels)}")
-        if not _is_int(self.kernel_size) or self.kernel_size not in (1, 3, 5, 7):
+        if not is_whole(self.kernel_size) or self.kernel_size not in (1, 3, 5, 7):
             raise ValueError(f"kernel_size: 1, 3, 5 or 7, not {self.kernel_size!r}")
         if not isinstance(self.dropout, (int, float)) or not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout: 0 or more and below 1, not {self.dropout!r}")

@@ -18,7 +18,8 @@ from torch import nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
-from resomap.errors import ConfigError, ResolutionError, is_whole
+from resomap.checks import is_whole
+from resomap.errors import ConfigError, ResolutionError
 from resomap.models.resolutions import SIZE_ERRORS, in_eval_mode
 from resomap.models.target_layers import check_module
 

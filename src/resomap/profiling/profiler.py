@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from resomap.allocator import keeps_freed_memory
-from resomap.errors import ConfigError, is_whole
+from resomap.checks import is_whole
+from resomap.errors import ConfigError
 from resomap.models.devices import device_name, free_memory_mib, present_device
 from resomap.models.resolutions import least_training_batch
 from resomap.models.target_layers import check_module

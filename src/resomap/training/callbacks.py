@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from resomap.errors import ConfigError, is_number
+from resomap.checks import is_number
+from resomap.errors import ConfigError
 from resomap.records import EpochRecord
 from resomap.training.checkpointing import ModelCheckpoint
 from resomap.training.events import Callback

@@ -10,9 +10,10 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import BatchSampler
 
+from resomap.checks import is_whole
 from resomap.data.loaders import Batch, TrainLoader, as_batches
 from resomap.data.randomness import derive_seed
-from resomap.errors import ConfigError, is_whole
+from resomap.errors import ConfigError
 from resomap.training.device import seed_generators
 from resomap.training.engine import Engine
 

@@ -16,7 +16,8 @@ from typing import IO, Any, BinaryIO, cast
 
 import torch
 
-from resomap.errors import CheckpointError, ConfigError, UnsafeCheckpointError, is_number
+from resomap.checks import is_number
+from resomap.errors import CheckpointError, ConfigError, UnsafeCheckpointError
 from resomap.printable import printable
 from resomap.serialize import DAMAGE, check_regular, storage_errors, write_atomic
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from resomap.errors import ConfigError, is_number, is_whole
+from resomap.checks import is_number, is_whole
+from resomap.errors import ConfigError
 from resomap.training.optimizers import OPTIMIZERS, build_optimizer
 from resomap.training.schedule import SCHEDULES, Plateau, Schedule, warmup_updates
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 
-from resomap.errors import ConfigError, is_whole
+from resomap.checks import is_whole
+from resomap.errors import ConfigError
 from resomap.records import EpochRecord, FitRecord
 
 _OF_TRAINING = ("train_loss", "train_accuracy")
