@@ -4,8 +4,8 @@
 
 Predictions are drawn from known models: images differ in difficulty, runs in their seed (a standard deviation on the
 logit scale for each resolution), and each run has a taste of its own. A rate is given as the mean over all
-resolutions, or all pairs, of a setting, and for the worst of them. The 95 % Monte-Carlo interval of a single rate of 0.95 from 4000
-replicates is +-0.007; that of a mean over pairs is narrower.
+resolutions, or all pairs, of a setting, and for the worst of them. The 95 % Monte-Carlo interval of a single rate of
+0.95 from 4000 replicates is +-0.007; that of a mean over pairs is narrower.
 """
 
 from __future__ import annotations
