@@ -45,7 +45,7 @@ def study_notes(context: StudyContext, cells: Mapping[Cell, int]) -> Iterator[st
     if context.budget_reference is not None:
         about = f"the same computation at every resolution ({_epochs(cells)}): training length differs too"
         uneven = list(_uneven(context, cells))
-        yield about + (f"; epochs are whole, so it is not the same: {some_of(uneven)}" if uneven else "")
+        yield about + (f"; epochs are whole, so it is not the same: {listed(uneven, most=6)}" if uneven else "")
     if build.is_resolution_aware(context.config):
         yield "augmentation differs by resolution (resolution_aware): resolution is not all that changes"
 
