@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from resomap.checks import is_whole
 from resomap.errors import ConfigError
+from resomap.explainability.full_float32 import full_float32
 from resomap.models.resolutions import in_eval_mode
 from resomap.models.target_layers import unwrapped
 
@@ -35,23 +36,6 @@ class Attribution:
     """Of methods that explain pixels: the attribution of every input value, with its sign."""
     notes: Mapping[str, list[Any]] = field(default_factory=dict)
     """What the method reports, one value an image."""
-
-
-@contextmanager
-def full_float32() -> Iterator[None]:
-    """Convolutions and matrix products of float32 with all of its bits: CUDA's convolutions use TF32 unless told.
-
-    Gradients with respect to pixels need them: ten bits of a factor decide on which side of zero a ReLU's input lies.
-    """
-    backends: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    before = [backend.allow_tf32 for backend in backends]
-    try:
-        for backend in backends:
-            backend.allow_tf32 = False
-        yield
-    finally:
-        for backend, allowed in zip(backends, before, strict=True):
-            backend.allow_tf32 = allowed
 
 
 @contextmanager
