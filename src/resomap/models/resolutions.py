@@ -19,6 +19,7 @@ from torch.func import functional_call
 from resomap.checks import is_whole
 from resomap.errors import ResolutionError, ResoMapError, UnknownModelError
 from resomap.models.construct import Specs, any_size_options, cnn_spec, construct, construct_on_meta, users_error
+from resomap.models.modules import input_dtype
 from resomap.models.names import FAMILIES, canonical_name, model_source
 from resomap.models.pretrained import timm_config
 from resomap.models.simple_cnn import CnnSpec
@@ -48,8 +49,7 @@ def dry_forward(
         for name, tensor in (*model.named_parameters(), *model.named_buffers())
     }
     height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
-    dtype = next((tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()), torch.float32)
-    images_BCHW = torch.empty(batch, 3, height, width, device="meta", dtype=dtype)
+    images_BCHW = torch.empty(batch, 3, height, width, device="meta", dtype=input_dtype(model))
     with torch.no_grad(), _in_mode(model, training=training):
         return functional_call(model, state, (images_BCHW,))
 
@@ -86,7 +86,8 @@ def takes_here(model: nn.Module, resolution: int) -> bool:
         torch.OutOfMemoryError: the device has no memory left, which says nothing about the size.
     """
     first = next(model.parameters(), None)
-    image_BCHW = torch.zeros(1, 3, resolution, resolution, device=None if first is None else first.device)
+    device = None if first is None else first.device
+    image_BCHW = torch.zeros(1, 3, resolution, resolution, device=device, dtype=input_dtype(model))
     try:
         with torch.inference_mode(), in_eval_mode(model):
             model(image_BCHW)

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from resomap.models.modules import input_dtype
 from resomap.models.resolutions import SIZE_ERRORS, dry_forward, in_eval_mode
 from resomap.printable import printable
 from resomap.serialize import write_json, write_text
@@ -102,7 +103,7 @@ def _forward(model: nn.Module, resolution: int, seen: dict[str, LayerSummary]) -
         seen.clear()
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         with torch.no_grad(), in_eval_mode(model):
-            return model(torch.zeros(1, 3, resolution, resolution, device=device))
+            return model(torch.zeros(1, 3, resolution, resolution, device=device, dtype=input_dtype(model)))
 
 
 @contextmanager

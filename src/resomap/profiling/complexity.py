@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from resomap.checks import is_whole
 from resomap.errors import ConfigError, ResolutionError
+from resomap.models.modules import input_dtype
 from resomap.models.resolutions import SIZE_ERRORS, in_eval_mode
 from resomap.models.target_layers import check_module
 
@@ -140,7 +141,7 @@ def _count(model: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, dict[obj
         name: torch.empty_like(tensor, device="meta").requires_grad_(tensor.requires_grad)
         for name, tensor in model.named_parameters()
     } | {name: torch.empty_like(tensor, device="meta") for name, tensor in model.named_buffers()}
-    images_BCHW = torch.empty(shape, device="meta")
+    images_BCHW = torch.empty(shape, device="meta", dtype=input_dtype(model))
     own = {torch.ops.aten.convolution_backward: _convolution_backward_flops}
     counter = FlopCounterMode(display=False, custom_mapping=own)
     try:

@@ -15,6 +15,7 @@ from resomap.data.colour import normalised
 from resomap.data.decode import decode_rgb
 from resomap.data.resize import to_square
 from resomap.errors import BadImageError
+from resomap.models.modules import input_dtype
 from resomap.records import Preprocessing
 
 _ROUNDS = 3
@@ -34,7 +35,7 @@ class EndToEnd:
     total_ms: float
     """Median of the sum, which need not be the sum of the medians."""
     mode: str = "eager"
-    """How the model was deployed: in float32, whatever other modes are timed."""
+    """How the model was deployed: in the weights' precision, whatever other modes are timed."""
 
 
 def time_files(
@@ -70,6 +71,7 @@ def _answer(
     network: nn.Module, path: Path, recipe: Preprocessing, *, device: torch.device, max_pixels: int
 ) -> tuple[float, float, float]:
     """Seconds of decoding, of resizing and normalising, and of the model (its answer read back)."""
+    dtype = input_dtype(network)
     started = time.perf_counter()
     picture = decode_rgb(path, max_pixels=max_pixels)
     decoded = time.perf_counter()
@@ -77,7 +79,7 @@ def _answer(
     images_BCHW = normalised(square[None], mean=recipe.mean, std=recipe.std)
     resized = time.perf_counter()
     with torch.inference_mode():
-        network(images_BCHW.to(device)).argmax(dim=1).cpu()
+        network(images_BCHW.to(device, dtype)).argmax(dim=1).cpu()
     return decoded - started, resized - decoded, time.perf_counter() - resized
 
 

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from resomap.errors import ConfigError
 from resomap.models.devices import present_device
+from resomap.models.modules import input_dtype
 from resomap.models.resolutions import least_training_batch
 from resomap.models.target_layers import check_module
 from resomap.profiling.complexity import checked_shape
@@ -41,6 +42,7 @@ class MemoryRecord:
     """Images of the step: 2 where one was asked for and BatchNorm cannot normalise it alone (maps of 1 x 1)."""
     resolution: int
     precision: str
+    """Of autocast; without, 'no' of weights in float32, else their own: float64."""
     training: bool
     method: str
     """What was counted: live tensor bytes (measured or predicted), or the device's allocator."""
@@ -77,14 +79,15 @@ def measure_memory(
     Args:
         input_shape: (B, 3, H, W). Training takes two images where one cannot be normalised alone: `batch` of the record
             says it.
-        precision: 'no' (float32), 'bf16' or 'fp16' autocast.
+        precision: 'no' (the weights' own), 'bf16' or 'fp16' autocast.
         training: an update with cross-entropy, not the first; False: one forward pass without gradients.
         optimizer: parameters -> optimiser; None: fused AdamW.
         gradients_stay: the forward pass finds gradients there, as every micro-batch but the first of an update does.
     Side effects: none; the model is copied.
     """
     placed = copy.deepcopy(model).to(device)
-    images_BCHW = torch.randn(_shape_of_step(model, input_shape, training=training), device=device)
+    shape = _shape_of_step(model, input_shape, training=training)
+    images_BCHW = torch.randn(shape, device=device, dtype=input_dtype(model))
     state = dict(placed.named_parameters()), dict(placed.named_buffers())
     return _record(placed, state, images_BCHW, precision, training, optimizer, gradients_stay, method=MEASURED)
 
@@ -113,7 +116,7 @@ def predict_memory(
             for name, p in model.named_parameters()
         }
         buffers = {name: torch.empty(b.shape, dtype=b.dtype) for name, b in model.named_buffers()}
-        images_BCHW = torch.empty(shape)
+        images_BCHW = torch.empty(shape, dtype=input_dtype(model))
         return _record(
             model,
             (parameters, buffers),
@@ -176,7 +179,7 @@ def _record(
     return MemoryRecord(
         batch=len(images_BCHW),
         resolution=images_BCHW.shape[-1],
-        precision=precision,
+        precision=_name_of(precision, images_BCHW.dtype),
         training=training,
         method=method,
         parameters_mib=_mib(parameters.values()),
@@ -188,6 +191,10 @@ def _record(
         peak_mib=peak_mib,
         leaves_out=leaves_out or left_out(images_BCHW.device),
     )
+
+
+def _name_of(precision: str, dtype: torch.dtype) -> str:
+    return precision if precision != "no" or dtype == torch.float32 else str(dtype).removeprefix("torch.")
 
 
 def _train(

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from resomap.errors import ConfigError, DeviceError
+from resomap.models.modules import input_dtype
 from resomap.models.onnx import onnx_bytes
 
 MODES = ("eager", "channels_last", "autocast", "compile", "onnxruntime")
+_OF_FLOAT32 = ("autocast", "onnxruntime")
 _SHAPES = 512
 COMPILES = ("compile", "onnxruntime")
 """Modes that build something for every shape of input."""
@@ -25,34 +27,42 @@ def deploy(model: nn.Module, mode: str, *, device: torch.device) -> Deployed:
 
     Args:
         model: copied where the mode changes it; put into evaluation mode.
-        mode: eager (float32, NCHW), channels_last (float32, NHWC), autocast (the device's lower precision, NHWC),
-            compile (torch.compile, NHWC) or onnxruntime (its CPU or CUDA provider).
+        mode: eager (NCHW), channels_last (NHWC) or compile (torch.compile, NHWC), in the weights' precision; of weights
+            in float32 also autocast (the device's lower precision, NHWC) and onnxruntime (its CPU or CUDA provider).
     Raises:
         ConfigError: no such mode.
         DeviceError: the mode cannot run here, and why.
     """
     if mode not in MODES:
         raise ConfigError(f"mode: expected one of {', '.join(MODES)}, got {mode!r}")
+    dtype = input_dtype(model)
+    if mode in _OF_FLOAT32 and dtype != torch.float32:
+        raise DeviceError(f"mode {mode}: expected weights in float32, got {dtype}; leave it out, or give model.float()")
     if mode == "onnxruntime":
         return _onnxruntime(model, device)
     placed = copy.deepcopy(model).to(device).eval()
     if mode == "eager":
         # The caller's weights may lie channels-last, e.g. since it was evaluated.
         placed.to(memory_format=torch.contiguous_format)
-        return _torch_call(placed, device, memory_format=torch.contiguous_format)
+        return _torch_call(placed, device, dtype, memory_format=torch.contiguous_format)
     placed.to(memory_format=torch.channels_last)
     if mode == "autocast":
-        return _torch_call(placed, device, memory_format=torch.channels_last, autocast=True)
+        return _torch_call(placed, device, dtype, memory_format=torch.channels_last, autocast=True)
     if mode == "compile":
-        return _compiled(placed, device)
-    return _torch_call(placed, device, memory_format=torch.channels_last)
+        return _compiled(placed, device, dtype)
+    return _torch_call(placed, device, dtype, memory_format=torch.channels_last)
 
 
 def _torch_call(
-    network: nn.Module, device: torch.device, *, memory_format: torch.memory_format, autocast: bool = False
+    network: nn.Module,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    memory_format: torch.memory_format,
+    autocast: bool = False,
 ) -> Deployed:
     def prepared(images_BCHW: Tensor) -> Callable[[], object]:
-        placed = images_BCHW.to(device).contiguous(memory_format=memory_format)
+        placed = images_BCHW.to(device, dtype).contiguous(memory_format=memory_format)
 
         def call() -> object:
             with torch.inference_mode(), torch.autocast(device.type, enabled=autocast):
@@ -63,12 +73,12 @@ def _torch_call(
     return prepared
 
 
-def _compiled(network: nn.Module, device: torch.device) -> Deployed:
+def _compiled(network: nn.Module, device: torch.device, dtype: torch.dtype) -> Deployed:
     """torch.compile; it compiles at the first call, so a failure shows there."""
     # Every resolution and batch is a shape of its own, compiled once each: that is the point here, not a mistake.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _SHAPES)
     fast: nn.Module = torch.compile(network, dynamic=False)  # type: ignore[assignment]
-    prepared = _torch_call(fast, device, memory_format=torch.channels_last)
+    prepared = _torch_call(fast, device, dtype, memory_format=torch.channels_last)
 
     def checked(images_BCHW: Tensor) -> Callable[[], object]:
         call = prepared(images_BCHW)

@@ -6,16 +6,19 @@ import math
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from resomap.errors import ConfigError, DeviceError
 from resomap.models.registry import build_model
 from resomap.profiling import modes, timing
+from resomap.profiling.end_to_end import time_files
 from resomap.profiling.latency import (
     BATCH_1,
     SATURATED,
@@ -30,6 +33,7 @@ from resomap.profiling.profiler import profile_model, profile_subjects
 from resomap.profiling.records import ProfilingPlan, Rounds, Subject
 from resomap.profiling.report import print_profiling_report
 from resomap.profiling.timing import clock_of, time_in_turn, warm_up
+from resomap.records import Preprocessing
 
 CPU = torch.device("cpu")
 
@@ -189,6 +193,7 @@ def test_results_lie_elsewhere_in_every_block() -> None:
     # In a process of its own: in one whose memory earlier tests have left full of holes, any of them may fit.
     script = """
 import torch
+from PIL import Image
 from resomap.profiling.timing import clock_of, time_in_turn
 
 places = []
@@ -321,6 +326,25 @@ def test_eager_is_timed_as_nchw_however_the_weights_lie(monkeypatch: pytest.Monk
 def test_autocast_answers_in_lower_precision() -> None:
     answer = deploy(build_model("tiny_cnn", num_classes=3), "autocast", device=CPU)(torch.randn(1, 3, 32, 32))()
     assert answer.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_answers_have_the_weights_precision(dtype: torch.dtype) -> None:
+    model = build_model("tiny_cnn", num_classes=3, seed=0).to(dtype)
+    for mode in ("eager", "channels_last"):
+        assert deploy(model, mode, device=CPU)(torch.randn(1, 3, 32, 32))().dtype == dtype
+    for mode in ("autocast", "onnxruntime"):
+        with pytest.raises(DeviceError, match=f"mode {mode}: expected weights in float32, got {dtype}"):
+            deploy(model, mode, device=CPU)
+
+
+def test_files_are_answered_in_the_weights_precision(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    recipe = Preprocessing(32, "bilinear", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    model = build_model("tiny_cnn", num_classes=3, seed=0).double()
+    (found,) = time_files([model], [recipe], [tmp_path / "a.png"], device=CPU, max_pixels=10**6)
+    assert found is not None
+    assert found.images == 1
 
 
 def test_compile_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,23 @@ def test_inference_counts_what_is_alive_at_once() -> None:
     assert (record.batch, record.resolution, record.allocated_mib) == (2, 8, None)
 
 
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float64, 8), (torch.bfloat16, 2), (torch.float16, 2)])
+def test_images_have_the_weights_precision(dtype: torch.dtype, size: int) -> None:
+    # The same layer: 384 numbers of images, 12 of weights, 512 of output, and two labels of 8 bytes.
+    model = nn.Conv2d(3, 4, 1, bias=False, dtype=dtype)
+    for record in (profile_gpu_memory(model, (2, 3, 8, 8)), predict_memory(model, input_shape=(2, 3, 8, 8))):
+        assert record.peak_mib * MIB == size * (384 + 12 + 512) + 16
+        assert record.precision == str(dtype).removeprefix("torch.")
+
+
+def test_a_network_in_double_precision_is_profiled_whole() -> None:
+    model = build_model("tiny_cnn", num_classes=2, seed=0).double()
+    record = profile_model(model, resolution=32, runs=1, warmup=0, max_batch=1, modes=("eager", "autocast"))
+    assert record.unavailable.keys() == {"autocast"}
+    assert "training with 1 image in float64" in profiling_report([record])
+    assert record.complexity.macs == profile_model(model.float(), resolution=32, runs=1, max_batch=1).complexity.macs
+
+
 def test_training_counts_gradients_and_the_optimisers_state() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))  # 26 parameters, 104 bytes
     record = measure_memory(model, input_shape=(1, 3, 2, 2), training=True)

@@ -1,0 +1,11 @@
+"""What any network is asked and borrowed for."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def input_dtype(model: nn.Module) -> torch.dtype:
+    """Of the images that the network takes: that of its first floating-point parameter; float32 where it has none."""
+    return next((tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()), torch.float32)
