@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from resomap.checks import is_whole
 from resomap.errors import ConfigError
 from resomap.explainability.full_float32 import full_float32
+from resomap.models.modules import device_of
 from resomap.models.resolutions import in_eval_mode
 from resomap.models.target_layers import unwrapped
 
@@ -53,7 +54,7 @@ def borrowed(model: nn.Module) -> Iterator[nn.Module]:
             "model: expected weights that let gradients pass, got some made under torch.inference_mode(); build or "
             "load the model outside of it"
         )
-    device = next(network.parameters(), torch.empty(0)).device
+    device = device_of(network)
     with torch.inference_mode(False):
         if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in network.parameters()):
             network = copy.deepcopy(network).float()

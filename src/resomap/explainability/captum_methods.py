@@ -7,9 +7,11 @@ cells of a grid in fractions of the image, so that they are the same at every re
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from captum._utils.models.linear_model import SkLearnRidge
 from captum.attr import GradientShap, KernelShap, Lime, NoiseTunnel, Occlusion
@@ -24,6 +26,7 @@ from resomap.explainability.attribution import (
     chosen_targets,
     logits_of,
 )
+from resomap.models.generators import seeded
 
 GRID = 7
 """Cells a side of the regions that Kernel SHAP and LIME switch on and off."""
@@ -61,7 +64,7 @@ class CaptumMethod:
             at_once = 1 if self.method in _SAMPLES else len(images_BCHW)
             parts = []
             for images, wanted in zip(images_BCHW.split(at_once), targets.split(at_once), strict=True):
-                with _seeded(images.device, self.seed), _frozen(network):
+                with seeded(images.device, self.seed), _numpy_seeded(self.seed), _frozen(network):
                     parts.append(_ATTRIBUTE[self.method](network, images, wanted))
         signed = torch.cat(parts)
         return Attribution(
@@ -72,27 +75,15 @@ class CaptumMethod:
         )
 
 
-class _seeded:  # noqa: N801 - reads as a statement
-    """Random numbers from a seed inside; the caller's afterwards."""
-
-    def __init__(self, device: torch.device, seed: int) -> None:
-        devices = [device] if device.type != "cpu" else []
-        self._fork = torch.random.fork_rng(devices=devices, device_type=device.type if devices else "cuda")
-        self._seed = seed
-
-    def __enter__(self) -> None:
-        import numpy as np
-
-        self._fork.__enter__()
-        self._numpy = np.random.get_state()
-        torch.manual_seed(self._seed)
-        np.random.seed(self._seed % 2**32)
-
-    def __exit__(self, *error: Any) -> None:
-        import numpy as np
-
-        np.random.set_state(self._numpy)
-        self._fork.__exit__(*error)
+@contextmanager
+def _numpy_seeded(seed: int) -> Iterator[None]:
+    """numpy's numbers from a seed inside (Captum's GradientSHAP draws by it); the caller's afterwards."""
+    before = np.random.get_state()
+    np.random.seed(seed % 2**32)
+    try:
+        yield
+    finally:
+        np.random.set_state(before)
 
 
 class _frozen:  # noqa: N801 - reads as a statement

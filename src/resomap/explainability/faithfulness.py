@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from resomap.explainability.attribution import Attribution, borrowed, input_dtype, logits_of
+from resomap.models.generators import seeded
+from resomap.models.modules import device_of
 
 _USUAL_STD = 0.02
 FRACTIONS = tuple(np.linspace(0, 1, 11).round(2).tolist())
@@ -91,8 +93,7 @@ def max_sensitivity(
         images = inputs if isinstance(inputs, Tensor) else inputs[0]
         return (explain(images, target).maps_Bhw,)
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(images_BCHW.device, seed):
         found = sensitivity_max(
             attribute, images_BCHW, perturb_radius=radius, n_perturb_samples=samples, target=targets_B,
             max_examples_per_batch=len(images_BCHW),
@@ -110,8 +111,7 @@ def with_random_weights(model: nn.Module, *, seed: int = 0) -> nn.Module:
     """
     fresh = copy.deepcopy(model)
     before = [(parameter, parameter._version, parameter.detach().clone()) for parameter in fresh.parameters()]
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(seed)
+    with seeded(device_of(fresh), seed), torch.no_grad():
         for module in fresh.modules():
             for name in ("reset_parameters", "_reset_parameters", "reset_running_stats"):
                 reset = getattr(module, name, None)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from resomap.explainability.attribution import borrowed, input_dtype
+from resomap.models.modules import device_of
 from resomap.models.target_layers import find_target_layer
 
 
@@ -32,7 +33,7 @@ def effective_receptive_field(
     """
     layer = find_target_layer(model, target_layer, resolution=resolution)
     with borrowed(model) as network:
-        device = next(network.parameters(), torch.empty(0)).device
+        device = device_of(network)
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(samples, 3, resolution, resolution, generator=generator)
         images = noise.to(device, input_dtype(network)).requires_grad_(True)

@@ -20,6 +20,7 @@ from torch.nn.parameter import is_lazy
 
 from resomap.checks import is_whole
 from resomap.errors import ConfigError, ResolutionError, ResoMapError, UnknownModelError
+from resomap.models.generators import seeded
 from resomap.models.names import model_source
 from resomap.models.pretrained import check_published, load_torchvision_weights, timm_pretrained
 from resomap.models.simple_cnn import DEFAULT_SPECS, CnnSpec, SimpleCnn
@@ -127,8 +128,7 @@ def _random_state(seed: int | None, *, meta: bool) -> Iterator[None]:
         yield
         return
     # Only the CPU's generator is seeded: weights are always drawn there, so a GPU's state stays untouched.
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed or 0)
+    with seeded(torch.device("cpu"), seed or 0):
         yield
 
 

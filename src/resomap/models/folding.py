@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from resomap.models.modules import device_of
 from resomap.models.resolutions import SIZE_ERRORS, in_eval_mode
 
 log = logging.getLogger(__name__)
@@ -89,8 +90,7 @@ class _Watch:
 
 
 def _noise(network: nn.Module, resolution: int) -> Tensor:
-    where = next(network.parameters()).device
-    return torch.randn(2, 3, resolution, resolution, generator=torch.Generator().manual_seed(0)).to(where)
+    return torch.randn(2, 3, resolution, resolution, generator=torch.Generator().manual_seed(0)).to(device_of(network))
 
 
 def _pairs(network: nn.Module, noise_BCHW: Tensor) -> tuple[list[tuple[str, str]], Tensor]:

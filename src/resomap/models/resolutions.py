@@ -19,7 +19,7 @@ from torch.func import functional_call
 from resomap.checks import is_whole
 from resomap.errors import ResolutionError, ResoMapError, UnknownModelError
 from resomap.models.construct import Specs, any_size_options, cnn_spec, construct, construct_on_meta, users_error
-from resomap.models.modules import input_dtype
+from resomap.models.modules import device_of, input_dtype
 from resomap.models.names import FAMILIES, canonical_name, model_source
 from resomap.models.pretrained import timm_config
 from resomap.models.simple_cnn import CnnSpec
@@ -85,9 +85,7 @@ def takes_here(model: nn.Module, resolution: int) -> bool:
     Raises:
         torch.OutOfMemoryError: the device has no memory left, which says nothing about the size.
     """
-    first = next(model.parameters(), None)
-    device = None if first is None else first.device
-    image_BCHW = torch.zeros(1, 3, resolution, resolution, device=device, dtype=input_dtype(model))
+    image_BCHW = torch.zeros(1, 3, resolution, resolution, device=device_of(model), dtype=input_dtype(model))
     try:
         with torch.inference_mode(), in_eval_mode(model):
             model(image_BCHW)

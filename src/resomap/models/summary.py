@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from resomap.models.modules import input_dtype
+from resomap.models.modules import device_of, input_dtype
 from resomap.models.resolutions import SIZE_ERRORS, dry_forward, in_eval_mode
 from resomap.printable import printable
 from resomap.serialize import write_json, write_text
@@ -101,9 +101,9 @@ def _forward(model: nn.Module, resolution: int, seen: dict[str, LayerSummary]) -
     except SIZE_ERRORS:
         # A model of the user's that needs values: run it, in evaluation mode, on one blank image.
         seen.clear()
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
         with torch.no_grad(), in_eval_mode(model):
-            return model(torch.zeros(1, 3, resolution, resolution, device=device, dtype=input_dtype(model)))
+            shape = (1, 3, resolution, resolution)
+            return model(torch.zeros(shape, device=device_of(model), dtype=input_dtype(model)))
 
 
 @contextmanager

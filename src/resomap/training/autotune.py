@@ -22,9 +22,9 @@ from statistics import median
 import torch
 from torch import nn
 
+from resomap.models.generators import isolated_generators
 from resomap.records import TunedSettings
 from resomap.training.bench import Bench, Setting
-from resomap.training.device import isolated_generators
 
 SHARE = 0.02
 """Of the training time that the search may take."""

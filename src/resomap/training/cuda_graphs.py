@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from resomap.training.device import isolated_generators
+from resomap.models.generators import isolated_generators
 
 T = TypeVar("T")
 

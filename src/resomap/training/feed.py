@@ -14,6 +14,7 @@ from resomap.checks import is_whole
 from resomap.data.loaders import Batch, TrainLoader, as_batches
 from resomap.data.randomness import derive_seed
 from resomap.errors import ConfigError
+from resomap.models.generators import seed_generators
 from resomap.training.device import seed_generators
 from resomap.training.engine import Engine
 

@@ -14,9 +14,10 @@ from torch import nn
 from resomap.data.loaders import Batch
 from resomap.data.randomness import derive_seed
 from resomap.errors import ConfigError, TrainingDivergedError
+from resomap.models.generators import isolated_generators, seed_generators
 from resomap.models.resolutions import least_training_batch
 from resomap.records import EpochRecord
-from resomap.training.device import isolated_generators, peak_memory_mib, reset_peak_memory, seed_generators
+from resomap.training.device import peak_memory_mib, reset_peak_memory
 from resomap.training.engine import Engine
 from resomap.training.feed import Feed
 from resomap.training.forward_backward import Passes

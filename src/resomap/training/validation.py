@@ -12,8 +12,8 @@ from torch import nn
 from resomap.errors import ConfigError
 from resomap.evaluation.predict import predict
 from resomap.metrics.classification import classification_metrics
+from resomap.models.generators import isolated_generators
 from resomap.records import Predictions
-from resomap.training.device import isolated_generators
 from resomap.training.engine import Engine
 
 

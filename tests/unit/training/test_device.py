@@ -8,11 +8,9 @@ import torch
 from resomap.errors import DeviceError
 from resomap.training.device import (
     backend_flags,
-    isolated_generators,
     peak_memory_mib,
     reset_peak_memory,
     resolve_precision,
-    seed_generators,
     select_device,
     supports_bf16,
 )
@@ -118,28 +116,6 @@ def test_peak_memory_on_cpu_is_none():
 def test_peak_memory_is_in_mib(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "max_memory_allocated", lambda device: 3 * 2**20)
     assert peak_memory_mib(torch.device("cuda")) == 3.0
-
-
-def test_seed_generators_equals_manual_seed():
-    torch.manual_seed(11)
-    expected = torch.rand(4)
-    seed_generators(11, CPU)
-    assert torch.equal(torch.rand(4), expected)
-
-
-def test_isolated_generators_restores_after_an_error():
-    torch.manual_seed(1)
-    expected = torch.rand(3)
-    torch.manual_seed(1)
-
-    def draw_and_fail() -> None:
-        with isolated_generators(CPU):
-            torch.rand(100)
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        draw_and_fail()
-    assert torch.equal(torch.rand(3), expected)
 
 
 @pytest.mark.parametrize(
