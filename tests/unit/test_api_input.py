@@ -12,12 +12,17 @@ from torch import nn
 
 import resomap
 from resomap.errors import ResoMapError
+from resomap.explainability.captum_methods import CaptumMethod
 
 NAN = float("nan")
 MODEL = nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 BATCHES = [(torch.zeros(2, 3, 8, 8), torch.tensor([0, 1]))]
 MAPS, BOXES = np.ones((1, 2, 2)), np.array([[0.0, 0.0, 1.0, 1.0]])
 STOPPING = {"monitor": "train_loss", "mode": "min", "patience": 1}
+
+
+def captum(model: Any = MODEL, method: str = "lime", **options: Any) -> object:
+    return CaptumMethod(model, method=method, **options)
 
 
 def complexity(*shape: Any) -> object:
@@ -45,6 +50,10 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "a layer to look for": (lambda: resomap.get_target_layer(MODEL, 3), "target layer: expected"),
     "a name for a model": (lambda: resomap.GradCAM("resnet18"), "model: expected a torch.nn.Module, got str"),
     "no images at once": (lambda: resomap.Saliency(MODEL, chunk=0), "chunk: expected a whole number of images"),
+    "a name for a model of Captum's": (lambda: captum("resnet18"), "model: expected a torch.nn.Module, got str"),
+    "no method of Captum's": (lambda: captum(method="shap"), "method: expected one of smoothgrad, .*, got 'shap'"),
+    "a seed of half": (lambda: captum(seed=0.5), "seed: expected a whole number of 64 bits, got 0.5"),
+    "a seed of 70 bits": (lambda: captum(seed=2**70), "seed: expected a whole number of 64 bits, got 1"),
     "half a step": (lambda: integrated(steps=24.5), "steps: expected a whole number, got 24.5"),
     "an error of NaN": (lambda: integrated(max_error=NAN), "max_error: expected a share"),
     "a baseline of 0": (lambda: integrated(baseline_CHW=0), "baseline_CHW: expected a tensor"),

@@ -88,7 +88,7 @@ Targets = Tensor | Sequence[int] | int | None
 """Class ids, one an image; one for all images; or None for the predicted classes."""
 
 
-def check_method(model: nn.Module, chunk: int) -> None:
+def check_method(model: nn.Module, chunk: int = 1) -> None:
     """Refuse what no method can be made with.
 
     Raises:

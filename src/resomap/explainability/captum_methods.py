@@ -18,11 +18,13 @@ from captum.attr import GradientShap, KernelShap, Lime, NoiseTunnel, Occlusion
 from captum.attr import Saliency as CaptumSaliency
 from torch import Tensor, nn
 
+from resomap.errors import ConfigError, is_whole
 from resomap.explainability.attribution import (
     Attribution,
     Targets,
     borrowed,
     check_images,
+    check_method,
     chosen_targets,
     logits_of,
 )
@@ -43,12 +45,19 @@ class CaptumMethod:
     Args:
         model: any classifier of images.
         method: smoothgrad, gradient_shap, occlusion, kernel_shap or lime.
-        seed: of the samples.
+        seed: of the samples; a whole number, of 64 bits.
+    Raises:
+        ConfigError: no such method or seed, or the model is no torch.nn.Module.
     References: SmoothGrad arXiv:1706.03825; GradientSHAP and Kernel SHAP arXiv:1705.07874; Occlusion arXiv:1311.2901;
         LIME arXiv:1602.04938.
     """
 
     def __init__(self, model: nn.Module, *, method: str, seed: int = 0) -> None:
+        check_method(model)
+        if method not in _ATTRIBUTE:
+            raise ConfigError(f"method: expected one of {', '.join(_ATTRIBUTE)}, got {method!r}")
+        if not is_whole(seed) or not -(2**63) <= seed < 2**63:
+            raise ConfigError(f"seed: expected a whole number of 64 bits, got {seed!r}")
         self.model, self.method, self.seed = model, method, seed
 
     def __call__(self, images_BCHW: Tensor, targets_B: Targets = None) -> Attribution:
