@@ -84,6 +84,8 @@ def print_forecast(forecast: StudyForecast) -> None:
     ]
     columns = ["model", "side", "precision", "GMACs", "M params", "infer MiB", "train MiB", "micro-batch", "one run"]
     print_table(f"Plan: {forecast.device}, batch {forecast.batch_size}", columns, rows)
+    if forecast.limit_mib is None:
+        print("this device does not tell what memory is free: no micro-batch is lowered; give system.memory_gib")
     for cell in forecast.too_big:
         least = "one image" if cell.fewest_images == 1 else f"{cell.fewest_images} images, the fewest it trains on"
         print(

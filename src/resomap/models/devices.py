@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from typing import Literal, overload
 
 import psutil
 import torch
@@ -40,11 +41,18 @@ def present_device(device: str | torch.device, *, name: str = "device") -> torch
     return chosen
 
 
-def free_memory_mib(device: str) -> float:
-    """Memory that is free on a device: the machine's on CPU, the accelerator's else."""
+@overload
+def free_memory_mib(device: Literal["cpu"]) -> float: ...
+@overload
+def free_memory_mib(device: str) -> float | None: ...
+def free_memory_mib(device: str) -> float | None:
+    """Memory that is free on a device: the machine's on CPU, the accelerator's else; None where that tells none."""
     if device.partition(":")[0] == "cpu":
         return psutil.virtual_memory().available / 2**20
-    free, _ = torch.accelerator.get_memory_info(torch.device(device))
+    try:
+        free, _ = torch.accelerator.get_memory_info(torch.device(device))
+    except RuntimeError:
+        return None
     return free / 2**20
 
 

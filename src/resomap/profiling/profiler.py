@@ -111,10 +111,9 @@ def _one_image(subject: Subject) -> tuple[int, int, int, int]:
 
 def _largest_batches(of_one: Sequence[MemoryRecord], plan: ProfilingPlan) -> list[int]:
     """The largest batch of each subject that the search may try: timed in turn, all have their images in memory."""
-    try:
-        room_mib = _SHARE_OF_FREE * free_memory_mib(plan.device)
-    except RuntimeError:  # no such count on this kind of accelerator, which refuses what it cannot hold
-        room_mib = math.inf
+    free_mib = free_memory_mib(plan.device)
+    # An accelerator that tells none refuses what it cannot hold.
+    room_mib = math.inf if free_mib is None else _SHARE_OF_FREE * free_mib
     images_mib = sum(one.input_mib for one in of_one)
     fitting = [room_mib / (one.activations_peak_mib + images_mib) for one in of_one]
     return [max(1, int(min(plan.max_batch, batch))) for batch in fitting]

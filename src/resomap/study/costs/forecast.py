@@ -5,6 +5,7 @@ Memory and operations are computed on shapes alone; only time is measured, from 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -77,8 +78,8 @@ class StudyForecast:
     batch_size: int
     images: dict[str, int]
     """split -> images."""
-    limit_mib: float
-    """Memory that a run may take: where it is not given, its part of what is free."""
+    limit_mib: float | None
+    """Memory that a run may take: where it is not given, its part of what is free; None: the device does not tell."""
     leaves_out: str
     """What the predicted memory does not count."""
     cells: tuple[CellForecast, ...]
@@ -119,14 +120,16 @@ def forecast_study(
     runs = context.runs_at_once
     device, _ = build.device_and_precision(config)
     shared = build.runs_on_a_device(config, runs)
-    limit = build.memory_limit_mib(config) or free_memory_mib(device) * SHARE_OF_FREE / shared
+    limit, free = build.memory_limit_mib(config), free_memory_mib(device)
+    if limit is None and free is not None:
+        limit = free * SHARE_OF_FREE / shared
     cells: list[CellForecast] = []
     with build.threads_of_runs(config, runs):
         choices, untuned = foreseen_choices(context)
         context = replace(context, tuned=choices)
         for model in dict.fromkeys(cell.model for cell in context.cells):
             progress(model)
-            cells += _forecast_model(context, model, limit_mib=limit)
+            cells += _forecast_model(context, model, limit_mib=math.inf if limit is None else limit)
     seeds = len({cell.seed for cell in context.cells})
     forecast = StudyForecast(
         device=device,

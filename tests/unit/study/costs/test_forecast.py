@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from resomap import load_config
+from resomap.cli.plan_command import print_forecast
 from resomap.profiling.memory import measure_memory
 from resomap.records import Cell, TunedSettings
 from resomap.study import build
@@ -72,6 +73,18 @@ def test_runs_at_once_share_what_memory_is_free(plan: Callable[..., Any], monkey
     assert plan("sweep.resolutions=[32]", "system.runs_at_once=2").limit_mib == pytest.approx(450)
     assert threads == [3]
     assert plan("sweep.resolutions=[32]", "system.runs_at_once=2", "system.memory_gib=0.5").limit_mib == 512
+
+
+def test_a_device_that_does_not_tell_its_free_memory_limits_nothing(
+    plan: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(forecast, "free_memory_mib", lambda device: None)
+    found = plan("sweep.resolutions=[32]", "training.micro_batch=4")
+    assert (found.limit_mib, [cell.micro_batch for cell in found.cells]) == (None, [4])
+    print_forecast(found)
+    assert "does not tell what memory is free: no micro-batch is lowered" in capsys.readouterr().out
+    limited = plan("sweep.resolutions=[32]", "system.memory_gib=0.0001")
+    assert (limited.limit_mib, [cell.micro_batch for cell in limited.cells]) == (0.1024, [None])
 
 
 def test_a_plan_takes_the_settings_remembered_for_this_machine(
