@@ -22,7 +22,10 @@ _HEAD_RATE = 1e-3
 
 def reestimate_batch_norm(network: nn.Module, loader: EvalLoader, *, device: str, images: int = _BN_IMAGES) -> None:
     """Mean and variance of every BatchNorm as averages over training batches, each batch weighing as much as it has
-    images; nothing for other networks."""
+    images; nothing for other networks.
+
+    Side effects: the network is left in evaluation mode, also after an error.
+    """
     layers = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if not layers:
         return
@@ -39,18 +42,20 @@ def reestimate_batch_norm(network: nn.Module, loader: EvalLoader, *, device: str
         layer.reset_running_stats()
         layer.train()
     seen = 0
-    with torch.no_grad():
-        for batch in loader:
-            inputs, labels = to_model_input(batch, torch.device(device), non_blocking=True, channels_last=True)
-            if len(labels) > 1 or seen == 0:
-                network(inputs)
-            seen += len(labels)
-            if seen >= images:
-                break
-    for layer, momentum, hook in zip(layers, momenta, hooks, strict=True):
-        layer.momentum = momentum
-        hook.remove()
-    network.eval()
+    try:
+        with torch.no_grad():
+            for batch in loader:
+                inputs, labels = to_model_input(batch, torch.device(device), non_blocking=True, channels_last=True)
+                if len(labels) > 1 or seen == 0:
+                    network(inputs)
+                seen += len(labels)
+                if seen >= images:
+                    break
+    finally:
+        for layer, momentum, hook in zip(layers, momenta, hooks, strict=True):
+            layer.momentum = momentum
+            hook.remove()
+        network.eval()
 
 
 def finetune_head(network: nn.Module, loader: EvalLoader, *, device: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from resomap.models.modules import device_of
 from resomap.models.resolutions import SIZE_ERRORS, in_eval_mode
@@ -115,20 +116,19 @@ def _pairs(network: nn.Module, noise_BCHW: Tensor) -> tuple[list[tuple[str, str]
 
 def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     """Give the convolution what the BatchNorm does; in double precision, rounded once."""
-    mean, variance = norm.running_mean, norm.running_var
-    assert mean is not None
-    assert variance is not None
-    scale = (variance.double() + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight.double()
-    bias = -mean.double() * scale
-    if convolution.bias is not None:
-        bias = bias + convolution.bias.double() * scale
-    if norm.bias is not None:
-        bias = bias + norm.bias.double()
-    weight = convolution.weight.double() * scale[:, None, None, None]
-    convolution.weight = nn.Parameter(weight.to(convolution.weight.dtype), requires_grad=False)
-    convolution.bias = nn.Parameter(bias.to(convolution.weight.dtype), requires_grad=False)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    weight, bias = fuse_conv_bn_weights(
+        convolution.weight.double(), _double(convolution.bias), norm.running_mean.double(), norm.running_var.double(),
+        norm.eps, _double(norm.weight), _double(norm.bias),
+    )  # fmt: skip
+    dtype = convolution.weight.dtype
+    convolution.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
+    convolution.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
+
+
+def _double(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.double()
 
 
 def _what_is_left(norm: nn.Module) -> nn.Module:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -316,12 +316,11 @@ def _accelerator_memory(model: nn.Module, device: torch.device, options: Mapping
     counted = measure_memory(model, device=device, **options)  # type: ignore[arg-type]
     torch.accelerator.synchronize(device)
     peak_mib = (torch.accelerator.max_memory_allocated(device) - before) / _MIB
-    fields = {name: getattr(counted, name) for name in counted.__dataclass_fields__}
-    fields |= {
-        "method": ALLOCATOR,
-        "peak_mib": peak_mib,
-        "allocated_mib": before / _MIB,
-        "reserved_mib": torch.accelerator.memory_reserved(device) / _MIB,
-        "leaves_out": "the device's context and libraries, which are outside the allocator",
-    }
-    return MemoryRecord(**fields)
+    return replace(
+        counted,
+        method=ALLOCATOR,
+        peak_mib=peak_mib,
+        allocated_mib=before / _MIB,
+        reserved_mib=torch.accelerator.memory_reserved(device) / _MIB,
+        leaves_out="the device's context and libraries, which are outside the allocator",
+    )

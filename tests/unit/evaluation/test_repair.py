@@ -31,6 +31,15 @@ def test_a_small_last_batch_weighs_as_much_as_it_has_images() -> None:
     assert not network[0]._forward_pre_hooks
 
 
+def test_an_error_leaves_no_hook_and_no_momentum_behind() -> None:
+    network = nn.Sequential(nn.BatchNorm2d(1, momentum=0.3), nn.BatchNorm2d(2))  # the second fits no batch
+    with pytest.raises(RuntimeError, match="running_mean"):
+        reestimate_batch_norm(network, [_batch([0, 4])], device="cpu")
+    assert (network[0].momentum, network[1].momentum) == (0.3, 0.1)
+    assert not any(layer._forward_pre_hooks for layer in network)
+    assert not any(layer.training for layer in network)
+
+
 def test_a_layer_that_runs_twice_averages_both() -> None:
     """The same layer on x and on its own output, which has mean 0 and variance 4/3."""
 
