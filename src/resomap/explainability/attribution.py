@@ -31,8 +31,8 @@ class Attribution:
     """(B, h, w) float32, >= 0, on the method's own grid."""
     targets_B: Tensor
     """int64: the class that was explained."""
-    logits_BK: Tensor | None = None
-    """Of the same forward pass, where the method has them."""
+    logits_BK: Tensor
+    """Of the images, computed as the maps were."""
     signed_BCHW: Tensor | None = None
     """Of methods that explain pixels: the attribution of every input value, with its sign."""
     notes: Mapping[str, list[Any]] = field(default_factory=dict)

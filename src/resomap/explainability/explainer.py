@@ -115,10 +115,7 @@ class ModelExplainer:
         )
         images_1CHW = normalised(square[None], mean=recipe.mean, std=recipe.std)
         found = self.explain_batch(images_1CHW, self._class_id(target), method=method, **options)
-        logits = found.logits_BK
-        if logits is None:
-            raise ConfigError(f"method {method!r} gives no logits")
-        probabilities = logits.float().softmax(dim=1)[0].cpu()
+        probabilities = found.logits_BK.float().softmax(dim=1)[0].cpu()
         return Explained(
             resolution=recipe.resolution,
             map_hw=found.maps_Bhw[0].float().cpu().numpy(),
@@ -243,7 +240,7 @@ class ModelExplainer:
         return names.index(target)
 
     def _check_names(self, found: Attribution) -> None:
-        if self.class_names is None or found.logits_BK is None:
+        if self.class_names is None:
             return
         classes = found.logits_BK.shape[1]
         if len(self.class_names) != classes:

@@ -36,10 +36,10 @@ def test_a_map_that_is_right_deletes_at_once_and_a_wrong_one_at_the_end() -> Non
 
 def test_max_sensitivity_by_hand() -> None:
     def constant(images: Tensor, _targets: Tensor) -> Attribution:
-        return Attribution(torch.ones(len(images), 4, 4), torch.zeros(len(images)))
+        return Attribution(torch.ones(len(images), 4, 4), torch.zeros(len(images)), torch.zeros(len(images), 2))
 
     def linear(images: Tensor, _targets: Tensor) -> Attribution:
-        return Attribution(images[:, 0], torch.zeros(len(images)))
+        return Attribution(images[:, 0], torch.zeros(len(images)), torch.zeros(len(images), 2))
 
     images = torch.ones(2, 1, 4, 4)
     assert max_sensitivity(constant, images, torch.tensor([0, 0])).tolist() == [0, 0]

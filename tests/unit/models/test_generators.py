@@ -50,7 +50,7 @@ def test_seeded_draws_the_seed_s_numbers() -> None:
 
 
 def _first_channel(images: Tensor, _targets: Tensor) -> Attribution:
-    return Attribution(images[:, 0], torch.zeros(len(images)))
+    return Attribution(images[:, 0], torch.zeros(len(images)), torch.zeros(len(images), 2))
 
 
 DRAWING: dict[str, Callable[[nn.Module, Tensor], object]] = {

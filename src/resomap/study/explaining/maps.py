@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from resomap.errors import TargetLayerError
 from resomap.explainability.methods import REVISIONS, make_explainer
@@ -143,39 +142,28 @@ def _explain(
     checkpoint: Checkpoint, cell: Cell, method: str, images: ExplainedImages, *, recipe: MapRecipe, key: str
 ) -> StoredMaps:
     network = checkpoint.model.to(recipe.device)
-    probabilities = predict_images(network, images, checkpoint=checkpoint, recipe=recipe)
-    predicted = probabilities.argmax(axis=1)
-    targets = images.labels if recipe.target == "label" else predicted
-    maps: list[np.ndarray] = []
+    parts: list[tuple[np.ndarray, ...]] = []
     notes: dict[str, list[Any]] = {}
     explain = make_explainer(network, method=method, **recipe.options_of(cell.model, method))
     for part, images_BCHW in images.batches(checkpoint.preprocessing, batch_size=recipe.batch_size):
-        targets_B = torch.from_numpy(targets[part])
-        of_batch = explain(images_BCHW.to(recipe.device), targets_B.to(recipe.device))
-        maps.append(of_batch.maps_Bhw.float().cpu().numpy())
+        targets_B = torch.from_numpy(images.labels[part]).to(recipe.device) if recipe.target == "label" else None
+        of_batch = explain(images_BCHW.to(recipe.device), targets_B)
+        confidence_B, predicted_B = of_batch.logits_BK.float().softmax(dim=1).max(dim=1)
+        columns = (of_batch.maps_Bhw.float(), of_batch.targets_B, predicted_B, confidence_B)
+        parts.append(tuple(column.cpu().numpy() for column in columns))
         for name, values in of_batch.notes.items():
             notes.setdefault(name, []).extend(values)
+    maps, targets, predicted, confidence = (np.concatenate(column) for column in zip(*parts, strict=True))
     return StoredMaps(
         cell=cell,
         method=method,
         key=key,
         image_ids=tuple(record.image_id for record in images.records),
-        maps=np.concatenate(maps),
+        maps=maps,
         boxes=images.boxes,
         labels=images.labels,
-        targets=targets.astype(np.int64),
-        predicted=predicted.astype(np.int64),
-        confidence=probabilities.max(axis=1).astype(np.float32),
+        targets=targets,
+        predicted=predicted,
+        confidence=confidence,
         notes=notes,
     )
-
-
-def predict_images(
-    network: nn.Module, images: ExplainedImages, *, checkpoint: Checkpoint, recipe: MapRecipe
-) -> np.ndarray:
-    """(N, K) float32 probabilities, in float32 arithmetic."""
-    rows = []
-    with torch.inference_mode():
-        for _, images_BCHW in images.batches(checkpoint.preprocessing, batch_size=recipe.batch_size):
-            rows.append(network(images_BCHW.to(recipe.device)).float().softmax(dim=1).cpu().numpy())
-    return np.concatenate(rows)

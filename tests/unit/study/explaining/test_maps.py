@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from resomap.errors import TargetLayerError
@@ -15,6 +16,7 @@ from resomap.explainability.store import StoredMaps, read_maps
 from resomap.layout import BEST_WEIGHTS, StudyLayout
 from resomap.models.checkpoints import make_metadata, save_weights, write_metadata
 from resomap.models.registry import build_model
+from resomap.models.simple_cnn import SimpleCnn
 from resomap.models.target_layers import get_target_layer
 from resomap.records import Cell, ImageRecord, Preprocessing
 from resomap.study.explaining import maps as explain
@@ -134,3 +136,32 @@ def test_a_model_without_a_layer_has_no_gradcam_and_leaves_the_others_theirs(
     assert read_maps(StudyLayout(tmp_path / "study").maps_path(Cell("tiny_cnn", 32, 0), "gradcam")) is None
     with pytest.raises(TargetLayerError, match=r"^tiny_cnn: Grad-CAM needs a convolutional layer, .*another method"):
         analyse((32,), faithfulness=False)
+
+
+@pytest.mark.parametrize("target", ["label", "predicted"])
+@pytest.mark.parametrize("checkpoints", ["tiny_cnn"], indirect=True)
+def test_a_run_s_answers_come_from_the_pass_that_is_explained(
+    analyse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    passes: list[torch.Tensor] = []
+    networks: list[SimpleCnn] = []
+
+    def counted(network: SimpleCnn, images_BCHW: torch.Tensor) -> torch.Tensor:
+        if images_BCHW.device.type != "meta":
+            passes.append(images_BCHW)
+            networks.append(network)
+        return forward(network, images_BCHW)
+
+    forward = SimpleCnn.forward
+    monkeypatch.setattr(SimpleCnn, "forward", counted)
+    analyse((32,), faithfulness=False, target=target, batch_size=2)
+    assert [len(images) for images in passes] == [2, 2]
+    monkeypatch.undo()
+    with torch.inference_mode():
+        probabilities = torch.cat([networks[0].eval()(images) for images in passes]).softmax(dim=1)
+    stored = _stored(tmp_path, 32, "tiny_cnn")
+    np.testing.assert_allclose(stored.confidence, probabilities.amax(dim=1), rtol=1e-5)
+    assert stored.predicted.tolist() == probabilities.argmax(dim=1).tolist()
+    assert stored.targets.tolist() == ([0, 1, 0, 1] if target == "label" else stored.predicted.tolist())
+    kinds = [column.dtype for column in (stored.maps, stored.targets, stored.predicted, stored.confidence)]
+    assert kinds == [np.float32, np.int64, np.int64, np.float32]
