@@ -73,7 +73,7 @@ def planned(config: ResoMapConfig, name: str, *, limit_mib: float, known_share: 
     sides, batch = config.sweep.resolutions, config.training.batch_size
     network = build.model_on_meta(config, Cell(name, sides[0], 0), num_classes=CLASSES)
     counted = {side: get_model_complexity(network, (1, 3, side, side)) for side in sides}
-    flops = {side: counted[side].training_flops for side in sides}
+    flops = {side: counted[side].flops + counted[side].backward_flops for side in sides}
     share = known_share or IMAGES_PER_S[name] * flops[224] / PEAK_FLOPS
     seconds = {side: flops[side] / (share * PEAK_FLOPS) for side in sides}
 

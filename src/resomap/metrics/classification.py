@@ -72,11 +72,6 @@ def macro(values_K: np.ndarray, support_K: np.ndarray) -> float:
     return float(values_K[support_K > 0].mean())
 
 
-def balanced_accuracy(confusion_KK: np.ndarray) -> float:
-    """Mean recall over the classes that have images (Brodersen et al. 2010)."""
-    return macro(precision_recall_f1(confusion_KK)[1], confusion_KK.sum(axis=1))
-
-
 def top_k_accuracy(labels_N: np.ndarray, probabilities_NK: np.ndarray, *, k: int) -> float:
     """Share of images whose class is among the k most probable (k bounded by K).
 
@@ -147,8 +142,9 @@ def classification_metrics(
         bins: of the calibration error.
         confidence: coverage of accuracy_low .. accuracy_high (Wilson).
     Returns:
-        accuracy, accuracy_low, accuracy_high, top5_accuracy (named after k), balanced_accuracy, macro_precision,
-        macro_recall, macro_f1, log_loss, ece; per_class: [{class, support, precision, recall, f1}];
+        accuracy, accuracy_low, accuracy_high, top5_accuracy (named after k), balanced_accuracy (mean recall over the
+        classes that have images, Brodersen et al. 2010), macro_precision, macro_recall, macro_f1, log_loss, ece;
+        per_class: [{class, support, precision, recall, f1}];
         confusion_matrix: K x K counts.
     Raises:
         ArgumentError: a ValueError; no images, shapes that do not fit, or values out of range.

@@ -169,24 +169,15 @@ def _shares(maps_Nhw: np.ndarray) -> np.ndarray:
     return np.where(total > 0, flat / np.where(total > 0, total, 1), np.nan)
 
 
-def energy_in_mask(maps_Nhw: np.ndarray, masks_Nhw: np.ndarray) -> np.ndarray:
-    """(N,) share of the map's energy inside the mask over the mask's share of the area: 1 is chance.
-
-    Args:
-        masks_Nhw: 0..1 on the same grid; soft edges count by their value.
-    Reference: Wang et al. 2020, arXiv:1910.01279 (energy-based pointing game), here over the area.
-    """
-    masks = np.asarray(masks_Nhw, dtype=np.float64).reshape(len(masks_Nhw), -1)
-    area = masks.mean(axis=1)
-    energy = (_shares(maps_Nhw) * masks).sum(axis=1)
-    return np.where(area > 0, energy / np.where(area > 0, area, 1), np.nan)
-
-
 def energy_parts(maps_Nhw: np.ndarray, masks_Nhw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(energy inside the mask over its share of the area, energy), each (N,): to be summed before they are divided.
 
     A map without energy has no share of its own, and leaving it out favours networks that show something only where
     there is contrast. Of sums it is a part like every other.
+
+    Args:
+        masks_Nhw: 0..1 on the same grid; soft edges count by their value.
+    Reference: Wang et al. 2020, arXiv:1910.01279 (energy-based pointing game), here over the area: 1 is chance.
     """
     maps = np.nan_to_num(np.asarray(maps_Nhw, dtype=np.float64)).reshape(len(maps_Nhw), -1)
     masks = np.asarray(masks_Nhw, dtype=np.float64).reshape(len(masks_Nhw), -1)
