@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from resomap.explainability.faithfulness import with_random_weights
 from resomap.explainability.methods import explain
 from resomap.models.registry import build_model
 from resomap.profiling.latency import SATURATED
@@ -53,3 +54,17 @@ def test_explanations_equal_the_cpu_s(method: str, device: torch.device) -> None
     expected = explain(model, images, method=method, targets_B=targets).maps_Bhw
     found = explain(model.to(device), images.to(device), method=method, targets_B=targets.to(device)).maps_Bhw.cpu()
     assert float((found - expected).abs().max()) < 2e-3 * float(expected.max())
+
+
+@pytest.mark.parametrize("precision", ["tf32", "ieee"])
+def test_precision_chosen_by_either_interface_and_the_generator_are_left(precision: str, device: torch.device) -> None:
+    model, images = build_model("tiny_cnn", num_classes=3).to(device), torch.randn(2, 3, 32, 32, device=device)
+    before, chosen = torch.backends.cuda.matmul.fp32_precision, torch.get_device_module(device).get_rng_state(device)
+    torch.backends.cuda.matmul.fp32_precision = precision
+    try:
+        explain(model, images, method="smoothgrad")
+        with_random_weights(model)
+        assert torch.backends.cuda.matmul.fp32_precision == precision
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
+    assert torch.equal(torch.get_device_module(device).get_rng_state(device), chosen)

@@ -67,7 +67,7 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "predict from 3": (lambda: predicted(MODEL, 3), "loader: expected batches"),
     "predict in fp8": (lambda: predicted(mixed_precision="fp8"), "mixed_precision: expected no, bf16 or fp16, got"),
     "one name": (lambda: predicted(class_names=["a"]), "expected one for each of the model's 2 classes, got 1"),
-    "no logits": (lambda: predicted(MODEL[0]), r"expected logits \(B, K\) of 2 images, got \(2, 2, 6, 6\)"),
+    "no logits": (lambda: predicted(MODEL[0]), r"expected logits \(B, K\), here \(2, K\), got \(2, 2, 6, 6\)"),
     "train a name": (lambda: trained("resnet18"), "model: expected a torch.nn.Module"),
     "half an epoch": (lambda: trained(epochs=1.5), r"training\.epochs: expected a whole number, got 1.5"),
     "a rate in words": (lambda: trained(learning_rate="a"), r"training\.learning_rate: expected a number"),

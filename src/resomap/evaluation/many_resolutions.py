@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from resomap.data.batches import Batch, to_model_input
 from resomap.data.resize import to_square
 from resomap.data.sizes_loader import SizesLoader
-from resomap.evaluation.predict import autocast, concatenated, in_order, softmax_of
-from resomap.models.resolutions import in_eval_mode
+from resomap.evaluation.predict import concatenated, in_order, softmax_of
+from resomap.models.devices import autocast
+from resomap.models.modules import in_eval_mode
 from resomap.records import Predictions
 
 K = TypeVar("K", bound=Hashable)

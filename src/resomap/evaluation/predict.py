@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from resomap.data.loaders import Batch, EvalLoader, as_batches, to_model_input
 from resomap.errors import ConfigError, DatasetError
-from resomap.models.devices import present_device
-from resomap.models.resolutions import in_eval_mode
-from resomap.models.target_layers import check_module, unwrapped
+from resomap.models.devices import autocast, present_device
+from resomap.models.modules import check_module, checked_logits, in_eval_mode, unwrapped
 from resomap.records import Predictions
 
 _LOG = logging.getLogger(__name__)
@@ -80,28 +79,13 @@ def predict(
     return in_order(shards, loader, class_names)
 
 
-def autocast(device: torch.device, mixed_precision: str) -> torch.autocast:
-    """The forward pass in 'bf16' or 'fp16'; nothing for 'no'.
-
-    Raises:
-        ConfigError: none of these.
-    """
-    if mixed_precision not in ("no", "bf16", "fp16"):
-        raise ConfigError(f"mixed_precision: expected no, bf16 or fp16, got {mixed_precision!r}")
-    dtype = torch.float16 if mixed_precision == "fp16" else torch.bfloat16
-    return torch.autocast(device.type, dtype=dtype, enabled=mixed_precision != "no")
-
-
 def softmax_of(logits: object, images_BCHW: Tensor) -> Tensor:
     """(B, K) float32 probabilities of a model's answer to (B, C, H, W).
 
     Raises:
         ConfigError: the answer is no logits.
     """
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images_BCHW):
-        came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ConfigError(f"model: expected logits (B, K) of {len(images_BCHW)} images, got {came}")
-    return logits.float().softmax(dim=1)
+    return checked_logits(logits, len(images_BCHW)).float().softmax(dim=1)
 
 
 def _warn_of_probabilities(model: nn.Module, answers_BK: object) -> None:

@@ -18,9 +18,7 @@ from torch import Tensor, nn
 from resomap.checks import is_whole
 from resomap.errors import ConfigError
 from resomap.explainability.full_float32 import full_float32
-from resomap.models.modules import device_of
-from resomap.models.resolutions import in_eval_mode
-from resomap.models.target_layers import unwrapped
+from resomap.models.modules import checked_logits, device_of, in_eval_mode, unwrapped
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,7 +60,7 @@ def borrowed(model: nn.Module) -> Iterator[nn.Module]:
             yield network
 
 
-def input_dtype(model: nn.Module) -> torch.dtype:
+def borrowed_dtype(model: nn.Module) -> torch.dtype:
     """Of the images that the borrowed network takes: float64 where its weights are, else float32."""
     dtypes = {parameter.dtype for parameter in model.parameters()}
     return torch.float64 if torch.float64 in dtypes else torch.float32
@@ -74,14 +72,7 @@ def logits_of(network: nn.Module, images_BCHW: Tensor) -> Tensor:
     Raises:
         ConfigError: the network gives something else.
     """
-    logits = network(images_BCHW)
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images_BCHW):
-        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ConfigError(
-            f"model: expected logits (B, K), here ({len(images_BCHW)}, K), got {got}; wrap it in a module whose "
-            "forward() returns the logits alone"
-        )
-    return logits
+    return checked_logits(network(images_BCHW), len(images_BCHW))
 
 
 Targets = Tensor | Sequence[int] | int | None
@@ -117,7 +108,7 @@ def check_images(model: nn.Module, images_BCHW: Tensor, targets_B: Targets) -> t
         )
     targets = as_targets(targets_B, len(images_BCHW))
     with torch.inference_mode(False):  # tensors made under it take part in no gradient; a clone does
-        images = images_BCHW.detach().to(input_dtype(model))
+        images = images_BCHW.detach().to(borrowed_dtype(model))
         images = images.clone() if images.is_inference() else images
         return images, targets.clone() if targets is not None and targets.is_inference() else targets
 

@@ -20,8 +20,8 @@ from resomap.explainability.attribution import Attribution, Targets, as_targets
 from resomap.explainability.methods import METHODS, explain
 from resomap.explainability.overlay import colour_map, overlay, resized_map, top_value
 from resomap.models.devices import present_device
+from resomap.models.modules import check_module
 from resomap.models.pretrained import IMAGENET_MEAN, IMAGENET_STD
-from resomap.models.target_layers import check_module
 from resomap.printable import printable
 from resomap.records import Preprocessing
 from resomap.serialize import DAMAGE, write_atomic

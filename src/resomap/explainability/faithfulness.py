@@ -15,7 +15,7 @@ from captum.metrics import sensitivity_max
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from resomap.explainability.attribution import Attribution, borrowed, input_dtype, logits_of
+from resomap.explainability.attribution import Attribution, borrowed, borrowed_dtype, logits_of
 from resomap.models.generators import seeded
 from resomap.models.modules import device_of
 
@@ -76,7 +76,7 @@ def _order(maps_Bhw: Tensor, size: torch.Size) -> Tensor:
 
 
 def _probability(network: nn.Module, images: Tensor, targets_B: Tensor, chunk: int) -> np.ndarray:
-    images = images.to(input_dtype(network))
+    images = images.to(borrowed_dtype(network))
     rows = [logits_of(network, part).float().softmax(dim=1) for part in images.split(chunk)]
     return torch.cat(rows).gather(1, targets_B[:, None])[:, 0].cpu().numpy()
 

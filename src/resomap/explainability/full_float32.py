@@ -9,11 +9,12 @@ from typing import Any
 import torch
 
 _EXACT = "ieee"
-_SETTINGS: tuple[Any, ...] = (
-    torch.backends,
-    torch.backends.cudnn, torch.backends.mkldnn,
-    torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn,
-    torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv, torch.backends.mkldnn.rnn,
+_BACKENDS: Any = torch.backends
+_SETTINGS = (
+    _BACKENDS,
+    _BACKENDS.cudnn, _BACKENDS.mkldnn,
+    _BACKENDS.cuda.matmul, _BACKENDS.cudnn.conv, _BACKENDS.cudnn.rnn,
+    _BACKENDS.mkldnn.matmul, _BACKENDS.mkldnn.conv, _BACKENDS.mkldnn.rnn,
 )  # fmt: skip
 """Everything with an fp32_precision; what is not set on its own follows one before it."""
 

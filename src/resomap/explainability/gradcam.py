@@ -17,8 +17,8 @@ from resomap.explainability.attribution import (
     chosen_targets,
     logits_of,
 )
-from resomap.models.resolutions import SIZE_ERRORS
-from resomap.models.target_layers import TargetLayer, channels_axis, find_target_layer, unwrapped
+from resomap.models.modules import SIZE_ERRORS, unwrapped
+from resomap.models.target_layers import TargetLayer, channels_axis, find_target_layer
 
 
 class GradCAM:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from resomap.explainability.attribution import borrowed, input_dtype
+from resomap.explainability.attribution import borrowed, borrowed_dtype
 from resomap.models.modules import device_of
 from resomap.models.target_layers import find_target_layer
 
@@ -36,7 +36,7 @@ def effective_receptive_field(
         device = device_of(network)
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(samples, 3, resolution, resolution, generator=generator)
-        images = noise.to(device, input_dtype(network)).requires_grad_(True)
+        images = noise.to(device, borrowed_dtype(network)).requires_grad_(True)
         found: list[Tensor] = []
         handle = network.get_submodule(layer.name).register_forward_hook(lambda _m, _i, output: found.append(output))
         try:

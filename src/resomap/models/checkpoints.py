@@ -22,6 +22,7 @@ from resomap.errors import CheckpointError, ResoMapError, UnsafeCheckpointError
 from resomap.layout import BEST_WEIGHTS, METADATA
 from resomap.models.checksum import sealed
 from resomap.models.construct import construct, construct_on_meta
+from resomap.models.modules import count_parameters
 from resomap.models.names import canonical_name
 from resomap.models.weights import apply_fit, fit_state_dict, read_state_dict
 from resomap.printable import printable
@@ -279,7 +280,7 @@ def _build(
     except (ResoMapError, TypeError, ValueError) as error:
         raise CheckpointError(f"{printable(path)}: its model cannot be built: {printable(error)}") from error
     apply_fit(model, fit)
-    count = sum(p.numel() for p in model.parameters())
+    count = count_parameters(model)
     if metadata.parameters not in (None, count):
         raise CheckpointError(
             f"{printable(path)}: {name} has {count} parameters, the metadata says {metadata.parameters}"

@@ -8,8 +8,10 @@ from typing import Literal, overload
 import psutil
 import torch
 
-from resomap.errors import DeviceError
+from resomap.errors import ConfigError, DeviceError
 from resomap.printable import printable
+
+_AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def present_device(device: str | torch.device, *, name: str = "device") -> torch.device:
@@ -61,13 +63,25 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "cpu":
-        return _cpu_name() or platform.processor() or platform.machine()
+        return cpu_info("model name") or platform.processor() or platform.machine()
     return device.type
 
 
-def _cpu_name() -> str:
+def cpu_info(*fields: str) -> str:
+    """What the system says of its first core, in the first of these fields; '' where it says nothing of the kind."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
-            return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+            return next((line.partition(":")[2].strip() for line in lines if line.startswith(fields)), "")
     except OSError:
         return ""
+
+
+def autocast(device: torch.device, mixed_precision: str) -> torch.autocast:
+    """Around a forward pass in 'bf16' or 'fp16'; nothing for 'no'.
+
+    Raises:
+        ConfigError: none of these.
+    """
+    if mixed_precision not in _AUTOCAST:
+        raise ConfigError(f"mixed_precision: expected no, bf16 or fp16, got {mixed_precision!r}")
+    return torch.autocast(device.type, dtype=_AUTOCAST[mixed_precision], enabled=mixed_precision != "no")

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from resomap.models.modules import device_of
-from resomap.models.resolutions import SIZE_ERRORS, in_eval_mode
+from resomap.models.modules import SIZE_ERRORS, device_of, in_eval_mode
 
 log = logging.getLogger(__name__)
 

@@ -1,9 +1,60 @@
-"""What any network is asked and borrowed for."""
+"""What any network is asked, and how it is run on shapes or in another mode and handed back as it was."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from resomap.errors import ConfigError
+
+SIZE_ERRORS = (RuntimeError, AssertionError, ValueError, TypeError, IndexError, ArithmeticError)
+"""What layers raise at a size that they cannot take: shape checks, asserts, empty outputs."""
+
+
+def check_module(model: object) -> None:
+    """Refuse what is no network.
+
+    Raises:
+        ConfigError: it is no torch.nn.Module.
+    """
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model: expected a torch.nn.Module, got {type(model).__name__}; build_model(name) makes one")
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside DistributedDataParallel or DataParallel.
+
+    Raises:
+        ConfigError: it is no torch.nn.Module.
+    """
+    check_module(model)
+    if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+        return model.module
+    return model
+
+
+def checked_logits(logits: object, images: int) -> Tensor:
+    """A network's answer to so many images, (B, K) logits.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != images:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ConfigError(
+            f"model: expected logits (B, K), here ({images}, K), got {got}; wrap it in a module whose forward() "
+            "returns the logits alone"
+        )
+    return logits
+
+
+def count_parameters(model: nn.Module, *, trainable_only: bool = False) -> int:
+    """Number of parameters (weights and biases; running statistics are not parameters)."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable_only)
 
 
 def input_dtype(model: nn.Module) -> torch.dtype:
@@ -14,3 +65,47 @@ def input_dtype(model: nn.Module) -> torch.dtype:
 def device_of(model: nn.Module) -> torch.device:
     """Where the network's weights are; the CPU where it has none."""
     return next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+
+
+@contextmanager
+def module_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """Training or evaluation mode inside; each submodule's own mode is restored, also after an error."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.train(training)
+        yield
+    finally:
+        for module, before in modes:
+            module.training = before
+
+
+def in_eval_mode(model: nn.Module) -> AbstractContextManager[None]:
+    """Evaluation mode inside; each submodule's own mode is restored, also after an error."""
+    return module_mode(model, training=False)
+
+
+def meta_state(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, without values, for torch.func.functional_call on the meta device."""
+    return {
+        name: torch.empty_like(tensor, device="meta").requires_grad_(tensor.requires_grad)
+        for name, tensor in (*model.named_parameters(), *model.named_buffers())
+    }
+
+
+def dry_forward(
+    model: nn.Module, resolution: int | tuple[int, int], *, batch: int = 2, training: bool = False
+) -> object:
+    """The model's output for a batch of that size, computed on shapes alone.
+
+    Args:
+        model: with or without weights; its own are not read.
+        resolution: side of square images, or (height, width), in pixels.
+        training: in training mode, not in evaluation mode.
+    Returns:
+        What forward() returns, on the meta device: normally (batch, K) logits.
+    Side effects: none; training mode, weights and statistics stay as they are.
+    """
+    height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
+    images_BCHW = torch.empty(batch, 3, height, width, device="meta", dtype=input_dtype(model))
+    with torch.no_grad(), module_mode(model, training=training):
+        return functional_call(model, meta_state(model), (images_BCHW,))

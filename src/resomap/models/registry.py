@@ -9,6 +9,7 @@ from torch import nn
 from resomap.checks import is_whole
 from resomap.errors import ConfigError, UnknownModelError
 from resomap.models.construct import Specs, construct, construct_on_meta
+from resomap.models.modules import count_parameters
 from resomap.models.names import NOT_ALLOWED, canonical_name, family_of, list_models
 from resomap.models.pretrained import check_published, library_normalisation
 from resomap.models.resolutions import assert_same_parameters, check_resolution, model_stride
@@ -87,11 +88,6 @@ def check_pretrained(name: str, pretrained: bool | str | Path, *, num_classes: i
     elif not isinstance(pretrained, bool):
         model = construct_on_meta(name, num_classes=num_classes, specs=specs)
         fit_state_dict(model, read_state_dict(Path(pretrained)), path=Path(pretrained), name=name)
-
-
-def count_parameters(model: nn.Module, *, trainable_only: bool = False) -> int:
-    """Number of parameters (weights and biases; running statistics are not parameters)."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable_only)
 
 
 def normalisation_of(name: str) -> tuple[Rgb, Rgb]:

@@ -8,18 +8,16 @@ for timm's models of one size, which are run once.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from resomap.checks import is_whole
 from resomap.errors import ResolutionError, ResoMapError, UnknownModelError
 from resomap.models.construct import Specs, any_size_options, cnn_spec, construct, construct_on_meta, users_error
-from resomap.models.modules import device_of, input_dtype
+from resomap.models.modules import SIZE_ERRORS, count_parameters, device_of, dry_forward, in_eval_mode, input_dtype
 from resomap.models.names import FAMILIES, canonical_name, model_source
 from resomap.models.pretrained import timm_config
 from resomap.models.simple_cnn import CnnSpec
@@ -27,31 +25,6 @@ from resomap.models.simple_cnn import CnnSpec
 _USUAL_STRIDE = 32
 _LARGEST = 16384
 _SEARCH_STEPS = 8
-# What layers raise at a size that they cannot take: shape checks, asserts, empty outputs.
-SIZE_ERRORS = (RuntimeError, AssertionError, ValueError, TypeError, IndexError, ArithmeticError)
-
-
-def dry_forward(
-    model: nn.Module, resolution: int | tuple[int, int], *, batch: int = 2, training: bool = False
-) -> object:
-    """The model's output for a batch of that size, computed on shapes alone.
-
-    Args:
-        model: with or without weights; its own are not read.
-        resolution: side of square images, or (height, width), in pixels.
-        training: in training mode, not in evaluation mode.
-    Returns:
-        What forward() returns, on the meta device: normally (batch, K) logits.
-    Side effects: none; training mode, weights and statistics stay as they are.
-    """
-    state = {
-        name: torch.empty_like(tensor, device="meta")
-        for name, tensor in (*model.named_parameters(), *model.named_buffers())
-    }
-    height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
-    images_BCHW = torch.empty(batch, 3, height, width, device="meta", dtype=input_dtype(model))
-    with torch.no_grad(), _in_mode(model, training=training):
-        return functional_call(model, state, (images_BCHW,))
 
 
 def least_training_batch(model: nn.Module, resolution: int) -> int:
@@ -94,24 +67,6 @@ def takes_here(model: nn.Module, resolution: int) -> bool:
     except SIZE_ERRORS:
         return False
     return True
-
-
-@contextlib.contextmanager
-def in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; each submodule's own mode is restored, also after an error."""
-    with _in_mode(model, training=False):
-        yield
-
-
-@contextlib.contextmanager
-def _in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.train(training)
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def model_stride(name: str, *, specs: Specs | None = None) -> int:
@@ -278,7 +233,7 @@ def assert_same_parameters(
             continue  # its constructor is not told the resolution
         # Built anew each time: code of the user's could look at anything, and lazy layers are refused here.
         model = construct_on_meta(canonical_name(name), num_classes=num_classes, specs=specs)
-        counts[resolution] = sum(p.numel() for p in model.parameters())
+        counts[resolution] = count_parameters(model)
     if len(set(counts.values())) > 1:
         raise ResolutionError(f"{name} has other parameter counts at other resolutions: {counts}")
     return next(iter(counts.values()))

@@ -13,8 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from resomap.models.modules import device_of, input_dtype
-from resomap.models.resolutions import SIZE_ERRORS, dry_forward, in_eval_mode
+from resomap.models.modules import SIZE_ERRORS, count_parameters, device_of, dry_forward, in_eval_mode, input_dtype
 from resomap.printable import printable
 from resomap.serialize import write_json, write_text
 
@@ -77,8 +76,8 @@ def summarize(model: nn.Module, *, resolution: int, name: str | None = None) -> 
         model=name or type(model).__name__,
         resolution=resolution,
         layers=tuple(seen.values()),
-        parameters=sum(p.numel() for p in model.parameters()),
-        trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        parameters=count_parameters(model),
+        trainable_parameters=count_parameters(model, trainable_only=True),
         output_shape=_tensor_shape(output),
     )
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from resomap.errors import ConfigError, TargetLayerError
-from resomap.models.resolutions import SIZE_ERRORS, dry_forward
+from resomap.errors import TargetLayerError
+from resomap.models.modules import SIZE_ERRORS, dry_forward, unwrapped
 
 _POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 _AXES = {1: (2, 3), 3: (1, 2)}
@@ -95,28 +95,6 @@ def channels_axis(shape: tuple[int, ...], size: tuple[int, int]) -> int | None:
     None: neither, so that the output is no feature map.
     """
     return next(iter(_readings(shape, size)), None)
-
-
-def check_module(model: object) -> None:
-    """Refuse what is no network.
-
-    Raises:
-        ConfigError: it is no torch.nn.Module.
-    """
-    if not isinstance(model, nn.Module):
-        raise ConfigError(f"model: expected a torch.nn.Module, got {type(model).__name__}; build_model(name) makes one")
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside DistributedDataParallel or DataParallel.
-
-    Raises:
-        ConfigError: it is no torch.nn.Module.
-    """
-    check_module(model)
-    if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-        return model.module
-    return model
 
 
 def _readings(shape: tuple[int, ...], size: tuple[int, int]) -> list[int]:

@@ -20,9 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from resomap.checks import is_whole
 from resomap.errors import ConfigError, ResolutionError
-from resomap.models.modules import input_dtype
-from resomap.models.resolutions import SIZE_ERRORS, in_eval_mode
-from resomap.models.target_layers import check_module
+from resomap.models.modules import SIZE_ERRORS, check_module, count_parameters, in_eval_mode, input_dtype, meta_state
 
 FLOPS_PER_MAC = 2
 
@@ -52,11 +50,6 @@ class Complexity:
     parameters: int
     trainable_parameters: int
     stages: tuple[StageCost, ...]
-
-    @property
-    def training_flops(self) -> int:
-        """Forward and backward pass."""
-        return self.flops + self.backward_flops
 
 
 def checked_shape(input_shape: Sequence[int]) -> tuple[int, ...]:
@@ -92,14 +85,14 @@ def get_model_complexity(model: nn.Module, input_shape: Sequence[int] = (1, 3, 2
         macs=flops // FLOPS_PER_MAC,
         flops=flops,
         backward_flops=total - flops,
-        parameters=sum(p.numel() for p in model.parameters()),
-        trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        parameters=count_parameters(model),
+        trainable_parameters=count_parameters(model, trainable_only=True),
         stages=tuple(
             StageCost(
                 name=name,
                 macs=(of_stage := _flops_of(child, f"{root}.{name}", forward)) // FLOPS_PER_MAC,
                 share=of_stage / flops if flops else 0.0,
-                parameters=sum(p.numel() for p in child.parameters()),
+                parameters=count_parameters(child),
             )
             for name, child in model.named_children()
         ),
@@ -137,16 +130,12 @@ def _convolution_backward_flops(
 
 def _count(model: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, dict[object, int]], int]:
     """(FLOPs of the forward pass by module and operator, FLOPs of forward and backward together)."""
-    state = {
-        name: torch.empty_like(tensor, device="meta").requires_grad_(tensor.requires_grad)
-        for name, tensor in model.named_parameters()
-    } | {name: torch.empty_like(tensor, device="meta") for name, tensor in model.named_buffers()}
-    images_BCHW = torch.empty(shape, device="meta", dtype=input_dtype(model))
     own = {torch.ops.aten.convolution_backward: _convolution_backward_flops}
     counter = FlopCounterMode(display=False, custom_mapping=own)
     try:
-        with in_eval_mode(model), torch.enable_grad(), counter:
-            output = functional_call(model, state, (images_BCHW,))
+        with torch.inference_mode(False), in_eval_mode(model), torch.enable_grad(), counter:
+            images_BCHW = torch.empty(shape, device="meta", dtype=input_dtype(model))
+            output = functional_call(model, meta_state(model), (images_BCHW,))
             forward = {name: dict(counts) for name, counts in counter.get_flop_counts().items()}
             if output.requires_grad:
                 output.sum().backward()

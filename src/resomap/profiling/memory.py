@@ -18,10 +18,9 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from resomap.errors import ConfigError
-from resomap.models.devices import present_device
-from resomap.models.modules import input_dtype
+from resomap.models.devices import autocast, present_device
+from resomap.models.modules import check_module, input_dtype, module_mode
 from resomap.models.resolutions import least_training_batch
-from resomap.models.target_layers import check_module
 from resomap.profiling.complexity import checked_shape
 from resomap.profiling.live_bytes import LiveBytes
 
@@ -31,7 +30,7 @@ MEASURED = "measured live tensor bytes"
 PREDICTED = "predicted live tensor bytes"
 ALLOCATOR = "device allocator"
 _MIB = 2**20
-_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_PRECISIONS = ("no", "bf16", "fp16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +63,30 @@ class MemoryRecord:
     """What the figure does not contain."""
 
 
+@dataclass(frozen=True, slots=True)
+class MemoryStep:
+    """The step whose memory is told.
+
+    Raises:
+        ConfigError: no such precision.
+    """
+
+    precision: str = "no"
+    training: bool = False
+    optimizer: OptimizerFactory | None = None
+    """None: fused AdamW."""
+    gradients_stay: bool = False
+
+    def __post_init__(self) -> None:
+        if self.precision not in _PRECISIONS:
+            raise ConfigError(f"precision: expected one of {', '.join(_PRECISIONS)}, got {self.precision!r}")
+
+    def name_of(self, dtype: torch.dtype) -> str:
+        """The record's precision of a step whose weights have this type."""
+        own = self.precision == "no" and dtype != torch.float32
+        return str(dtype).removeprefix("torch.") if own else self.precision
+
+
 def measure_memory(
     model: nn.Module,
     *,
@@ -85,11 +108,12 @@ def measure_memory(
         gradients_stay: the forward pass finds gradients there, as every micro-batch but the first of an update does.
     Side effects: none; the model is copied.
     """
+    step = MemoryStep(precision, training, optimizer, gradients_stay)
     placed = copy.deepcopy(model).to(device)
     shape = _shape_of_step(model, input_shape, training=training)
     images_BCHW = torch.randn(shape, device=device, dtype=input_dtype(model))
     state = dict(placed.named_parameters()), dict(placed.named_buffers())
-    return _record(placed, state, images_BCHW, precision, training, optimizer, gradients_stay, method=MEASURED)
+    return _record(placed, state, images_BCHW, step, method=MEASURED, leaves_out=left_out(images_BCHW.device))
 
 
 def predict_memory(
@@ -108,6 +132,7 @@ def predict_memory(
         on top.
     Side effects: none; the model's weights are not read.
     """
+    step = MemoryStep(precision, training, optimizer, gradients_stay)
     shape = _shape_of_step(model, input_shape, training=training)
     # Modules whose forward reads the mode share it with the original: a shallow copy would not separate their flags.
     with FakeTensorMode():
@@ -117,17 +142,8 @@ def predict_memory(
         }
         buffers = {name: torch.empty(b.shape, dtype=b.dtype) for name, b in model.named_buffers()}
         images_BCHW = torch.empty(shape, dtype=input_dtype(model))
-        return _record(
-            model,
-            (parameters, buffers),
-            images_BCHW,
-            precision,
-            training,
-            optimizer,
-            gradients_stay,
-            method=PREDICTED,
-            leaves_out=left_out(torch.device(device)),
-        )
+        leaves_out = left_out(torch.device(device))
+        return _record(model, (parameters, buffers), images_BCHW, step, method=PREDICTED, leaves_out=leaves_out)
 
 
 def _shape_of_step(model: nn.Module, input_shape: Sequence[int], *, training: bool) -> tuple[int, ...]:
@@ -148,16 +164,11 @@ def _record(
     model: nn.Module,
     state: tuple[Mapping[str, Tensor], Mapping[str, Tensor]],
     images_BCHW: Tensor,
-    precision: str,
-    training: bool,
-    optimizer: OptimizerFactory | None,
-    gradients_stay: bool,
+    step: MemoryStep,
     *,
     method: str,
-    leaves_out: str = "",
+    leaves_out: str,
 ) -> MemoryRecord:
-    if precision not in _DTYPES:
-        raise ConfigError(f"precision: expected one of {', '.join(_DTYPES)}, got {precision!r}")
     parameters, buffers = state
     labels_B = torch.zeros(len(images_BCHW), dtype=torch.int64, device=images_BCHW.device)
     given = sum(_mib(group) for group in (parameters.values(), buffers.values(), [images_BCHW, labels_B]))
@@ -165,22 +176,22 @@ def _record(
     counter = LiveBytes()
     counter.add([*parameters.values(), *buffers.values(), images_BCHW, labels_B])
     gradients_mib = optimizer_mib = 0.0
-    with _mode(model, training=training):
-        if training:
-            stepping = optimizer(trainable) if optimizer else torch.optim.AdamW(trainable, fused=True)
+    with module_mode(model, training=step.training):
+        if step.training:
+            optimizer = step.optimizer(trainable) if step.optimizer else torch.optim.AdamW(trainable, fused=True)
             with counter:
-                _train(model, state, images_BCHW, labels_B, precision, stepping, gradients_stay=gradients_stay)
+                _train(model, state, images_BCHW, labels_B, step, optimizer)
             gradients_mib = _mib(trainable)
-            optimizer_mib = _mib([t for s in stepping.state.values() for t in s.values() if isinstance(t, Tensor)])
+            optimizer_mib = _mib([t for s in optimizer.state.values() for t in s.values() if isinstance(t, Tensor)])
         else:
-            with counter, torch.no_grad(), _autocast(images_BCHW, precision):
+            with counter, torch.no_grad(), autocast(images_BCHW.device, step.precision):
                 functional_call(model, dict(parameters) | dict(buffers), (images_BCHW,))
     peak_mib = counter.peak_bytes / _MIB
     return MemoryRecord(
         batch=len(images_BCHW),
         resolution=images_BCHW.shape[-1],
-        precision=_name_of(precision, images_BCHW.dtype),
-        training=training,
+        precision=step.name_of(images_BCHW.dtype),
+        training=step.training,
         method=method,
         parameters_mib=_mib(parameters.values()),
         buffers_mib=_mib(buffers.values()),
@@ -189,12 +200,8 @@ def _record(
         input_mib=_mib([images_BCHW]),
         activations_peak_mib=max(0.0, peak_mib - given - gradients_mib - optimizer_mib),
         peak_mib=peak_mib,
-        leaves_out=leaves_out or left_out(images_BCHW.device),
+        leaves_out=leaves_out,
     )
-
-
-def _name_of(precision: str, dtype: torch.dtype) -> str:
-    return precision if precision != "no" or dtype == torch.float32 else str(dtype).removeprefix("torch.")
 
 
 def _train(
@@ -202,10 +209,8 @@ def _train(
     state: tuple[Mapping[str, Tensor], Mapping[str, Tensor]],
     images_BCHW: Tensor,
     labels_B: Tensor,
-    precision: str,
+    step: MemoryStep,
     optimizer: Optimizer,
-    *,
-    gradients_stay: bool,
 ) -> None:
     """One update as any but the first is: the optimiser's state, which the first one makes, is there before it."""
     everything = dict(state[0]) | dict(state[1])
@@ -213,31 +218,12 @@ def _train(
         if parameter.requires_grad:
             parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
-    optimizer.zero_grad(set_to_none=not gradients_stay)
-    with _autocast(images_BCHW, precision):
+    optimizer.zero_grad(set_to_none=not step.gradients_stay)
+    with autocast(images_BCHW.device, step.precision):
         loss = cross_entropy(functional_call(model, everything, (images_BCHW,)), labels_B)
     loss.backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-
-
-def _autocast(images_BCHW: Tensor, precision: str) -> torch.autocast:
-    return torch.autocast(images_BCHW.device.type, dtype=_DTYPES[precision], enabled=precision != "no")
-
-
-class _mode:  # noqa: N801 - reads as a statement
-    """Training or evaluation mode inside; every submodule gets its own back."""
-
-    def __init__(self, model: nn.Module, *, training: bool) -> None:
-        self._model, self._training = model, training
-
-    def __enter__(self) -> None:
-        self._modes = [(module, module.training) for module in self._model.modules()]
-        self._model.train(self._training)
-
-    def __exit__(self, *_: object) -> None:
-        for module, training in self._modes:
-            module.training = training
 
 
 def _mib(tensors: Iterable[Tensor]) -> float:

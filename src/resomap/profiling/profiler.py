@@ -17,8 +17,8 @@ from resomap.allocator import keeps_freed_memory
 from resomap.checks import is_whole
 from resomap.errors import ConfigError
 from resomap.models.devices import device_name, free_memory_mib, present_device
+from resomap.models.modules import check_module
 from resomap.models.resolutions import least_training_batch
-from resomap.models.target_layers import check_module
 from resomap.profiling.complexity import get_model_complexity
 from resomap.profiling.in_turn import time_mode
 from resomap.profiling.latency import LatencyRecord

@@ -19,8 +19,8 @@ from resomap.errors import CheckpointError, ConfigError, DeviceError, Resolution
 from resomap.evaluation.many_resolutions import View, predict_many
 from resomap.models.checkpoints import embedded_metadata, load_checkpoint
 from resomap.models.folding import for_inference
+from resomap.models.modules import SIZE_ERRORS, dry_forward
 from resomap.models.registry import build_model
-from resomap.models.resolutions import SIZE_ERRORS, dry_forward
 from resomap.models.weights import load_weights
 from resomap.printable import counted, listed, printable
 from resomap.profiling.latency import BATCH_1, LatencyRecord

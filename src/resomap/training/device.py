@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 
 from resomap.errors import DeviceError
-from resomap.models.devices import present_device
+from resomap.models.devices import cpu_info, present_device
 from resomap.printable import printable
 
 PRECISIONS = ("auto", "no", "bf16", "fp16")
@@ -67,10 +67,8 @@ def computes_bf16(device: str | torch.device) -> bool:
     device = torch.device(device)
     if device.type != "cpu":
         return supports_bf16(device)
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
-            flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    except OSError:
+    flags = cpu_info("flags", "Features")
+    if not flags:
         return platform.machine() == "arm64"  # Apple's, which do
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags.split())
 

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from resomap.data.batches import Batch, to_model_input
 from resomap.errors import ConfigError
+from resomap.models.modules import checked_logits
 from resomap.training.cuda_graphs import GraphedPass, can_capture, has_room
 from resomap.training.device import peak_memory_mib
 from resomap.training.engine import Engine
-from resomap.training.losses import classification_loss
+from resomap.training.losses import check_labels, classification_loss
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +51,7 @@ class _Launcher:
         return loss.detach(), (logits_BK.detach().argmax(1) == labels_B).sum()
 
     def _check_classes(self, logits_BK: object, images: int) -> None:
-        if not isinstance(logits_BK, Tensor) or logits_BK.shape[:-1] != (images,):
-            came = tuple(logits_BK.shape) if isinstance(logits_BK, Tensor) else type(logits_BK).__name__
-            raise ConfigError(f"model: expected logits (B, K), here ({images}, K), got {came}")
-        self._classes = classes = logits_BK.shape[1]
+        self._classes = classes = checked_logits(logits_BK, images).shape[1]
         if self._class_weights is not None and len(self._class_weights) != classes:
             raise ConfigError(
                 f"class_weights: expected one for each of the model's {classes} classes, got {len(self._class_weights)}"
@@ -67,11 +65,7 @@ class _Launcher:
         if self._classes is None or batch.colour is not None or batch.labels.device.type != "cpu":
             return
         low, high = (int(end) for end in batch.labels.aminmax())
-        if low < 0 or high >= self._classes:
-            raise ConfigError(
-                f"loader: expected labels from 0 to {self._classes - 1}, the model's {self._classes} classes, got some "
-                f"from {low} to {high}; number the classes from 0, or build the model with more num_classes"
-            )
+        check_labels(low, high, classes=self._classes, name="loader")
 
 
 class _Graph:

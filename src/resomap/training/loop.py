@@ -15,6 +15,7 @@ from resomap.data.loaders import Batch
 from resomap.data.randomness import derive_seed
 from resomap.errors import ConfigError, TrainingDivergedError
 from resomap.models.generators import isolated_generators, seed_generators
+from resomap.models.modules import module_mode
 from resomap.models.resolutions import least_training_batch
 from resomap.records import EpochRecord
 from resomap.training.device import peak_memory_mib, reset_peak_memory
@@ -177,15 +178,11 @@ class TrainingLoop:
     @contextmanager
     def _training(self) -> Iterator[None]:
         """Training mode and generators of our own; afterwards as before, also after an error."""
-        modes = [(module, module.training) for module in self.model.modules()]
-        self.model.train()
-        try:
-            with isolated_generators(self.engine.device):
+        with module_mode(self.model, training=True), isolated_generators(self.engine.device):
+            try:
                 yield
-        finally:
-            self.engine.drop_gradients()
-            for module, mode in modes:
-                module.training = mode
+            finally:
+                self.engine.drop_gradients()
 
     def _record(self, *, seconds: float) -> EpochRecord:
         totals = self.tally.totals(self.engine)

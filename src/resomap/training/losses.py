@@ -5,6 +5,24 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
+from resomap.errors import ConfigError
+
+
+def check_labels(low: int, high: int, *, classes: int, name: str) -> None:
+    """Refuse labels that are no class of the model.
+
+    Args:
+        low, high: the smallest and the largest.
+        name: of the loader that they come from.
+    Raises:
+        ConfigError: one lies outside of 0 .. classes - 1.
+    """
+    if low < 0 or high >= classes:
+        raise ConfigError(
+            f"{name}: expected labels from 0 to {classes - 1}, the model's {classes} classes, got some from {low} to "
+            f"{high}; number the classes from 0, or build the model with more num_classes"
+        )
+
 
 def classification_loss(
     logits_BK: Tensor,

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from resomap.errors import CheckpointError, ConfigError
-from resomap.models.target_layers import check_module
+from resomap.models.modules import check_module
 from resomap.records import EpochRecord, FitRecord
 from resomap.serialize import digest
 from resomap.training.device import backend_flags, resolve_precision, select_device

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from resomap.errors import ConfigError
 from resomap.evaluation.predict import predict
 from resomap.metrics.classification import classification_metrics
 from resomap.models.generators import isolated_generators
 from resomap.records import Predictions
 from resomap.training.engine import Engine
+from resomap.training.losses import check_labels
 
 
 def validation_metrics(
@@ -46,7 +46,8 @@ def validation_metrics(
         )
     if not math.isfinite(float(answers.probabilities.sum())):
         return None
-    _check(answers)
+    labels, classes = answers.labels, answers.probabilities.shape[1]
+    check_labels(int(labels.min()), int(labels.max()), classes=classes, name="val_loader")
     return _scalars(answers)
 
 
@@ -59,12 +60,3 @@ def _scalars(answers: Predictions) -> dict[str, float]:
     metrics = classification_metrics(answers.labels, answers.probabilities, class_names=answers.class_names)
     scalars = {name: float(value) for name, value in metrics.items() if isinstance(value, (int, float))}
     return {"loss": scalars["log_loss"], **scalars}
-
-
-def _check(answers: Predictions) -> None:
-    classes, labels = answers.probabilities.shape[1], answers.labels
-    if labels.min() < 0 or labels.max() >= classes:
-        raise ConfigError(
-            f"val_loader: expected labels from 0 to {classes - 1}, the model's {classes} classes, got some from "
-            f"{labels.min()} to {labels.max()}; number the classes from 0, or build the model with more num_classes"
-        )

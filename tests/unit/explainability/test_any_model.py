@@ -10,7 +10,7 @@ from resomap.errors import ConfigError
 from resomap.explainability.faithfulness import insertion_deletion
 from resomap.explainability.methods import METHODS, explain
 from resomap.explainability.receptive_field import effective_receptive_field
-from resomap.models.resolutions import dry_forward
+from resomap.models.modules import dry_forward
 
 
 def _network() -> nn.Sequential:

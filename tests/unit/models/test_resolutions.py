@@ -9,8 +9,9 @@ from torch import nn
 
 from resomap.config.load import load_config
 from resomap.errors import ConfigError, ResolutionError, UnknownModelError
+from resomap.models.modules import dry_forward, in_eval_mode
 from resomap.models.registry import assert_same_parameters, build_model, check_resolution, list_models, model_stride
-from resomap.models.resolutions import dry_forward, in_eval_mode, least_training_batch, takes_here
+from resomap.models.resolutions import least_training_batch, takes_here
 from resomap.study import build
 
 HERE = "test_resolutions_nets"

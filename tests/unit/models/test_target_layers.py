@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from resomap.errors import TargetLayerError
+from resomap.models.modules import dry_forward
 from resomap.models.registry import build_model, list_models
-from resomap.models.resolutions import dry_forward
 from resomap.models.target_layers import TargetLayer, find_target_layer, get_target_layer
 
 EXPECTED = {

@@ -32,7 +32,6 @@ def test_convolutions_by_hand(layer: nn.Module, macs: int) -> None:
     assert (found.macs, found.flops) == (macs, 2 * macs)
     # The image needs no gradient: only that of the weights is computed, which costs as much as the forward pass.
     assert found.backward_flops == found.flops
-    assert found.training_flops == 4 * macs
     assert [stage.macs for stage in found.stages] == [0, macs]
     assert found.stages[1].share == 1
     assert found.parameters == sum(p.numel() for p in layer.parameters())
@@ -52,6 +51,14 @@ class _Loops(nn.Module):
         for block in (*self.blocks[0], self.blocks[1]):
             maps = block(maps)
         return maps
+
+
+def test_gradients_are_counted_under_inference_mode_too() -> None:
+    model = nn.Conv2d(3, 4, 1, bias=False)
+    expected = get_model_complexity(model, (1, 3, 8, 8))
+    with torch.inference_mode():
+        assert get_model_complexity(model, (1, 3, 8, 8)) == expected
+    assert expected.backward_flops == expected.flops == 2 * 3 * 4 * 64
 
 
 def test_a_stage_that_is_a_list_costs_what_its_modules_cost() -> None:
