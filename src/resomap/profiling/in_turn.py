@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -31,25 +32,40 @@ _SEARCH_CALLS = 3
 """Of each batch that is tried for the throughput."""
 
 
-def time_mode(
-    subjects: Sequence[Subject],
-    mode: str,
-    plan: ProfilingPlan,
-    largest: Sequence[int],
-    *,
-    found: list[list[LatencyRecord]],
-    missing: list[dict[str, str]],
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """What one way to deploy a subject came to."""
+
+    latency: tuple[LatencyRecord, ...]
+    """One for each protocol that it ran in."""
+    unavailable: str | None
+    """Why it cannot run."""
+
+
+def time_mode(subjects: Sequence[Subject], mode: str, plan: ProfilingPlan, largest: Sequence[int]) -> list[Timed]:
     """Time one way to deploy all subjects.
 
     Args:
         largest: batch of each subject that the search for the throughput may try.
-        found, missing: of each subject; the records, and mode -> why it cannot run, are put there.
+    Returns:
+        One for each subject.
     """
     device = torch.device(plan.device)
-    deployed = _deploy_all(subjects, mode, device, missing)
     clock = clock_of(device)
-    groups = {p: _prepare(subjects, deployed, p, mode, plan, largest, clock, missing) for p in plan.protocols}
+    deployed, missing = _deploy_all(subjects, mode, device)
+
+    def batch_in(protocol: str, i: int) -> tuple[int, bool]:
+        """(images, whether more may be faster) of a subject's calls."""
+        if protocol != SATURATED:
+            return 1, False
+        searched = _seconds_of(_searchable(subjects[i], deployed[i], mode, plan), subjects[i].resolution, clock)
+        return saturating_batch(searched, largest=largest[i])
+
+    groups: dict[str, list[_Prepared]] = {}
+    for protocol in plan.protocols:
+        left = {i: ready for i, ready in deployed.items() if i not in missing}
+        groups[protocol], failed = _prepare(subjects, left, partial(batch_in, protocol))
+        missing |= failed
     twice = _same_as_batch_1(subjects, groups.get(SATURATED, [])) if BATCH_1 in groups else {}
     groups = {p: [one for one in g if p == BATCH_1 or one.position not in twice] for p, g in groups.items()}
     groups = {protocol: group for protocol, group in groups.items() if group}
@@ -62,31 +78,32 @@ def time_mode(
         warmup=plan.warmup,
         shifted=device.type == "cpu",
     )
+    found: list[list[LatencyRecord]] = [[] for _ in subjects]
     for (protocol, group), of_group in zip(groups.items(), times, strict=True):
         for one, seconds in zip(group, of_group, strict=True):
             record = summarise(seconds, protocol=protocol, mode=mode, batch_size=one.batch, at_least=one.at_least)
             found[one.position].append(record)
             if protocol == BATCH_1 and one.position in twice:
                 found[one.position].append(replace(record, protocol=SATURATED, at_least=twice[one.position]))
+    return [Timed(tuple(records), missing.get(i)) for i, records in enumerate(found)]
 
 
 def _deploy_all(
-    subjects: Sequence[Subject], mode: str, device: torch.device, missing: list[dict[str, str]]
-) -> list[Deployed | None]:
-    """One deployed network for each subject; resolutions that share a network share the deployed one."""
-    made: dict[int, Deployed | None] = {}
-    result: list[Deployed | None] = []
-    for i, subject in enumerate(subjects):
+    subjects: Sequence[Subject], mode: str, device: torch.device
+) -> tuple[dict[int, Deployed], dict[int, str]]:
+    """Position -> the deployed network, and position -> why there is none; a network is deployed once."""
+    made: dict[int, Deployed | str] = {}
+    for subject in subjects:
         if id(subject.network) not in made:
             try:
                 made[id(subject.network)] = deploy(subject.network, mode, device=device)
             except DeviceError as wrong:
-                missing[i][mode] = str(wrong)
-                made[id(subject.network)] = None
-        result.append(made[id(subject.network)])
-        if result[-1] is None and mode not in missing[i]:
-            missing[i][mode] = next(m[mode] for m in missing if mode in m)
-    return result
+                made[id(subject.network)] = str(wrong)
+    of_all = {i: made[id(subject.network)] for i, subject in enumerate(subjects)}
+    return (
+        {i: ready for i, ready in of_all.items() if not isinstance(ready, str)},
+        {i: why for i, why in of_all.items() if isinstance(why, str)},
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,29 +126,23 @@ def _same_as_batch_1(subjects: Sequence[Subject], saturated: Sequence[_Prepared]
 
 
 def _prepare(
-    subjects: Sequence[Subject],
-    deployed: Sequence[Deployed | None],
-    protocol: str,
-    mode: str,
-    plan: ProfilingPlan,
-    largest: Sequence[int],
-    clock: Clock,
-    missing: list[dict[str, str]],
-) -> list[_Prepared]:
-    """The calls of one protocol, of all subjects that can run in this mode."""
+    subjects: Sequence[Subject], deployed: Mapping[int, Deployed], batch_of: Callable[[int], tuple[int, bool]]
+) -> tuple[list[_Prepared], dict[int, str]]:
+    """The calls of one protocol, and position -> why there is none.
+
+    Args:
+        deployed: position -> the network.
+        batch_of: position -> (images, whether more may be faster).
+    """
     group: list[_Prepared] = []
-    for i, (subject, ready) in enumerate(zip(subjects, deployed, strict=True)):
-        if ready is None or mode in missing[i]:
-            continue
+    failed: dict[int, str] = {}
+    for i, ready in deployed.items():
         try:
-            batch, at_least = 1, False
-            if protocol == SATURATED:
-                searched = _seconds_of(_searchable(subject, ready, mode, plan), subject.resolution, clock)
-                batch, at_least = saturating_batch(searched, largest=largest[i])
-            group.append(_Prepared(i, batch, at_least, ready(_images(batch, subject.resolution))))
+            batch, at_least = batch_of(i)
+            group.append(_Prepared(i, batch, at_least, ready(_images(batch, subjects[i].resolution))))
         except DeviceError as wrong:
-            missing[i][mode] = str(wrong)
-    return group
+            failed[i] = str(wrong)
+    return group, failed
 
 
 def _enough(subjects: Sequence[Subject], groups: Sequence[Sequence[_Prepared]], wanted: Rounds) -> Enough:

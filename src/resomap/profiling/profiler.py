@@ -96,7 +96,10 @@ def profile_subjects(
     largest = _largest_batches(of_one, plan)
     for mode in plan.modes:
         progress(f"latency: {mode}")
-        time_mode(subjects, mode, plan, largest, found=found, missing=missing)
+        for i, timed in enumerate(time_mode(subjects, mode, plan, largest)):
+            found[i] += timed.latency
+            if timed.unavailable is not None:
+                missing[i][mode] = timed.unavailable
     progress("memory and operations")
     plan = replace(plan, training_batch=_training_batch(subjects, plan.training_batch))
     return [
