@@ -18,7 +18,8 @@ from captum.attr import GradientShap, KernelShap, Lime, NoiseTunnel, Occlusion
 from captum.attr import Saliency as CaptumSaliency
 from torch import Tensor, nn
 
-from resomap.errors import ConfigError, is_whole
+from resomap.checks import is_whole
+from resomap.errors import ConfigError
 from resomap.explainability.attribution import (
     Attribution,
     Targets,

@@ -15,7 +15,6 @@ from resomap.data.loaders import Batch, TrainLoader, as_batches
 from resomap.data.randomness import derive_seed
 from resomap.errors import ConfigError
 from resomap.models.generators import seed_generators
-from resomap.training.device import seed_generators
 from resomap.training.engine import Engine
 
 
