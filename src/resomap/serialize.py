@@ -27,12 +27,14 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import psutil
 
-from resomap.errors import ResoMapError, StorageError
+from resomap.errors import ResoMapError, StorageError, StudyError
 from resomap.printable import printable, without_secrets
+
+T = TypeVar("T")
 
 DAMAGE: tuple[type[Exception], ...] = (
     *(OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, AssertionError),
@@ -41,6 +43,7 @@ DAMAGE: tuple[type[Exception], ...] = (
 """What readers of files (json, zipfile, numpy, torch, Pillow) raise on damaged or hostile bytes, found by fuzzing."""
 
 _LARGEST_JSON_BYTES = 2**30
+_AGAIN = "delete it and run again"
 _TEMPORARY = re.compile(r"\..+\.(?P<machine>[0-9a-f]{8})\.(?P<pid>\d{1,10})\.[0-9a-f]{8}\.tmp")
 _ELSEWHERE_S = 3600.0
 """Longer than another machine can be at one file, whose last change may lie before a slow fsync."""
@@ -230,8 +233,8 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
-def read_json(path: Path, *, error: type[ResoMapError] = StorageError) -> Any:
-    """Read JSON; a missing or damaged file raises `error` with the path."""
+def read_json(path: Path, *, mend: str = _AGAIN, error: type[ResoMapError] = StorageError) -> Any:
+    """Read JSON; a missing or damaged file raises `error` with the path, and `mend`, what to do then."""
     check_regular(path, most_bytes=_LARGEST_JSON_BYTES, error=error)
     try:
         return json.loads(path.read_text("utf-8"))
@@ -240,7 +243,26 @@ def read_json(path: Path, *, error: type[ResoMapError] = StorageError) -> Any:
     except OSError as os_error:
         raise error(f"cannot read {printable(path)}: {os_error.strerror}") from os_error
     except (ValueError, RecursionError) as bad:
-        raise error(f"{printable(path)} is damaged (not JSON: {bad}); delete it and run again") from bad
+        raise error(f"{printable(path)} is damaged (not JSON: {bad}); {mend}") from bad
+
+
+def read_record(
+    path: Path, parse: Callable[[Any], T], *, mend: str = _AGAIN, error: type[ResoMapError] = StudyError
+) -> T:
+    """What `parse` makes of a JSON file's content.
+
+    Args:
+        parse: raises what it likes (of DAMAGE) where the content is not what it should be.
+        mend: what to do where it is damaged, in words.
+    Raises:
+        ResoMapError: an `error`: the file is missing or not JSON, or parse refused it.
+    """
+    content = read_json(path, mend=mend, error=error)
+    try:
+        return parse(content)
+    except DAMAGE as bad:
+        why = str(bad) if isinstance(bad, ValueError) else repr(bad)
+        raise error(f"{printable(path)} is damaged ({printable(why)}); {mend}") from bad
 
 
 def check_regular(path: Path, *, most_bytes: int, error: type[ResoMapError]) -> None:

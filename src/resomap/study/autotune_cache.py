@@ -18,7 +18,7 @@ from resomap.errors import StorageError, StudyError
 from resomap.layout import TUNING_LEASE, StudyLayout
 from resomap.printable import precision_name, printable
 from resomap.records import Cell, TunedSettings
-from resomap.serialize import digest, package_version, plain, provenance, read_json, write_json
+from resomap.serialize import DAMAGE, digest, package_version, plain, provenance, read_record, write_json
 from resomap.study import build
 from resomap.study.out_of_memory import is_out_of_memory
 from resomap.study.runs import stored_runs
@@ -217,12 +217,13 @@ def _entries(layout: StudyLayout) -> tuple[dict[str, Any], bool]:
     entries: dict[str, Any] = {}
     if path.exists():
         try:
-            for model, entry in read_json(path, error=StudyError)["models"].items():
+            stored = read_record(path, lambda content: content["models"].items(), mend="the runs' own records are used")
+            for model, entry in stored:
                 _choice(entry, path)
                 entries[model] = entry
             intact = True
-        except (StudyError, LookupError, TypeError, AttributeError) as bad:
-            log.warning("%s cannot be used, the runs' own records are: %s", printable(path), printable(repr(bad)))
+        except StudyError as bad:
+            log.warning("%s", bad)
     if not intact:
         for record in stored_runs(layout):
             of_run = {"choice": record.provenance.get("tuned")}
@@ -238,7 +239,7 @@ def _remembered(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        known: dict[str, Any] = read_json(path, error=StudyError)
+        known: dict[str, Any] = read_record(path, dict)
         _choice(known, path)
     except StudyError as error:
         log.warning("%s", error)
@@ -259,7 +260,7 @@ def _choice(entry: Mapping[str, Any], path: Path) -> TunedSettings:
             gain=float(chosen["gain"]),
             seconds=float(chosen["seconds"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as bad:
+    except DAMAGE as bad:
         raise StudyError(f"{printable(path)} does not hold tuned settings ({printable(repr(bad))})") from bad
 
 

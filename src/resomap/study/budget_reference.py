@@ -14,8 +14,7 @@ from typing import Any
 from resomap.errors import StudyError
 from resomap.layout import TUNING_LEASE, StudyLayout
 from resomap.lease import has_ended, this_process
-from resomap.printable import printable
-from resomap.serialize import read_json, write_json
+from resomap.serialize import read_json, read_record, write_json
 from resomap.study import build
 from resomap.study.context import StudyContext
 from resomap.study.runs import stored_runs
@@ -30,16 +29,21 @@ def stored_reference(layout: StudyLayout) -> int | None:
     """
     if layout.budget_path.exists():
         try:
-            stored = read_json(layout.budget_path, error=StudyError)
-            side = _side(stored["resolution"])
-            return side if _users(stored) or any(stored_runs(layout)) else None
-        except (StudyError, LookupError, TypeError, ValueError) as bad:
-            log.warning("%s is damaged (%s)", printable(layout.budget_path), printable(str(bad)))
+            mend = "the runs' own records are used"
+            side, users = read_record(layout.budget_path, _side_and_users, mend=mend)
+        except StudyError as bad:
+            log.warning("%s", bad)
+        else:
+            return side if users or any(stored_runs(layout)) else None
     for record in stored_runs(layout):
         stored = record.determinants.get("protocol", {}).get("training", {}).get("budget_reference")
         with contextlib.suppress(ValueError):
             return _side(stored)
     return None
+
+
+def _side_and_users(stored: Mapping[str, Any]) -> tuple[int, list[Any]]:
+    return _side(stored["resolution"]), _users(stored)
 
 
 def _users(stored: Mapping[str, Any]) -> list[Any]:

@@ -19,10 +19,11 @@ from resomap.models.checkpoints import load_checkpoint
 from resomap.models.onnx import onnx_bytes
 from resomap.printable import printable
 from resomap.records import Preprocessing, RunRecord
-from resomap.serialize import check_writable, make_dirs, read_json, write_atomic, write_json
+from resomap.serialize import check_writable, make_dirs, write_atomic, write_json
 from resomap.study import build
 from resomap.study.explaining.images import ExplainedImages, open_explained
 from resomap.study.load import Study
+from resomap.study.stored_files import read_answer
 
 CHECKED_IMAGES = 16
 _RECIPE = "preprocessing.json"
@@ -51,9 +52,8 @@ def chosen_run(
         StudyError: there is no verdict to take it from, or no such run.
     """
     if model is None or resolution is None:
-        stored = study.layout.verdict_path
-        answer = read_json(stored, error=StudyError)["recommendation"] if stored.exists() else {"model": None}
-        if answer["model"] is None:
+        answer = read_answer(study.layout)
+        if answer is None or answer["model"] is None:
             raise StudyError("the study has no recommendation; name a run with --model and --resolution")
         model = answer["model"] if model is None else model
         resolution = answer["resolution"] if resolution is None else resolution
@@ -70,8 +70,8 @@ def chosen_run(
 
 
 def _val_metric(run: RunRecord, metric: str) -> float:
-    found = [values[metric] for values in run.metrics.values() if values["split"] == "val"]
-    return float(found[0]) if found else 0.0
+    found = [values.get(metric) for values in run.metrics.values() if values["split"] == "val"]
+    return float(found[0] or 0.0) if found else 0.0
 
 
 def export_run(

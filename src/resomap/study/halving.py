@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from resomap.errors import StudyError
-from resomap.printable import printable
 from resomap.records import Cell, EpochRecord, Predictions
-from resomap.serialize import digest, read_json, write_json
+from resomap.serialize import digest, read_record, write_json
 from resomap.training.callbacks import Callback
 
 if TYPE_CHECKING:
@@ -128,12 +127,15 @@ def read_rung(path: Path, cell: Cell, key: str) -> Rung | None:
     """A run's answers at a rung; None where there are none that can be read and belong to it as it is now."""
     if not path.exists():
         return None
-    try:
-        stored = read_json(path, error=StudyError)
+
+    def parse(stored: Any) -> Rung | None:
         if stored["key"] != key:
             return None
         right_N = np.array([digit == "1" for digit in stored["right"]], dtype=bool)
         return Rung(cell, key, str(stored["images"]), right_N)
-    except (StudyError, LookupError, TypeError) as bad:
-        log.warning("%s is not compared with: %s is damaged (%s)", cell, printable(path), printable(str(bad)))
+
+    try:
+        return read_record(path, parse)
+    except StudyError as bad:
+        log.warning("%s is not compared with: %s", cell, bad)
         return None

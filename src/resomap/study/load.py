@@ -18,11 +18,11 @@ from resomap.evaluation.store import read_answers, read_predictions
 from resomap.layout import StudyLayout
 from resomap.printable import printable
 from resomap.records import Cell, Condition, Predictions, RunRecord, information_at
-from resomap.serialize import read_json
 from resomap.study.costs.cost import stored_profiles
 from resomap.study.runs import assessed_runs, grid_in_words, stopped_in_words, stopped_options
 from resomap.study.shared_micro_batch import comparable_runs
 from resomap.study.status import run_states
+from resomap.study.stored_files import read_about, read_explanations, read_plan
 from resomap.study.verdict.shared_seeds import shared_seeds
 
 
@@ -41,15 +41,9 @@ class Study:
     @cached_property
     def about(self) -> dict[str, Any]:
         """What results.json says about the study as a whole: data, classes, image counts, notes."""
-        path = self.layout.results_json_path
-        stored = read_json(path, error=StudyError)
-        told = stored.get("study") if isinstance(stored, dict) else None
-        if not isinstance(told, dict):
-            raise StudyError(
-                f"{printable(path)} is damaged (it says nothing about the study as a whole); the same `resomap run` "
-                f"again, or --config {printable(self.layout.config_path)}, writes it anew"
-            )
-        return {"name": self.layout.root.name, "data": "not stored", "notes": [], "bad_files": {}} | told
+        return {"name": self.layout.root.name, "data": "not stored", "notes": [], "bad_files": {}} | read_about(
+            self.layout
+        )
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -90,18 +84,12 @@ class Study:
     @cached_property
     def plan(self) -> dict[str, Any] | None:
         """analysis/plan.json; None where nothing was planned."""
-        if not self.layout.plan_path.exists():
-            return None
-        stored: dict[str, Any] = read_json(self.layout.plan_path, error=StudyError)
-        return stored
+        return read_plan(self.layout)
 
     @cached_property
     def explanations(self) -> dict[str, Any] | None:
         """analysis/explanations.json; None where nothing was explained."""
-        if not self.layout.explanations_path.exists():
-            return None
-        stored: dict[str, Any] = read_json(self.layout.explanations_path, error=StudyError)
-        return stored
+        return read_explanations(self.layout)
 
     @property
     def splits(self) -> tuple[str, str]:

@@ -9,13 +9,12 @@ from typing import Any
 
 from resomap.errors import StudyError
 from resomap.layout import RUN_RECORD, StudyLayout
-from resomap.printable import counted, printable
+from resomap.printable import counted
 from resomap.records import Cell, EpochRecord, RunRecord
-from resomap.serialize import DAMAGE, read_json, write_json
+from resomap.serialize import read_record, write_json
+from resomap.study.stored_files import Run, checked
 
 log = logging.getLogger(__name__)
-
-STATES = ("running", "finished", "failed")
 
 
 def grid_in_words(cells: Iterable[Cell]) -> str:
@@ -41,21 +40,13 @@ def read_run(path: Path) -> RunRecord | None:
     """
     if not path.exists():
         return None
-    raw = read_json(path, error=StudyError)
-    try:
-        return _parse(raw)
-    except DAMAGE as bad:
-        raise StudyError(
-            f"{printable(path)} is not a run record ({printable(repr(bad))}); delete it and run again"
-        ) from bad
+    return read_record(path, _parse)
 
 
-def _parse(raw: Mapping[str, Any]) -> RunRecord:
-    fields = dict(raw)
-    if fields["status"] not in STATES:
-        raise ValueError(f"status {fields['status']!r}")
+def _parse(raw: Any) -> RunRecord:
+    fields = dict(checked(raw, Run))
     cell = fields["cell"]
-    fields["cell"] = Cell(str(cell["model"]), int(cell["resolution"]), int(cell["seed"]))
+    fields["cell"] = Cell(cell["model"], cell["resolution"], cell["seed"])
     if not f"{cell['model']}{fields['family']}".isprintable() or not 0 < fields["cell"].resolution < 2**16:
         raise ValueError(f"cell {fields['cell']}")
     fields["epochs"] = tuple(EpochRecord(**epoch) for epoch in fields["epochs"])

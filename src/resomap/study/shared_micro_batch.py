@@ -19,13 +19,12 @@ from resomap.layout import MICRO_BATCHES_LEASE, StudyLayout
 from resomap.lease import Leases
 from resomap.printable import listed, printable
 from resomap.records import Cell, RunRecord
-from resomap.serialize import DAMAGE, read_json, write_json
+from resomap.serialize import DAMAGE, read_record, write_json
 from resomap.study.runs import stored_runs
 
 log = logging.getLogger(__name__)
 
 _IN_PROVENANCE = "micro_batch_limit"
-_DAMAGE: tuple[type[Exception], ...] = (*DAMAGE, StudyError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +59,13 @@ def shared_limit(layout: StudyLayout, model: str) -> int | None:
     path = layout.micro_batch_path(model)
     if not path.exists():
         return None
-    try:
-        images = read_json(path, error=StudyError)["micro_batch"]
-        if type(images) is not int or images < 1:
-            raise ValueError(f"micro_batch {images!r}")
-    except _DAMAGE as bad:
-        raise StudyError(
-            f"{printable(path)} is damaged; run the study's `resomap run` again, which makes it anew from the runs"
-        ) from bad
+    return read_record(path, _images_of, mend="run the study's `resomap run` again, which makes it anew from the runs")
+
+
+def _images_of(stored: Any) -> int:
+    images = stored["micro_batch"]
+    if type(images) is not int or images < 1:
+        raise ValueError(f"micro_batch: expected a number of images, got {images!r}")
     return images
 
 

@@ -13,9 +13,10 @@ from resomap.config.schema import ResoMapConfig
 from resomap.errors import DatasetError, ResoMapError, StorageError, StudyError
 from resomap.layout import STAGES_LEASE, StudyLayout
 from resomap.records import ImageDataset
-from resomap.serialize import read_json, remove_leftovers
+from resomap.serialize import remove_leftovers
 from resomap.study import build
 from resomap.study.progress import StudyProgress
+from resomap.study.stored_files import read_answer
 
 if TYPE_CHECKING:
     from resomap.study.load import Study
@@ -131,9 +132,8 @@ def _evaluate_conditions(config: ResoMapConfig, images: ImageDataset, layout: St
 
 def stored_sentence(layout: StudyLayout) -> str | None:
     """The verdict in one sentence; None where there is none."""
-    if not layout.verdict_path.exists():
-        return None
-    return str(read_json(layout.verdict_path, error=StudyError)["recommendation"]["sentence"])
+    answer = read_answer(layout)
+    return None if answer is None else str(answer["sentence"])
 
 
 def report_study(

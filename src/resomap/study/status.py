@@ -16,6 +16,7 @@ from resomap.printable import counted, printable
 from resomap.records import Cell, RunRecord
 from resomap.serialize import DAMAGE, check_regular
 from resomap.study.runs import grid_in_words, stored_runs
+from resomap.study.stored_files import StudyFile, checked
 
 _LARGEST_CONFIG_BYTES = 2**26
 
@@ -98,11 +99,12 @@ def _planned_cells(layout: StudyLayout) -> list[Cell]:
     try:
         check_regular(layout.config_path, most_bytes=_LARGEST_CONFIG_BYTES, error=StudyError)
         stored = parse(layout.config_path.read_text("utf-8"))
-        return [Cell(str(m), int(r), int(s)) for m, r, s in stored["provenance"]["cells"]]
+        cells = checked(stored, StudyFile)["provenance"]["cells"]
+        return [Cell(str(m), int(r), int(s)) for m, r, s in cells]
     except DAMAGE as bad:
+        why = str(bad) if isinstance(bad, ValueError) else repr(bad)
         raise StudyError(
-            f"{printable(layout.config_path)} is damaged ({printable(repr(bad))}); "
-            "start the study again to write it anew"
+            f"{printable(layout.config_path)} is damaged ({printable(why)}); start the study again to write it anew"
         ) from bad
 
 

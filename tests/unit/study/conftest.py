@@ -8,6 +8,7 @@ from resomap.config.schema import ResoMapConfig
 from resomap.layout import StudyLayout
 from resomap.lease import Leases
 from resomap.records import ImageDataset, RunRecord
+from resomap.serialize import write_json
 from resomap.study import build
 from resomap.study.budget_reference import stored_reference
 from resomap.study.context import StudyContext
@@ -49,3 +50,22 @@ def store_run():
         return record
 
     return store
+
+
+@pytest.fixture
+def write_profile():
+    """write_profile(layout, model, side, latency, **fields): as if it had been profiled."""
+    timed = {"batch_size": 1, "calls": 100, "images_per_s": 1000.0}
+    timed |= dict.fromkeys(("median_low_ms", "median_high_ms", "p95_ms", "p99_ms"), 1.0)
+
+    def write(layout, model, side, latency, **fields):
+        profile = {
+            "model": model, "resolution": side, "device": "cpu", "device_name": "cpu", "threads": 1,
+            "latency": [timed | one for one in latency], "rounds": {"budget_s": None},
+            "complexity": {"macs": 10**6, "parameters": 10**6}, "inference_memory": {"peak_mib": 1.0},
+            "training_memory": {"peak_mib": 1.0, "batch": 1, "method": "measured live tensor bytes", "precision": "no"},
+            "predicted_inference_mib": 1.0, "predicted_training_mib": 1.0, "end_to_end": None,
+        }  # fmt: skip
+        write_json(layout.profile_path(model, side), profile | fields)
+
+    return write

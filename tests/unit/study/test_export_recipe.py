@@ -76,6 +76,8 @@ def test_the_written_steps_give_every_pixel(kernel: str, side: int, information:
 
 def test_a_side_of_0_is_not_taken_for_the_recommended_one(tmp_path: Path) -> None:
     study = Study(StudyLayout(tmp_path))
-    write_json(study.layout.verdict_path, {"recommendation": {"model": "tiny_cnn", "resolution": 32}})
+    write_json(
+        study.layout.verdict_path, {"recommendation": {"sentence": "Ship it.", "model": "tiny_cnn", "resolution": 32}}
+    )
     with pytest.raises(StudyError, match="no finished run of tiny_cnn @0"):
         chosen_run(study, resolution=0, metric="accuracy")

@@ -148,7 +148,7 @@ def test_a_notebook_shows_a_study_in_one_line(tmp_path: Path) -> None:
         write_run(layout.run_record_path(record.cell, "cnn"), record)
     shown = f"<StudyStatus {tmp_path}: 1 model x 2 resolutions x 3 seeds; runs: 3 waiting, 2 finished, 1 failed>"
     assert repr(study_status(tmp_path)) == shown
-    write_results(layout, [run(0), run(1)], study={"name": "photos"})
+    write_results(layout, [run(0), run(1)], study={"name": "photos", "class_names": ["x", "y"], "images": {"val": 2}})
     opened = f"<Study 'photos' in {tmp_path}: 1 model x 1 resolution x 2 seeds; runs: 2 finished, 1 failed>"
     assert repr(load_study(tmp_path)) == opened
 
@@ -157,7 +157,9 @@ def test_predictions_are_of_the_reported_split_unless_said_otherwise(tmp_path: P
     layout = StudyLayout(tmp_path)
     layout.config_path.write_text(f"provenance: {{cells: {json.dumps([['tiny_cnn', 32, 0]])}}}\n")
     write_run(layout.run_record_path(run(0).cell, "cnn"), run(0))
-    write_results(layout, [run(0)], study={"name": "photos", "images": {"train": 4, "val": 2}})
+    write_results(
+        layout, [run(0)], study={"name": "photos", "class_names": ["x", "y"], "images": {"train": 4, "val": 2}}
+    )
     stored = Predictions(np.array(["a", "b"]), np.array([0, 1]), np.array([[0.9, 0.1], [0.2, 0.8]]), ("x", "y"))
     cell, condition = run(0).cell, Condition("val", 32, 32)
     write_predictions(layout.predictions_path(cell, condition), stored, cell=cell, condition=condition)

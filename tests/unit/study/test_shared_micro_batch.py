@@ -55,7 +55,7 @@ def test_the_limit_is_never_raised_again(context: StudyContext) -> None:
 def test_a_damaged_limit_is_named_with_what_to_do(context: StudyContext, text: str) -> None:
     lower(context, 8)
     context.layout.micro_batch_path("tiny_cnn").write_text(text)
-    with pytest.raises(StudyError, match=r"tiny_cnn\.json is damaged; run the study's `resomap run` again"):
+    with pytest.raises(StudyError, match=r"tiny_cnn\.json is damaged \(.+\); run the study's `resomap run` again"):
         context.config_of(CELL)
 
 

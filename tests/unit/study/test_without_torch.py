@@ -25,15 +25,13 @@ print(*sorted({"torch", "torchvision", "timm"} & set(sys.modules)))
 
 
 @pytest.fixture
-def study(tmp_path):
+def study(tmp_path, write_profile):
     """tiny_cnn at 32 and 64 with one seed."""
     layout = StudyLayout(tmp_path)
     timed = {"mode": "eager", "protocol": "batch1", "median_ms": 1.0, "block_medians_ms": [1.0, 1.0]}
     for side in (32, 64):
         cell = Cell("tiny_cnn", side, 0)
-        profile = {"model": "tiny_cnn", "resolution": side, "device_name": "cpu", "latency": [timed],
-                   "inference_memory": {"peak_mib": 1.0}}  # fmt: skip
-        write_json(layout.profile_path("tiny_cnn", side), profile)
+        write_profile(layout, "tiny_cnn", side, [timed])
         write_run(layout.run_record_path(cell, "cnn"), RunRecord(cell, "cnn", "k", {}, "finished"))
         for split in ("val", "test"):
             condition = Condition(split, side, side)

@@ -15,16 +15,19 @@ from resomap.layout import StudyLayout
 from resomap.printable import counted, listed, printable
 from resomap.profiling.latency import BATCH_1, SATURATED, undisturbed
 from resomap.profiling.report import FREED
-from resomap.serialize import read_json
+from resomap.study.stored_files import read_profiles
 
 if TYPE_CHECKING:
     from resomap.profiling.records import ProfileRecord  # imports torch, which a stored study does not need
 
 
 def stored_profiles(layout: StudyLayout) -> list[dict[str, Any]]:
-    """Every profile of the study as plain values, ordered by model and resolution."""
-    found = [read_json(path, error=StudyError) for path in layout.profiles_dir.glob("*/*.json")]
-    return sorted(found, key=lambda p: (p["model"], p["resolution"]))
+    """Every profile of the study as plain values, ordered by model and resolution.
+
+    Raises:
+        StudyError: one is damaged.
+    """
+    return sorted(read_profiles(layout), key=lambda p: (p["model"], p["resolution"]))
 
 
 def hardware(profile: Mapping[str, Any]) -> str:

@@ -24,13 +24,14 @@ from resomap.profiling.latency import BATCH_1, latency_ratio
 from resomap.profiling.profiler import PROFILE_VERSION, profile_subjects
 from resomap.profiling.records import ProfileRecord, ProfilingPlan, Subject
 from resomap.records import Cell, ImageDataset, ImageRecord
-from resomap.serialize import check_writable, digest, package_version, provenance, read_json, write_json
+from resomap.serialize import check_writable, digest, package_version, provenance, write_json
 from resomap.study import build
 from resomap.study.costs.cost import shared_mode
 from resomap.study.explaining.images import evenly_spread
 from resomap.study.load import Study
 from resomap.study.ranks import Ranks
 from resomap.study.same_images import open_images
+from resomap.study.stored_files import read_profile
 
 log = logging.getLogger(__name__)
 
@@ -128,10 +129,14 @@ def profiles_are_current(
         path = layout.profile_path(model, resolution)
         if not path.exists():
             return False
-        stored = read_json(path, error=StudyError)
+        try:
+            stored = read_profile(layout, path)
+        except StudyError as damaged:
+            log.warning("measured again: %s", damaged)
+            return False
         if stored.get("digest") != wanted or {name: stored.get(name) for name in here} != here:
             return False
-        had_s = stored["rounds"]["budget_s"]
+        had_s = (stored.get("rounds") or {}).get("budget_s")
         if had_s is not None and had_s < least_s:
             return False
     return True

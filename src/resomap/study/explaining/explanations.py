@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -16,7 +17,7 @@ from resomap.layout import StudyLayout
 from resomap.models.checkpoints import Checkpoint, load_checkpoint
 from resomap.printable import printable
 from resomap.records import ImageDataset
-from resomap.serialize import check_writable, digest, plain, provenance, read_json, write_json
+from resomap.serialize import check_writable, digest, plain, provenance, write_json
 from resomap.study import build
 from resomap.study.explaining.images import ExplainedImages, masks_of, open_explained
 from resomap.study.explaining.map_tests import run_map_tests
@@ -24,6 +25,9 @@ from resomap.study.explaining.maps import MapRecipe, Source, make_maps, with_lay
 from resomap.study.runs import assessed_runs
 from resomap.study.same_images import open_images
 from resomap.study.shared_micro_batch import comparable_runs
+from resomap.study.stored_files import read_explanations
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[str], None]
 _LARGEST_OCCLUDED = 512
@@ -81,10 +85,13 @@ def explain_study(
     explained = explained_of(config, images)
     recipe = recipe_of(config, device=device)
     key = _key(sources, explained, recipe, build.agreement_options(config), build.explanation_extras(config))
-    if layout.explanations_path.exists():
-        stored: dict[str, Any] = read_json(layout.explanations_path, error=StudyError)
-        if stored.get("key") == key:
-            return stored
+    try:
+        known = read_explanations(layout)
+    except StudyError as damaged:
+        log.warning("made anew: %s", damaged)
+    else:
+        if known is not None and known.get("key") == key:
+            return known
     check_writable(layout.explanations_path)
     masks = masks_of(images, explained.records, max_pixels=build.max_pixels(config))
     try:

@@ -26,7 +26,6 @@ from resomap.report.figures import (
     spread_figure,
 )
 from resomap.report.saving import save_figure
-from resomap.serialize import read_json
 from resomap.study import build
 from resomap.study.costs.cost import check_same_hardware, common_mode, stored_profiles, timed_as
 from resomap.study.explaining.explanations import explained_of
@@ -35,6 +34,7 @@ from resomap.study.results import assessed_rows
 from resomap.study.runs import assessed_runs
 from resomap.study.same_images import open_images
 from resomap.study.shared_micro_batch import comparable_runs
+from resomap.study.stored_files import read_explanations
 
 log = logging.getLogger(__name__)
 
@@ -96,8 +96,9 @@ def draw_study(
             keep("cost", cost_figure(_costs(profiles, layout)))
         except StudyError as mixed:
             log.warning("no figure of cost: %s", mixed)
-    if layout.explanations_path.exists():
-        for name, figure in _explanation_figures(read_json(layout.explanations_path, error=StudyError)):
+    analysed = read_explanations(layout)
+    if analysed is not None:
+        for name, figure in _explanation_figures(analysed):
             keep(name, figure)
     if explained is not None and gallery:
         for name, figure in galleries(layout, explained, cells=cells, methods=methods, count=gallery):

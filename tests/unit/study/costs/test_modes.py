@@ -27,7 +27,7 @@ MS = {"compile": {32: 1.0, 64: 2.0}, "eager": {32: 3.0, 64: 4.0}}
 
 
 @pytest.fixture
-def study(tmp_path):
+def study(tmp_path, write_profile):
     """study({side: modes}): tiny_cnn at 32 and 64 px, two seeds, timed in these modes; compile fails elsewhere."""
     layout = StudyLayout(tmp_path)
     rng = np.random.default_rng(0)
@@ -43,9 +43,8 @@ def study(tmp_path):
                 }
                 for mode in those
             ]
-            profile = {"model": "tiny_cnn", "resolution": side, "latency": timed, "inference_memory": {"peak_mib": 1.0},
-                       "unavailable": {} if "compile" in those else {"compile": "no compiler"}}  # fmt: skip
-            write_json(layout.profile_path("tiny_cnn", side), profile)
+            unavailable = {} if "compile" in those else {"compile": "no compiler"}
+            write_profile(layout, "tiny_cnn", side, timed, unavailable=unavailable)
             for seed in (0, 1):
                 cell = Cell("tiny_cnn", side, seed)
                 write_run(layout.run_record_path(cell, "cnn"), RunRecord(cell, "cnn", "k", {}, "finished"))

@@ -55,7 +55,7 @@ def test_no_choice_has_more_runs():
 
 
 @pytest.fixture
-def study(tmp_path):
+def study(tmp_path, write_profile):
     """study({(model, side): seeds}, failed=[cells], waiting=[cells]): as a run would have left it."""
     layout = StudyLayout(tmp_path)
     rng = np.random.default_rng(0)
@@ -64,9 +64,7 @@ def study(tmp_path):
         cells = [Cell(model, side, seed) for (model, side), seeds in finished.items() for seed in seeds]
         for cell in cells:
             timed = {"mode": "eager", "protocol": "batch1", "median_ms": 1.0, "block_medians_ms": [1.0, 1.0]}
-            profile = {"model": cell.model, "resolution": cell.resolution, "latency": [timed],
-                       "inference_memory": {"peak_mib": 1.0}}  # fmt: skip
-            write_json(layout.profile_path(cell.model, cell.resolution), profile)
+            write_profile(layout, cell.model, cell.resolution, [timed])
             write_run(layout.run_record_path(cell, "cnn"), RunRecord(cell, "cnn", "k", {}, "finished"))
             for split in ("val", "test"):
                 condition = Condition(split, cell.resolution, cell.resolution)

@@ -22,14 +22,13 @@ SIDES, SEEDS = (32, 64, 96), (0, 1, 2)
 
 
 @pytest.fixture
-def study(tmp_path):
+def study(tmp_path, write_profile):
     """tiny_cnn at three resolutions with three seeds, of which one was stopped at 64."""
     layout = StudyLayout(tmp_path)
     rng = np.random.default_rng(0)
     timed = {"mode": "eager", "protocol": "batch1", "median_ms": 1.0, "block_medians_ms": [1.0, 1.0]}
     for side in SIDES:
-        profile = {"model": "tiny_cnn", "resolution": side, "latency": [timed], "inference_memory": {"peak_mib": 1.0}}
-        write_json(layout.profile_path("tiny_cnn", side), profile)
+        write_profile(layout, "tiny_cnn", side, [timed])
         for seed in SEEDS:
             cell = Cell("tiny_cnn", side, seed)
             reason = "dominated" if (side, seed) == (64, 1) else None
