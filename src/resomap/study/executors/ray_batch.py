@@ -30,7 +30,7 @@ from resomap.records import Cell, RunRecord
 from resomap.study import build
 from resomap.study.claimed_cells import Work, settled
 from resomap.study.context import StudyContext
-from resomap.study.executors.events import Event, replay_progress, replay_tracking
+from resomap.study.executors.events import TRACKING, Event, replay_progress, replay_tracking
 from resomap.study.executors.ray_files import commit
 from resomap.study.executors.ray_hub import STATE
 from resomap.study.executors.ray_needs import Needs, needs_of
@@ -59,8 +59,8 @@ class _Flight:
     tries: int
     since: float = field(default_factory=time.monotonic)
     has_begun: bool = False
-    events: list[Event] = field(default_factory=list)
-    """Of tracking, told when the cell has ended: a tracker has one run at a time."""
+    tracking: list[Event] = field(default_factory=list)
+    """Told when the cell has ended: a tracker has one run at a time."""
 
 
 class Batch:
@@ -147,7 +147,8 @@ class Batch:
                 with contextlib.suppress(StudyError):  # it changed while it was sent: the next one will do
                     self._take_in(flight, event[1], into=event[1]["into"])
             replay_progress(event, flight.task.cell, self._context.progress)
-            flight.events.append(event)
+            if event[0] in TRACKING:
+                flight.tracking.append(event)
 
     def _land(self, reference: Any) -> tuple[Cell, RunRecord | None] | None:
         """What became of a cell; None where it goes out once more, or was stopped."""
@@ -185,7 +186,7 @@ class Batch:
         cell = flight.task.cell
         if result["listing"]:
             self._take_in(flight, result, is_final=result["status"] != "stopped")
-        replay_tracking(flight.events, self._work.tracker, self._context.layout.root)
+        replay_tracking(flight.tracking, self._work.tracker, self._context.layout.root)
         if result["status"] == "stopped":
             return None
         record = stored_run(self._context, cell) if result["listing"] else None

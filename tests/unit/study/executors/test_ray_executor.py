@@ -18,6 +18,7 @@ ray = pytest.importorskip("ray", reason="Ray is not installed (requirements-dev.
 
 LIGHT = """
 import sys
+from types import SimpleNamespace
 from resomap import load_config
 from resomap.study import build
 from resomap.study.executors.ray_needs import needs_of
@@ -85,3 +86,28 @@ def test_a_cell_waits_in_the_cluster_only_beside_long_ones() -> None:
     assert cells_out(2, [25.0, 300.0]) == 3
     assert cells_out(100, [1.0] * 10 + [300.0] * 90) == 101  # some are always new
     assert cells_out(0, []) == 1  # every node is gone: what waits has the cluster get another
+
+
+def test_of_a_run_that_goes_on_only_what_is_tracked_is_kept() -> None:
+    """A run of a million updates tells a million events; those of progress are passed on at once."""
+    from resomap.records import Cell
+    from resomap.study.executors import ray_batch
+    from resomap.study.progress import StudyProgress
+
+    heard: list[int] = []
+
+    class Listener(StudyProgress):
+        def update_ended(self, cell: Cell, *, epoch: int, update: int, images: int) -> None:
+            heard.append(update)
+
+    updates = [("run", ("update_ended", {"epoch": 1, "update": n, "images": 8})) for n in range(1000)]
+    tracked = ("log_metrics", {"metrics": {"loss": 1.0}, "step": 1})
+    flight = ray_batch._Flight(SimpleNamespace(name="run", cell=Cell("m", 32, 0)), lease=None, tries=1)  # type: ignore[arg-type]
+    batch = object.__new__(ray_batch.Batch)
+    batch._flights = {"reference": flight}
+    batch._context = SimpleNamespace(progress=Listener())  # type: ignore[assignment]
+    batch._call = lambda method: [*updates, ("run", tracked)]  # type: ignore[method-assign]
+    batch._pass_on()
+    assert heard == list(range(1000))
+    assert flight.tracking == [tracked]
+    assert flight.has_begun
