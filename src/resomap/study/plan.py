@@ -10,7 +10,7 @@ from resomap.study import build
 from resomap.study.autotune_cache import settle_tuning
 from resomap.study.budget_reference import settle_reference
 from resomap.study.context import StudyContext
-from resomap.study.preflight import checked_study
+from resomap.study.preflight import check_disk, checked_study
 from resomap.study.progress import StudyProgress
 from resomap.study.ranks import Ranks
 from resomap.study.runs_at_once import settle_runs_at_once
@@ -26,10 +26,11 @@ def plan_study(
     Raises:
         ResoMapError: the first kind of problem found, with all problems of that kind.
     """
-    context = checked_study(config, progress=progress, ranks=ranks, discard_changed=discard_changed)
+    context, parameters = checked_study(config, progress=progress, ranks=ranks, discard_changed=discard_changed)
     context = replace(context, budget_reference=settle_reference(context))
     notes = tuple(study_notes(context, held_cells(context)))
     context = replace(context, notes=notes, runs_at_once=settle_runs_at_once(context))
+    check_disk(context, parameters)
     if (runs := context.runs_at_once) > 1:
         threads = build.threads_of_a_run(config, runs)
         progress.tuned(f"{runs} runs at once, threads of each: {threads} (system.runs_at_once)")

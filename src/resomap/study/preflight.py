@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -17,18 +16,20 @@ from resomap.study.autotune_cache import choices_in_force
 from resomap.study.budget_reference import stored_reference
 from resomap.study.changed_settings import settle_changes
 from resomap.study.context import StudyContext
+from resomap.study.costs.disk import free_bytes, left_to_store
 from resomap.study.progress import StudyProgress
 from resomap.study.ranks import Ranks
-from resomap.study.runs import stored_runs
 
 T = TypeVar("T")
 
 
 def checked_study(
     config: ResoMapConfig, *, progress: StudyProgress, ranks: Ranks, discard_changed: bool = False
-) -> StudyContext:
-    """Check models, sizes, device, data, disk and what the study already holds; decode the images.
+) -> tuple[StudyContext, dict[str, int]]:
+    """Check models, sizes, device, data and what the study already holds; decode the images.
 
+    Returns:
+        The study, and model -> its parameters, which check_disk takes once the number of runs at once is known.
     Raises:
         ResoMapError: the first kind of problem found, with all problems of that kind.
     """
@@ -58,8 +59,7 @@ def checked_study(
         budget_reference=_reference(config, layout),
     )
     settle_changes(context, discard_changed=discard_changed)
-    _check_disk(context, parameters)
-    return context
+    return context, parameters
 
 
 def _reference(config: ResoMapConfig, layout: StudyLayout) -> int | None:
@@ -86,23 +86,18 @@ def _check_writable(layout: StudyLayout) -> None:
         probe.unlink()
 
 
-def _check_disk(context: StudyContext, parameters: Mapping[str, int]) -> None:
-    """Room for the best weights of all runs still to do, and for one run's full state.
+def check_disk(context: StudyContext, parameters: Mapping[str, int]) -> None:
+    """Room for what `resomap plan` says that the runs still to do need.
 
+    Args:
+        parameters: model -> its parameters.
     Raises:
         StorageError: there is less.
     """
-    done = {r.cell for r in stored_runs(context.layout) if r.status == "finished"}
-    to_do = [cell for cell in context.cells if cell not in done]
-    if not to_do:
-        return
-    kept = build.kept_checkpoints(context.config)
-    weights = sum(4 * parameters[cell.model] * kept for cell in to_do)
-    state = max(12 * parameters[cell.model] for cell in to_do)
-    free = shutil.disk_usage(context.layout.root).free
-    if weights + state > free:
+    needed, free = left_to_store(context, parameters), free_bytes(context.layout.root)
+    if needed > free:
         raise StorageError(
-            f"{printable(context.layout.root)}: the study's checkpoints need about "
-            f"{(weights + state) / 2**20:,.1f} MiB, {free / 2**20:,.1f} MiB are free; free some, choose "
+            f"{printable(context.layout.root)}: the study's checkpoints and predictions need about "
+            f"{needed / 2**20:,.1f} MiB, {free / 2**20:,.1f} MiB are free; free some, choose "
             "another --output, or fewer models, resolutions or seeds"
         )

@@ -48,24 +48,37 @@ def forecast_disk(context: StudyContext, parameters: Mapping[str, int]) -> DiskF
     Args:
         parameters: model -> its parameters.
     """
-    config, counts = context.config, context.image_counts
-    done = {record.cell for record in stored_runs(context.layout) if record.status == "finished"}
-    to_do = [parameters[cell.model] for cell in context.cells if cell not in done]
+    config = context.config
     cache, needs = build.cache_dir(config), build.cache_needs(config, context.images)
     cache_free = free_bytes(cache)
     fitting = {split: need for split, need in needs.items() if need.is_there or need.bytes <= cache_free}
-    answers = sum(count for split, count in counts.items() if split != "train")
     return DiskForecast(
         study=str(context.layout.root),
-        study_mib=study_bytes(config, to_do, at_once=context.runs_at_once, answers=answers,
-                              classes=context.images.num_classes) / _MIB,
+        study_mib=left_to_store(context, parameters) / _MIB,
         study_free_mib=free_bytes(context.layout.root) / _MIB,
         cache=str(cache),
         cache_mib=sum(need.bytes for need in fitting.values() if not need.is_there) / _MIB,
         cached_mib=sum(need.bytes for need in fitting.values() if need.is_there) / _MIB,
         cache_free_mib=cache_free / _MIB,
         on_the_fly=tuple(split for split in context.images.splits if split not in fitting),
-    )  # fmt: skip
+    )
+
+
+def left_to_store(context: StudyContext, parameters: Mapping[str, int]) -> int:
+    """Bytes that the study's runs will still take: study_bytes of those that are not finished.
+
+    Args:
+        parameters: model -> its parameters.
+    """
+    done = {record.cell for record in stored_runs(context.layout) if record.status == "finished"}
+    to_do = [parameters[cell.model] for cell in context.cells if cell not in done]
+    return study_bytes(
+        context.config,
+        to_do,
+        at_once=context.runs_at_once,
+        answers=sum(count for split, count in context.image_counts.items() if split != "train"),
+        classes=context.images.num_classes,
+    )
 
 
 def study_bytes(config: ResoMapConfig, parameters: Sequence[int], *, at_once: int, answers: int, classes: int) -> int:
