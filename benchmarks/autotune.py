@@ -115,7 +115,7 @@ def compare_accuracy(*, seeds: int) -> None:
                     ]
                 )
             )  # fmt: skip
-            values[tuned] = table(result.records)
+            values[tuned] = table(result.read_records())
     for side in (64, 96):
         with_, without = (np.array([values[tuned][Cell("tiny_cnn", side, s)] for s in range(seeds)], dtype=object)
                           for tuned in (True, False))  # fmt: skip

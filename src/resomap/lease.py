@@ -53,8 +53,7 @@ class Lease:
         self._thread = threading.Thread(target=self._keep_alive, name=f"lease {name}", daemon=True)
         self._thread.start()
 
-    @property
-    def lost(self) -> bool:
+    def is_lost(self) -> bool:
         """Whether another process has taken over; looks at the disk if that was not done lately."""
         is_due = time.monotonic() - self._verified_at > self._leases.interval_s / 2
         if is_due and not self._lost and not self._done.is_set():
@@ -67,7 +66,7 @@ class Lease:
         Raises:
             LeaseLostError: another process took over, because this one gave no sign of life.
         """
-        if self.lost:
+        if self.is_lost():
             raise LeaseLostError(
                 f"another process has taken {printable(self.name)} over, because this one gave no sign of life for "
                 f"{self._leases.expiry_s:g} s (stopped, or cut off from the disk?); it goes on there"

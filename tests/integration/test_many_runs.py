@@ -40,10 +40,10 @@ def test_a_study_keeps_no_record_of_a_run_that_has_ended(config):
     kept = Kept()
     result = run_study(config, progress=kept)
     assert len(set(kept.counts)) == 1  # that of the run which has just ended, however many came before
-    assert [record.cell for record in result.records] == list(result.cells)
-    assert all(record.status == "finished" and record.metrics for record in result.records)
+    assert [record.cell for record in result.read_records()] == list(result.cells)
+    assert all(record.status == "finished" and record.metrics for record in result.read_records())
     again = run_study(config)
-    assert again.records == result.records
+    assert again.read_records() == result.read_records()
     assert again.failed == ()
 
 
@@ -58,8 +58,8 @@ def test_failures_stay_at_hand(config, monkeypatch):
     monkeypatch.setattr(failed_runs, "run_cell", run_cell)
     result = run_study(config)
     assert [record.cell.seed for record in result.failed] == [1]
-    assert [record.status for record in result.records] == ["finished", "failed", "finished", "finished"]
+    assert [record.status for record in result.read_records()] == ["finished", "failed", "finished", "finished"]
     monkeypatch.undo()
     result = run_study(config)  # the failed one is tried anew
     assert result.failed == ()
-    assert {record.status for record in result.records} == {"finished"}
+    assert {record.status for record in result.read_records()} == {"finished"}

@@ -121,7 +121,7 @@ def test_a_runs_seconds_are_those_of_all_its_starts(tmp_path: Path, make_images:
     with pytest.raises(KeyboardInterrupt):
         run_study(config, progress=StopsInSecondEpoch())
     started = time.monotonic()
-    (record,) = run_study(config).records
+    (record,) = run_study(config).read_records()
     took = time.monotonic() - started
     assert record.epochs[0].seconds > 2
     assert sum(epoch.seconds for epoch in record.epochs) < record.seconds < 3 + took + record.epochs[0].seconds

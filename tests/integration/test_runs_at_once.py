@@ -187,7 +187,7 @@ def test_a_script_s_own_network_is_found_by_helpers(tmp_path: Path, make_images:
         "import resomap\n"
         "if __name__ == '__main__':\n"
         f"    result = resomap.run_study(resomap.load_config(overrides={settings!r}))\n"
-        "    print([record.status for record in result.records])\n"
+        "    print([record.status for record in result.read_records()])\n"
     )
     done = subprocess.run([sys.executable, folder / "study.py"], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout == "['finished', 'finished', 'finished']\n", done.stderr

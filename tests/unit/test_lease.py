@@ -331,7 +331,7 @@ def test_a_full_disk_later_does_not_end_the_claim(tmp_path: Path, monkeypatch: p
     time.sleep(0.2)
     lease.check()
     lease.release()
-    assert not lease.lost
+    assert not lease.is_lost()
 
 
 def test_release_leaves_no_thread_and_no_file_handle(tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -29,7 +27,7 @@ from resomap.cli.options import (
     configure,
     pretrained_value,
 )
-from resomap.cli.tables import print_known_answers, print_results
+from resomap.cli.tables import known_answers_text, results_text
 from resomap.config.schema import ResoMapConfig
 from resomap.printable import printable
 
@@ -141,40 +139,42 @@ def run_and_print(config: ResoMapConfig, *, discard_changed: bool) -> None:
                 from resomap.study.sweep import run_study
 
                 result = run_study(config, progress=progress, discard_changed=discard_changed, executor=executor)
-            unfinished = finish_study(config, result, progress=progress)
+            stages = finish_study(config, result, progress=progress)
     except KeyboardInterrupt:
         print("\nstopped; everything so far is saved. Run the same command again to go on.", file=sys.stderr)
         raise typer.Exit(130) from None
     if not result.is_main:
         return
-    undone = unfinished or ()
-    _print_closing(config, result, judged=not any(reason.startswith("report: ") for reason in undone))
-    for reason in undone:
-        print(f"not done: {reason}", file=sys.stderr)
-    if result.failed or unfinished:
+    shown, kept = closing_texts(config, result, is_judged=stages.is_judged)
+    print(shown, end="")
+    for stage, reason in stages.undone.items():
+        print(f"not done: {stage}: {reason}", file=sys.stderr)
+    if result.failed or stages.undone:
         raise typer.Exit(1)
-    if unfinished is None:
-        return
-    text = io.StringIO()
-    with contextlib.redirect_stdout(text):
-        _print_closing(config, result, judged=True)
-    remember_finished(config, result, closing=text.getvalue())
+    if not stages.left_to_other:
+        remember_finished(config, result, closing=kept)
 
 
-def _print_closing(config: ResoMapConfig, result: StudyResult, *, judged: bool) -> None:
-    """The tables, the verdict, and where everything lies.
+def closing_texts(config: ResoMapConfig, result: StudyResult, *, is_judged: bool) -> tuple[str, str]:
+    """The tables, the verdict, and where everything lies: (for this terminal, whole whatever its width).
 
     Args:
-        judged: whether the stored verdict is about these results.
+        is_judged: whether the stored verdict is about these results.
     """
     from resomap.study import build
     from resomap.study.runs import assessed_runs
     from resomap.study.stages import stored_sentence
 
-    print_results(result, metric=config.analysis.metric)
-    answers = build.known_answers(config, result.layout, assessed_runs(result.records))
-    if answers:
-        print_known_answers(answers)
-    verdict = stored_sentence(result.layout) if judged and build.report_wanted(config) else None
-    if verdict is not None:
-        print(f"\n{printable(verdict)}\nreport: {printable(result.layout.report_path)}")
+    records = result.read_records()
+    answers = build.known_answers(config, result.layout, assessed_runs(records))
+    verdict = stored_sentence(result.layout) if is_judged and build.report_wanted(config) else None
+
+    def text(*, wide: bool) -> str:
+        parts = [results_text(result, records, metric=config.analysis.metric, wide=wide)]
+        if answers:
+            parts.append(known_answers_text(answers, wide=wide))
+        if verdict is not None:
+            parts.append(f"\n{printable(verdict)}\nreport: {printable(result.layout.report_path)}\n")
+        return "".join(parts)
+
+    return text(wide=False), text(wide=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,32 +15,49 @@ from resomap.printable import counted, printable
 if TYPE_CHECKING:
     import pandas as pd
 
+    from resomap.records import RunRecord
     from resomap.study.status import StudyStatus
     from resomap.study.sweep import StudyResult
     from resomap.study.verdict.known_answers import KnownAnswer
 
 
-def console() -> Console:
-    """Standard output; a file has no width, so a table in it takes what it needs."""
-    plain = Console(highlight=False, markup=False, emoji=False)
-    return plain if plain.is_terminal else Console(highlight=False, markup=False, emoji=False, width=10_000)
+def table_text(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, wide: bool = False) -> str:
+    """A table; the first column to the left, the others to the right.
 
-
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table; the first column to the left, the others to the right."""
+    Args:
+        wide: takes what it needs, without a terminal's width and colours; so does one that goes to a file.
+    """
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for index, name in enumerate(columns):
         table.add_column(name, justify="left" if index == 0 else "right")
     for row in rows:
         table.add_row(*[printable(cell) for cell in row])
-    console().print(f"\n{printable(title)}", table)
+    console = Console(highlight=False, markup=False, emoji=False)
+    if wide or not console.is_terminal:
+        console = Console(
+            file=io.StringIO(), force_terminal=False, highlight=False, markup=False, emoji=False, width=10_000
+        )
+    with console.capture() as captured:
+        console.print(f"\n{printable(title)}", table)
+    return captured.get()
 
 
-def print_results(result: StudyResult, *, metric: str) -> None:
-    """One row for each model and resolution: the metric on test (val where there is none), and the cost."""
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """table_text on standard output."""
+    print(table_text(title, columns, rows), end="")
+
+
+def results_text(result: StudyResult, records: Sequence[RunRecord], *, metric: str, wide: bool = False) -> str:
+    """One row for each model and resolution: the metric on test (val where there is none), and the cost.
+
+    Args:
+        records: of the result's cells.
+        wide: as table_text's.
+    """
     from resomap.study.results import assessed_rows
     from resomap.study.runs import stopped_options
 
+    parts: list[str] = []
     finished = assessed_rows(result.frame[result.frame["status"] == "finished"])
     if not finished.empty:
         split = "test" if (finished["split"] == "test").any() else "val"
@@ -50,15 +68,17 @@ def print_results(result: StudyResult, *, metric: str) -> None:
             for (model, resolution), runs in reported.groupby(["model", "resolution"], sort=False)
         ]
         title = f"{metric} on {split}: mean over seeds (lowest to highest)"
-        print_table(title, ["model", "side", "seeds", *shown, "log loss", "train s", "img/s"], rows)
-    for (model, side), runs in stopped_options(result.records).items():
-        print(f"stopped, not assessed: {printable(model)} @{side} ({runs})")
+        columns = ["model", "side", "seeds", *shown, "log loss", "train s", "img/s"]
+        parts.append(table_text(title, columns, rows, wide=wide))
+    for (model, side), runs in stopped_options(records).items():
+        parts.append(f"stopped, not assessed: {printable(model)} @{side} ({runs})\n")
     for record in result.failed:
         first = (record.error or "unknown error").strip().splitlines()[0]
-        print(f"failed: {printable(record.cell)}: {printable(first)}")
+        parts.append(f"failed: {printable(record.cell)}: {printable(first)}\n")
     if result.elsewhere:
-        print(f"{counted(len(result.elsewhere), 'run')} left to another process; see `resomap status`")
-    print(f"study: {printable(result.layout.root)}  (results.csv, results.json, predictions/, checkpoints/)")
+        parts.append(f"{counted(len(result.elsewhere), 'run')} left to another process; see `resomap status`\n")
+    parts.append(f"study: {printable(result.layout.root)}  (results.csv, results.json, predictions/, checkpoints/)\n")
+    return "".join(parts)
 
 
 def _result_row(model: object, resolution: object, runs: pd.DataFrame, metrics: Sequence[str]) -> list[str]:
@@ -79,8 +99,12 @@ def _result_row(model: object, resolution: object, runs: pd.DataFrame, metrics: 
     ]
 
 
-def print_known_answers(answers: Sequence[KnownAnswer]) -> None:
-    """Measured accuracy within each band beside the ideal observer's."""
+def known_answers_text(answers: Sequence[KnownAnswer], *, wide: bool = False) -> str:
+    """Measured accuracy within each band beside the ideal observer's.
+
+    Args:
+        wide: as table_text's.
+    """
     models = list(dict.fromkeys(name for answer in answers for name in answer.measured))
     rows = [
         [
@@ -92,7 +116,7 @@ def print_known_answers(answers: Sequence[KnownAnswer]) -> None:
         for answer in answers
     ]
     title = "Known answers: accuracy within a band (chance 0.5) beside the ideal observer's"
-    print_table(title, ["band", "side", "ideal", *models], rows)
+    return table_text(title, ["band", "side", "ideal", *models], rows, wide=wide)
 
 
 def print_status(status: StudyStatus) -> None:

@@ -41,7 +41,7 @@ def attempt(
         except Exception as error:
             # The study's boundary: a bug or a device error in one run must not cost the others.
             tracker.end_run("FAILED")
-            if lease is not None and lease.lost:
+            if lease is not None and lease.is_lost():
                 log.warning("%s is left alone: another process has taken it over", cell)
                 return None
             if isinstance(error, StorageError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
@@ -31,6 +31,14 @@ class Study:
     """A study's directory."""
 
     layout: StudyLayout
+    _stacks: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """What `stack` has read: answers, not probabilities, so a large study stays small."""
+    _answers: dict[tuple[Cell, Condition], tuple[np.ndarray, np.ndarray, str]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """What `_read_answers` has read."""
 
     def __repr__(self) -> str:
         grid = grid_in_words(record.cell for record in self.runs)
@@ -128,16 +136,6 @@ class Study:
     def read(self, cell: Cell, split: str) -> Predictions:
         """The stored predictions of a run at its own resolution."""
         return read_predictions(self.layout.predictions_path(cell, self.own_condition(cell, split)))
-
-    @cached_property
-    def _stacks(self) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
-        """What `stack` has read: answers, not probabilities, so a large study stays small."""
-        return {}
-
-    @cached_property
-    def _answers(self) -> dict[tuple[Cell, Condition], tuple[np.ndarray, np.ndarray, str]]:
-        """What `_read_answers` has read."""
-        return {}
 
     def answers(self, cell: Cell, condition: Condition) -> tuple[np.ndarray, np.ndarray] | None:
         """(labels (N,), predictions (N,)) of a run under a condition.

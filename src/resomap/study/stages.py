@@ -6,7 +6,8 @@ Each stage imports what it needs when its turn comes: together they load for sec
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from resomap.config.schema import ResoMapConfig
@@ -27,40 +28,55 @@ log = logging.getLogger(__name__)
 
 Tell = Callable[[str], None]
 
+REPORT = "report"
+"""The stage that makes the verdict."""
 
-def finish_study(config: ResoMapConfig, result: StudyResult, *, progress: StudyProgress) -> list[str] | None:
+
+@dataclass(frozen=True, slots=True)
+class StagesOutcome:
+    """What became of what a study does after its last run."""
+
+    undone: Mapping[str, str] = field(default_factory=dict)
+    """Stage -> why it could not be done; the others are done all the same."""
+    left_to_other: bool = False
+    """Another process has begun it, which may not come to its end."""
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether the stored verdict is about these results, as far as this process knows."""
+        return REPORT not in self.undone
+
+
+def finish_study(config: ResoMapConfig, result: StudyResult, *, progress: StudyProgress) -> StagesOutcome:
     """Profile, explain and draw, as configured; nothing where other processes still train, or no run finished.
 
     One process at a time: another one waits, and finds done what the first has done (or does nothing, where
     study.wait_for_others is off).
 
-    Returns:
-        One line for each stage that could not be done; the others are done all the same. None: it was left to another
-        process, which may not come to its end.
     Raises:
         StorageError: no room left, no permission.
     """
     if not result.is_main or result.elsewhere or len(result.failed) == len(result.cells):
-        return []
+        return StagesOutcome()
     leases = build.leases(config, result.layout)
     if build.waits_for_others(config):
         with leases.hold(STAGES_LEASE):
-            return _stages(config, result, progress)
+            return StagesOutcome(_stages(config, result, progress))
     lease = leases.acquire(STAGES_LEASE)
     if lease is None:
-        return None
+        return StagesOutcome(left_to_other=True)
     try:
-        return _stages(config, result, progress)
+        return StagesOutcome(_stages(config, result, progress))
     finally:
         lease.release()
 
 
-def _stages(config: ResoMapConfig, result: StudyResult, progress: StudyProgress) -> list[str]:
+def _stages(config: ResoMapConfig, result: StudyResult, progress: StudyProgress) -> dict[str, str]:
     from resomap.study.same_images import open_images
 
     layout = result.layout
-    training_s = sum(epoch.seconds for record in result.records for epoch in record.epochs)
-    undone: list[str] = []
+    training_s = sum(epoch.seconds for record in result.read_records() for epoch in record.epochs)
+    undone: dict[str, str] = {}
 
     def attempt(stage: str, work: Callable[[], object]) -> None:
         try:
@@ -68,22 +84,22 @@ def _stages(config: ResoMapConfig, result: StudyResult, progress: StudyProgress)
         except StorageError:
             raise
         except ResoMapError as error:
-            undone.append(f"{stage}: {error}")
+            undone[stage] = str(error)
         except Exception as error:
             # As for a run: a bug or a device error in one stage must not cost the others, nor the tables.
             log.error("%s failed: %r", stage, error, exc_info=True)
-            undone.append(f"{stage}: {error!r}")
+            undone[stage] = repr(error)
 
     images: ImageDataset | None = None
     try:
         images, _ = open_images(config, layout)
     except (DatasetError, StudyError) as changed:  # while it trained
-        undone.append(f"cost, explanations and whatever else needs the images: {changed}")
+        undone["cost, explanations and whatever else needs the images"] = str(changed)
     else:
         for stage, work in _image_stages(config, images, layout, training_s, progress.stage):
             attempt(stage, work)
     if build.report_wanted(config):
-        attempt("report", lambda: report_study(config, images=images, layout=layout, progress=progress.stage))
+        attempt(REPORT, lambda: report_study(config, images=images, layout=layout, progress=progress.stage))
     remove_leftovers(layout.root)
     return undone
 

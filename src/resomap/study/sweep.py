@@ -55,9 +55,8 @@ class StudyResult:
     notes: tuple[str, ...] = ()
     """What a reader of the results must know."""
 
-    @property
-    def records(self) -> tuple[RunRecord, ...]:
-        """The records of `cells`, in their order; read from the study's directory at each call.
+    def read_records(self) -> tuple[RunRecord, ...]:
+        """The records of `cells`, in their order, read from the study's directory.
 
         Kept, they would be 20 KiB a run. One that is gone since is left out.
         """

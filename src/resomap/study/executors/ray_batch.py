@@ -155,7 +155,7 @@ class Batch:
         flight = self._flights.pop(reference)
         cell = flight.task.cell
         try:
-            if flight.lease.lost:
+            if flight.lease.is_lost():
                 return cell, None
             try:
                 result = ray.get(reference)
@@ -209,7 +209,7 @@ class Batch:
 
     def _look_at_leases(self) -> None:
         for flight in self._flights.values():
-            if flight.lease.lost:
+            if flight.lease.is_lost():
                 self._call("give_up", flight.task.name)
 
     def _stop(self) -> None:

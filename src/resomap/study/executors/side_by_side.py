@@ -227,7 +227,7 @@ class SideBySide:
             for helper in list(self._helpers):
                 while helper.events:
                     self._take(helper, helper.events.popleft())
-                if helper.flight is not None and helper.flight.lease.lost:
+                if helper.flight is not None and helper.flight.lease.is_lost():
                     helper.child.kill()  # another process has its cell
             self._hand_out()
         except Exception as error:
@@ -267,7 +267,7 @@ class SideBySide:
         if flight is None:
             return
         try:
-            if self._is_stopping or flight.lease.lost:
+            if self._is_stopping or flight.lease.is_lost():
                 self._land(helper, flight, None)
             else:
                 self._settle_end(helper, flight)
@@ -311,7 +311,7 @@ class SideBySide:
             while not any(helper.events for helper in self._helpers) and not self._work.stop.requested:
                 time.sleep(_LOOK_S)
                 self._wake()
-                if any(helper.flight and helper.flight.lease.lost for helper in self._helpers):
+                if any(helper.flight and helper.flight.lease.is_lost() for helper in self._helpers):
                     return
 
     def _tell_to_stop(self) -> None:
