@@ -170,17 +170,23 @@ def this_machine() -> str:
     return " ".join(parts)
 
 
-def remove_leftovers(root: Path) -> None:
-    """Remove temporary files that killed processes left anywhere below `root`.
+def remove_leftovers(root: Path, *, of: str | None = None) -> None:
+    """Remove temporary files that killed processes left.
 
     Those of this machine's processes that have ended; another machine's only after an hour (by the disk's own clock),
     since it may be writing.
+
+    Args:
+        of: of files in `root` whose names match this pattern; None: of any, anywhere below it.
     """
+    found = list(root.rglob(".*.tmp") if of is None else root.glob(f".{of}.*.tmp"))
+    if not found:
+        return
     here = _TEMPORARY.fullmatch(temporary_beside(root / "x").name)
     assert here is not None
     with storage_errors(root), tempfile.TemporaryFile(dir=root) as probe:
         now = os.fstat(probe.fileno()).st_mtime
-    for path in root.rglob(".*.tmp"):
+    for path in found:
         named = _TEMPORARY.fullmatch(path.name)
         with contextlib.suppress(OSError):
             if named is None:

@@ -19,9 +19,8 @@ from resomap.layout import BEST_WEIGHTS, METADATA
 from resomap.models.checkpoints import make_metadata, save_weights, write_metadata
 from resomap.printable import printable
 from resomap.records import EpochRecord
-from resomap.serialize import make_dirs, storage_errors, temporary_beside, write_atomic
+from resomap.serialize import make_dirs, remove_leftovers, storage_errors, temporary_beside, write_atomic
 from resomap.training.events import Callback
-from resomap.training.last_state import remove_unfinished
 from resomap.training.selection import check_count, check_mode, monitored_value
 
 if TYPE_CHECKING:
@@ -135,7 +134,7 @@ class ModelCheckpoint(Callback):
     def _prepare(self) -> None:
         make_dirs(self.directory)
         for pattern in ("epoch*.safetensors", BEST_WEIGHTS, METADATA):
-            remove_unfinished(self.directory, pattern)
+            remove_leftovers(self.directory, of=pattern)
 
     def _make_good(self) -> list[KeptEpoch]:
         """After a resume, make the files those that the state names; returns the epochs that are there."""

@@ -19,12 +19,13 @@ import torch
 from resomap.checks import is_number
 from resomap.errors import CheckpointError, ConfigError, UnsafeCheckpointError
 from resomap.printable import printable
-from resomap.serialize import DAMAGE, check_regular, storage_errors, write_atomic
+from resomap.serialize import DAMAGE, check_regular, remove_leftovers, write_atomic
 
 FORMAT = "resomap-training-state"
 VERSION = 2
 MARK = b"\nresomap-sha256:"
 _TRAILER_BYTES = len(MARK) + hashlib.sha256().digest_size
+_PIECE_BYTES = 2**20
 
 # A saved state may cost at most this share of the time, however large the model.
 _SHARE_OF_TIME = 0.05
@@ -59,7 +60,7 @@ class StateKeeper:
     def clean_up(self) -> None:
         """Remove what a kill in the middle of writing left behind."""
         if self.path is not None:
-            remove_unfinished(self.path.parent, self.path.name)
+            remove_leftovers(self.path.parent, of=self.path.name)
 
     def write(self, state: dict[str, Any]) -> None:
         """Save now, where a path was given.
@@ -73,13 +74,6 @@ class StateKeeper:
         write_state(self.path, state)
         self._saved_at = time.monotonic()
         self._took_s = self._saved_at - started
-
-
-def remove_unfinished(folder: Path, pattern: str) -> None:
-    """Remove the temporary files (see serialize.write_atomic) of files whose names match `pattern`."""
-    for leftover in folder.glob(f".{pattern}.*.tmp"):
-        with storage_errors(leftover):
-            leftover.unlink(missing_ok=True)
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:
@@ -119,11 +113,13 @@ def read_state(path: Path) -> dict[str, Any]:
     where = printable(path)
     check_regular(path, most_bytes=sys.maxsize, error=CheckpointError)
     try:
-        content, is_sealed = _verified(path.read_bytes(), where)
-        if not zipfile.is_zipfile(content):
-            raise CheckpointError(f"{where} is damaged or no training state; delete it to start anew")
-        content.seek(0)
-        state = torch.load(content, map_location="cpu", weights_only=True)
+        with open(path, "rb") as stream:
+            is_sealed = _is_sealed(stream, where)
+            stream.seek(0)
+            if not zipfile.is_zipfile(stream):
+                raise CheckpointError(f"{where} is damaged or no training state; delete it to start anew")
+            stream.seek(0)
+            state = torch.load(stream, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{where} is missing; there is nothing to resume") from None
     except OSError as error:
@@ -142,14 +138,24 @@ def read_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def _verified(content: bytes, where: str) -> tuple[io.BytesIO, bool]:
-    """The torch file in `content`, and whether a checksum says that it is as it was written."""
-    body, trailer = memoryview(content)[:-_TRAILER_BYTES], content[-_TRAILER_BYTES:]
+def _is_sealed(stream: BinaryIO, where: str) -> bool:
+    """Whether a checksum says that the file is as it was written; one that says otherwise is an error.
+
+    A state can be as large as the memory that is free: the file is read in pieces.
+    """
+    length = stream.seek(0, io.SEEK_END) - _TRAILER_BYTES
+    stream.seek(max(0, length))
+    trailer = stream.read()
     if not trailer.startswith(MARK):
-        return io.BytesIO(content), False
-    if hashlib.sha256(body).digest() != trailer[len(MARK) :]:
+        return False
+    stream.seek(0)
+    sha256 = hashlib.sha256()
+    while length > 0 and (piece := stream.read(min(length, _PIECE_BYTES))):
+        sha256.update(piece)
+        length -= len(piece)
+    if sha256.digest() != trailer[len(MARK) :]:
         raise CheckpointError(f"{where} is damaged (its checksum differs); delete it to start anew")
-    return io.BytesIO(body), True
+    return True
 
 
 def check_same(saved: dict[str, Any], now: dict[str, Any], *, path: Path | None = None) -> None:

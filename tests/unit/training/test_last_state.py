@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 import time
+import tracemalloc
 
 import pytest
 import torch
@@ -151,3 +152,14 @@ def test_state_keeper_saves_large_states_less_often(tmp_path, monkeypatch):
     assert not keeper.due()
     now[0] += 1
     assert keeper.due()
+
+
+def test_a_state_is_not_held_twice_while_it_is_read(tmp_path):
+    path = tmp_path / "last.pt"
+    write_state(path, {"a": torch.arange(10**6, dtype=torch.float64)})
+    tracemalloc.start()
+    state = read_state(path)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert state["a"][-1] == 10**6 - 1
+    assert most < 4e6  # the 8 MB of the tensor are torch's own; the file's bytes would be counted here

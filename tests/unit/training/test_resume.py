@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from resomap.errors import CheckpointError, ConfigError, StorageError
+from resomap.serialize import temporary_beside
 from resomap.training.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from resomap.training.last_state import read_state
 from resomap.training.schedule import SCHEDULES
@@ -222,13 +223,18 @@ def test_full_disk_ends_the_run_and_keeps_the_state_before(trainer, network, tmp
 def test_leftovers_of_a_kill_are_removed(trainer, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
-    for name in (".last.pt.1.aa.tmp", ".epoch0003.safetensors.1.bb.tmp", ".best_model.safetensors.1.cc.tmp"):
-        (folder / name).write_bytes(b"half")
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for name in ("last.pt", "epoch0003.safetensors", "best_model.safetensors"):
+        of_us = temporary_beside(folder / name)
+        of_us.with_name(of_us.name.replace(f".{os.getpid()}.", f".{dead.pid}.")).write_bytes(b"half")
+    living = temporary_beside(folder / "last.pt")
+    living.write_bytes(b"half")
     (folder / ".theirs.tmp").write_bytes(b"not ours")
     keep = ModelCheckpoint(folder, monitor="loss", mode="min")
     trainer(epochs=1, state_path=folder / "last.pt", callbacks=[keep]).fit()
     names = sorted(path.name for path in folder.iterdir())
-    assert names == [".theirs.tmp", "best_model.safetensors", "epoch0001.safetensors", "last.pt"]
+    assert names == sorted([living.name, ".theirs.tmp", "best_model.safetensors", "epoch0001.safetensors", "last.pt"])
 
 
 KILLED = """
