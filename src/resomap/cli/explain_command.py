@@ -96,9 +96,9 @@ def print_explanations(result: Mapping[str, Any]) -> None:
     print_table("Where the maps lie", columns, rows)
 
 
-def _figure(interval: Mapping[str, Any], with_interval: bool = False) -> str:
-    if interval["value"] is None:
+def _figure(interval: Mapping[str, Any] | None, with_interval: bool = False) -> str:
+    if interval is None or interval["value"] is None:
         return "-"
-    if with_interval and interval["low"] is not None:
+    if with_interval and interval.get("low") is not None and interval.get("high") is not None:
         return f"{interval['value']:.2f} ({interval['low']:.2f}-{interval['high']:.2f})"
     return f"{interval['value']:.2f}"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from resomap.layout import StudyLayout
 from resomap.printable import printable
@@ -161,12 +161,18 @@ class Explanations(_Shape):
     images: int
     split: str
     similarity: str
-    methods: list[str]
+    methods: list[str] = Field(min_length=1)
     has_masks: bool
     consistency: list[_Agreement]
     spread: list[_Spread]
     faithfulness: list[_Faithfulness]
     spectral: list[_Octave]
+
+    @model_validator(mode="after")
+    def _masks_are_measured(self) -> Explanations:
+        if self.has_masks and any(None in (row.energy_in_mask, row.pointing_game) for row in self.spread):
+            raise ValueError("spread: expected energy_in_mask and pointing_game in each row, since has_masks")
+        return self
 
 
 class _Recommendation(_Shape):
@@ -273,6 +279,8 @@ def _in_words(error: ValidationError) -> str:
     """'latency.0.median_ms: expected a valid number, got null'"""
     first = error.errors(include_url=False)[0]
     place = ".".join(map(str, first["loc"]))
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"])
     if first["type"] == "missing":
         return f"expected a value of {place}, got none"
     wanted = first["msg"].removeprefix("Input should be ")
