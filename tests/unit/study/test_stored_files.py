@@ -83,8 +83,8 @@ def test_another_run_s_answers_are_passed_over(layout, content):
         (Plan, {"cells": [{"model": "m", "resolution": 32}]}, "expected a value of cells.0.seconds_per_run, got none"),
         (Plan, [], "the whole: expected a valid dictionary or instance of Plan, got []"),
         (Explanations, {"methods": []}, "expected a value of images, got none"),
-        (Explanations, EXPLAINED | {"has_masks": True, "consistency": [], "faithfulness": [], "spectral": [], "spread": [
-            {"model": "m", "method": "gradcam", "resolution": 3, "entropy": {"value": 1}, "gini": {"value": 1}}]},
+        (Explanations, EXPLAINED | {"has_masks": True, "consistency": [], "faithfulness": [], "spectral": [], "spread":
+            [{"model": "m", "method": "gradcam", "resolution": 3, "entropy": {"value": 1}, "gini": {"value": 1}}]},
          "spread: expected energy_in_mask and pointing_game in each row, since has_masks"),
         (Profile, {"model": None}, "model: expected a valid string, got None"),
         (About, {"class_names": ["a"], "images": {"val": 1.5}}, "images.val: expected a valid integer, got 1.5"),
