@@ -44,6 +44,7 @@ class _Latency(_Shape):
     p99_ms: float
     images_per_s: float
     block_medians_ms: list[float]
+    at_least: bool = False
 
 
 class _Rounds(_Shape):
