@@ -232,8 +232,8 @@ def run_resomap(job: Job, gate: Gate) -> None:
     from resomap.config.load import load_config
     from resomap.records import Cell
     from resomap.study import build
-    from resomap.study.ranks import Ranks
     from resomap.training.events import Callback
+    from resomap.training.ranks import Ranks
 
     class Ticks(Callback):
         def on_fit_start(self, _: Any) -> None:

@@ -34,8 +34,8 @@ from resomap.evaluation.store import write_predictions
 from resomap.metrics.classification import classification_metrics
 from resomap.records import Cell, Condition
 from resomap.study import build
-from resomap.study.ranks import Ranks
 from resomap.training.events import Callback
+from resomap.training.ranks import Ranks
 from resomap.training.trainer import Trainer
 
 SIDE, BATCH = 64, 64

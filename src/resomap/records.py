@@ -5,7 +5,7 @@ Shapes: N images, K classes. Resolutions are sides in pixels of a square tensor.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,16 @@ class ImageDataset:
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    @property
+    def splits_used(self) -> tuple[str, str]:
+        """(split that decides, split that is reported)."""
+        return splits_used(self.splits)
+
+
+def splits_used(names: Container[str]) -> tuple[str, str]:
+    """Of a data set's splits (the one that decides, the one that is reported): val for both where there is no test."""
+    return "val", "test" if "test" in names else "val"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from resomap.printable import counted, printable
+from resomap.records import splits_used
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +61,7 @@ def results_text(result: StudyResult, records: Sequence[RunRecord], *, metric: s
     parts: list[str] = []
     finished = assessed_rows(result.frame[result.frame["status"] == "finished"])
     if not finished.empty:
-        split = "test" if (finished["split"] == "test").any() else "val"
+        _, split = splits_used(set(finished["split"]))
         reported = finished[finished["split"] == split]
         shown = list(dict.fromkeys([metric, "accuracy"]))
         rows = [

@@ -26,8 +26,8 @@ from resomap.study.runs import stored_runs
 if TYPE_CHECKING:
     from resomap.config.schema import ResoMapConfig
     from resomap.study.context import StudyContext
-    from resomap.study.ranks import Ranks
     from resomap.training.autotune import Options
+    from resomap.training.ranks import Ranks
 
 log = logging.getLogger(__name__)
 

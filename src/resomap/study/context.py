@@ -15,8 +15,8 @@ from resomap.records import Cell, ImageDataset, RunRecord, TunedSettings
 from resomap.serialize import digest, plain
 from resomap.study import build
 from resomap.study.progress import StudyProgress
-from resomap.study.ranks import Ranks
 from resomap.study.shared_micro_batch import Limit, shared_limit
+from resomap.training.ranks import Ranks
 
 if TYPE_CHECKING:
     from resomap.data.pyramid import ImageStore

@@ -34,7 +34,7 @@ def evaluate_checkpoint(
     device, precision = build.device_and_precision(config)
     checkpoint = load_checkpoint(checkpoint_path, allow_callables=build.allows_callables(config))
     images = build.dataset(config)
-    split = split or ("test" if "test" in images.splits else "val")
+    split = split or images.splits_used[1]
     _check_fit(images, split, checkpoint.metadata.class_names)
     metadata = checkpoint.metadata
     cell = Cell(metadata.model, metadata.resolution, metadata.seed)

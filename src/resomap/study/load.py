@@ -17,7 +17,7 @@ from resomap.errors import StudyError
 from resomap.evaluation.store import read_answers, read_predictions
 from resomap.layout import StudyLayout
 from resomap.printable import printable
-from resomap.records import Cell, Condition, Predictions, RunRecord, information_at
+from resomap.records import Cell, Condition, Predictions, RunRecord, information_at, splits_used
 from resomap.study.costs.cost import stored_profiles
 from resomap.study.runs import assessed_runs, grid_in_words, stopped_in_words, stopped_options
 from resomap.study.shared_micro_batch import comparable_runs
@@ -102,8 +102,7 @@ class Study:
     @property
     def splits(self) -> tuple[str, str]:
         """(split that decides, split that is reported)."""
-        images = self.about["images"]
-        return ("val", "test") if "test" in images else ("val", "val")
+        return splits_used(self.about["images"])
 
     def predictions(self, model: str, resolution: int, seed: int, split: str | None = None) -> pd.DataFrame:
         """One row an image: image_id, label, prediction, and a probability for each class.

@@ -9,9 +9,9 @@ from resomap.lease import Lease
 from resomap.records import Cell, EpochRecord
 from resomap.study.interrupt import StopSignal
 from resomap.study.progress import StudyProgress
-from resomap.study.ranks import Ranks
 from resomap.tracking.protocol import Tracker
 from resomap.training.callbacks import Callback
+from resomap.training.ranks import Ranks
 
 if TYPE_CHECKING:
     from resomap.training.trainer import Trainer

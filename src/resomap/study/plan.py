@@ -12,10 +12,10 @@ from resomap.study.budget_reference import settle_reference
 from resomap.study.context import StudyContext
 from resomap.study.preflight import check_disk, checked_study
 from resomap.study.progress import StudyProgress
-from resomap.study.ranks import Ranks
 from resomap.study.runs_at_once import settle_runs_at_once
 from resomap.study.shared_micro_batch import comparable_runs
 from resomap.study.verdict.setup_warnings import study_notes
+from resomap.training.ranks import Ranks
 
 
 def plan_study(

@@ -18,7 +18,7 @@ from resomap.study.changed_settings import settle_changes
 from resomap.study.context import StudyContext
 from resomap.study.costs.disk import free_bytes, left_to_store
 from resomap.study.progress import StudyProgress
-from resomap.study.ranks import Ranks
+from resomap.training.ranks import Ranks
 
 T = TypeVar("T")
 

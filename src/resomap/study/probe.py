@@ -67,7 +67,7 @@ def probe(
             dry_forward(network, side)
         except SIZE_ERRORS as wrong:
             raise ResolutionError(f"{name} does not take {side} px ({wrong}); leave it out of --resolutions") from wrong
-    splits = ("val", "test") if "test" in images.splits else ("val", "val")
+    splits = images.splits_used
     evaluated = for_inference(network, recipe.resolution, precision=precision)
     shown = {side: information_at(side, recipe.information_resolution) for side in resolutions}
     views = {side: View(evaluated, side, shown[side]) for side in resolutions}

@@ -129,7 +129,7 @@ class ResolutionExplainabilityAnalyzer:
         self, images: ImageDataset, checkpoints: dict[Cell, Checkpoint], *, device: str, precision: str
     ) -> pd.DataFrame:
         """Predictions and metrics of each checkpoint at its own resolution, on test (val where there is none)."""
-        split = "test" if "test" in images.splits else "val"
+        _, split = images.splits_used
         rows = []
         for cell, checkpoint in checkpoints.items():
             self.progress(f"evaluating {cell}")

@@ -19,7 +19,6 @@ from resomap.study.context import StudyContext
 from resomap.study.interrupt import StopSignal, stop_on_signals
 from resomap.study.plan import held_cells, plan_study
 from resomap.study.progress import StudyProgress
-from resomap.study.ranks import connect_ranks
 from resomap.study.results import write_results
 from resomap.study.run import stored_run
 from resomap.study.runs import stored_runs
@@ -87,6 +86,8 @@ def run_study(
     """
     if not isinstance(config, ResoMapConfig):
         raise ConfigError(f"config: expected what load_config() returns, got {type(config).__name__}")
+    from resomap.training.engine import connect_ranks
+
     ranks = connect_ranks(build.device_name(config))
     build.check_processes(config, launched=ranks.world_size)
     with stop_on_signals() as stop, contextlib.ExitStack() as stack:

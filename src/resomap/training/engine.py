@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from resomap.errors import DeviceError, ResoMapError
 from resomap.printable import printable
 from resomap.training.cuda_graphs import zero_gradients
+from resomap.training.device import select_device
+from resomap.training.ranks import Ranks
 
 T = TypeVar("T")
 
@@ -64,6 +66,7 @@ class Engine:
     ) -> None:
         with own_accelerate_state(device):
             self.accelerator = make_accelerator(device, precision)
+            self.ranks = Ranks(self.accelerator.process_index, self.accelerator.num_processes)
             self.device = self.accelerator.device
             if self.device.index is not None:
                 torch.accelerator.set_device_index(self.device.index)
@@ -85,11 +88,11 @@ class Engine:
 
     @property
     def rank(self) -> int:
-        return self.accelerator.process_index
+        return self.ranks.rank
 
     @property
     def world_size(self) -> int:
-        return self.accelerator.num_processes
+        return self.ranks.world_size
 
     @property
     def exchanges(self) -> bool:
@@ -98,7 +101,7 @@ class Engine:
 
     @property
     def is_main(self) -> bool:
-        return self.rank == 0
+        return self.ranks.is_main
 
     def accumulating(self) -> AbstractContextManager[Any]:
         """Around forward and backward of all but a window's last micro-batch: ranks do not exchange yet."""
@@ -178,14 +181,6 @@ class Engine:
         votes = self.sum_over_ranks(torch.cat([loss_sum.reshape(1), loss_sum.new_tensor(ours)])).tolist()
         return votes[0], votes[1] > 0, votes[2] > 0
 
-    def gather(self, value: T) -> list[T]:
-        """Every rank's `value` (any picklable object) in rank order, on every rank."""
-        if self.world_size == 1:
-            return [value]
-        values: list[Any] = [None] * self.world_size
-        dist.all_gather_object(values, value)
-        return values
-
     def on_main(self, work: Callable[[], T]) -> T:
         """Do `work` on the first rank only; every rank returns its result or raises its error."""
         if self.world_size == 1:
@@ -234,6 +229,17 @@ def process_ranks(device: torch.device) -> tuple[int, int]:
     with own_accelerate_state(device):
         state = PartialState(cpu=device.type == "cpu")
         return state.process_index, state.num_processes
+
+
+def connect_ranks(device: str) -> Ranks:
+    """Join the processes that a launcher started; alone without one.
+
+    Args:
+        device: system.device; 'cpu' makes the processes talk over gloo.
+    Raises:
+        DeviceError: no such device.
+    """
+    return Ranks(*process_ranks(select_device(device)))
 
 
 def make_accelerator(device: torch.device, precision: str) -> Accelerator:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +36,8 @@ class Ranks:
 
             dist.barrier()
 
-    def gather(self, value: Any) -> list[Any]:
-        """Every rank's `value`, in rank order, on every rank."""
+    def gather(self, value: T) -> list[T]:
+        """Every rank's `value` (any picklable object), in rank order, on every rank."""
         if self.world_size == 1:
             return [value]
         import torch.distributed as dist
@@ -43,17 +45,3 @@ class Ranks:
         values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value)
         return values
-
-
-def connect_ranks(device: str) -> Ranks:
-    """Join the processes that a launcher started; alone without one.
-
-    Args:
-        device: system.device; 'cpu' makes the processes talk over gloo.
-    Raises:
-        DeviceError: no such device.
-    """
-    from resomap.training.device import select_device
-    from resomap.training.engine import process_ranks
-
-    return Ranks(*process_ranks(select_device(device)))

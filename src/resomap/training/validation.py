@@ -42,7 +42,7 @@ def validation_metrics(
             mixed_precision=precision,
             channels_last=channels_last,
             world_size=engine.world_size,
-            gather=engine.gather,
+            gather=engine.ranks.gather,
         )
     if not math.isfinite(float(answers.probabilities.sum())):
         return None

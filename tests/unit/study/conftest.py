@@ -13,8 +13,8 @@ from resomap.study import build
 from resomap.study.budget_reference import stored_reference
 from resomap.study.context import StudyContext
 from resomap.study.progress import StudyProgress
-from resomap.study.ranks import Ranks
 from resomap.study.runs import write_run
+from resomap.training.ranks import Ranks
 
 
 @pytest.fixture

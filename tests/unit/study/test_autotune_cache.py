@@ -11,8 +11,8 @@ from resomap.records import Cell, TunedSettings
 from resomap.study.autotune_cache import choices_in_force, foreseen_choices, settle_tuning
 from resomap.study.changed_settings import changed_runs, discard
 from resomap.study.claimed_cells import settled
-from resomap.study.ranks import Ranks
 from resomap.training import autotune
+from resomap.training.ranks import Ranks
 
 BF16 = TunedSettings("bf16", 4, {32: True, 64: False}, effort=5, gain=2.0, seconds=0.1)
 FP32 = TunedSettings("no", 32, {32: True, 64: True}, effort=5)

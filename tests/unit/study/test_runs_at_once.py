@@ -14,7 +14,7 @@ from resomap.records import Cell
 from resomap.study import build, runs_at_once
 from resomap.study.plan import plan_study
 from resomap.study.progress import StudyProgress
-from resomap.study.ranks import Ranks
+from resomap.training.ranks import Ranks
 
 CELLS = 6
 OWN_MIB = 500.0

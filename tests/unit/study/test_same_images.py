@@ -14,7 +14,7 @@ from resomap.config.schema import ResoMapConfig
 from resomap.errors import DatasetError, StudyError
 from resomap.evaluation.store import write_predictions
 from resomap.layout import StudyLayout
-from resomap.records import Cell, Condition, Predictions, RunRecord
+from resomap.records import Cell, Condition, ImageDataset, Predictions, RunRecord, splits_used
 from resomap.serialize import write_json, write_text
 from resomap.study import build, cross_resolution
 from resomap.study.changed_settings import changes_in_words
@@ -164,3 +164,8 @@ def test_answers_to_other_images_count_as_missing_and_are_made_anew(tmp_path, la
     cross_resolution.run_conditions(config_of(tmp_path / "data"), study, detail=False)
     assert made == [[foreign]]
     assert matrix_tables(study, metric="accuracy")["m"]["values"] == [[0.5, 0.5], [0.5, 0.5]]
+
+
+def test_the_splits_used_are_val_alone_where_there_is_no_test() -> None:
+    assert splits_used({"train": 1, "val": 1, "test": 1}) == ("val", "test")
+    assert ImageDataset("d", Path(), ("a", "b"), {"train": (), "val": ()}).splits_used == ("val", "val")

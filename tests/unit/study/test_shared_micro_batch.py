@@ -14,8 +14,8 @@ from resomap.records import Cell, ImageDataset
 from resomap.study.context import StudyContext
 from resomap.study.out_of_memory import Recovery, TrainingMemoryError
 from resomap.study.progress import StudyProgress
-from resomap.study.ranks import Ranks
 from resomap.study.shared_micro_batch import Limit, lower_limit, shared_limit
+from resomap.training.ranks import Ranks
 
 CELL = Cell("tiny_cnn", 32, 0)
 

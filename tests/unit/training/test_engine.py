@@ -164,7 +164,7 @@ def test_engine_channels_last_applies_to_convolutions():
 
 def test_engine_alone_needs_no_messages():
     engine = _engine(LogitsDtype())
-    assert engine.gather("x") == ["x"]
+    assert engine.ranks.gather("x") == ["x"]
     assert engine.on_main(lambda: 5) == 5
     assert engine.agree(torch.tensor(2.0), stop=True, save=False) == (2.0, True, False)
     assert (engine.rank, engine.world_size, engine.is_main) == (0, 1, True)

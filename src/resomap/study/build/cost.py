@@ -11,7 +11,7 @@ from resomap.records import Cell
 from resomap.study.build.data import max_pixels
 from resomap.study.build.loaders import micro_batch
 from resomap.study.build.models import network_identity, preprocessing
-from resomap.study.ranks import Ranks
+from resomap.training.ranks import Ranks
 
 if TYPE_CHECKING:
     from torch import nn

@@ -15,7 +15,7 @@ from resomap.serialize import digest
 from resomap.study.build.budget import stretched
 from resomap.study.build.loaders import micro_batch
 from resomap.study.build.models import model_specs
-from resomap.study.ranks import Ranks
+from resomap.training.ranks import Ranks
 
 PROTOCOL_VERSION = 1
 """Counts up when the same settings would train other weights than before."""

@@ -14,7 +14,7 @@ from resomap.study.build.grid import cells
 from resomap.study.build.models import model_on_meta, preprocessing
 from resomap.study.build.training import device_type, processes_per_run, uses_graphs
 from resomap.study.build.workers import fewest_workers, loader_workers
-from resomap.study.ranks import Ranks
+from resomap.training.ranks import Ranks
 
 if TYPE_CHECKING:
     from resomap.data.loaders import EvalLoader, TrainLoader

@@ -9,7 +9,7 @@ from resomap.records import TunedSettings
 from resomap.study.build.loaders import micro_batch
 from resomap.study.build.models import model_specs
 from resomap.study.build.training import device_and_precision, processes_per_run
-from resomap.study.ranks import Ranks
+from resomap.training.ranks import Ranks
 
 if TYPE_CHECKING:
     from resomap.training.autotune import Options

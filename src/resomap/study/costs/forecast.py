@@ -31,9 +31,9 @@ from resomap.study.costs.circumstances import circumstances
 from resomap.study.costs.disk import DiskForecast, forecast_disk
 from resomap.study.costs.schedule import makespan, seed_by_seed
 from resomap.study.progress import StudyProgress
-from resomap.study.ranks import Ranks
 from resomap.study.runs_at_once import settle_runs_at_once
 from resomap.study.shared_micro_batch import Limit
+from resomap.training.ranks import Ranks
 
 SHARE_OF_FREE = 0.9
 """Of the free memory that a plan counts on: the rest is the allocator's, the libraries' and other programs'."""

@@ -29,9 +29,9 @@ from resomap.study import build
 from resomap.study.costs.cost import shared_mode
 from resomap.study.explaining.images import evenly_spread
 from resomap.study.load import Study
-from resomap.study.ranks import Ranks
 from resomap.study.same_images import open_images
 from resomap.study.stored_files import read_profile
+from resomap.training.ranks import Ranks
 
 log = logging.getLogger(__name__)
 
@@ -180,7 +180,7 @@ def _training_batch(config: ResoMapConfig, subjects: Sequence[Subject]) -> int:
 
 
 def _files(images: ImageDataset, *, count: int) -> list[ImageRecord]:
-    split = "test" if "test" in images.splits else "val"
+    _, split = images.splits_used
     records = images.splits[split]
     return [records[i] for i in evenly_spread(len(records), count)]
 

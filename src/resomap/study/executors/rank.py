@@ -14,7 +14,6 @@ from resomap.study.executors.child import STOPPED, failed_event, read_job, telle
 from resomap.study.executors.events import Tell, TellingProgress, TellingTracker
 from resomap.study.interrupt import StopSignal, stop_on_signals
 from resomap.study.progress import StudyProgress
-from resomap.study.ranks import connect_ranks
 from resomap.study.run import run_cell
 from resomap.tracking.null import NullTracker
 from resomap.tracking.protocol import Tracker
@@ -45,6 +44,8 @@ def _listen(stop: StopSignal) -> None:
 
 def _run(context: StudyContext, cell: Cell, *, stop: StopSignal, tell: Tell) -> None:
     import torch.distributed as dist
+
+    from resomap.training.engine import connect_ranks
 
     ranks = connect_ranks(build.device_name(context.config))
     try:

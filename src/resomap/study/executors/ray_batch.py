@@ -36,9 +36,9 @@ from resomap.study.executors.ray_hub import STATE
 from resomap.study.executors.ray_needs import Needs, needs_of
 from resomap.study.executors.ray_worker import Task, run_task
 from resomap.study.progress import StudyProgress
-from resomap.study.ranks import Ranks
 from resomap.study.run import failed_record, stored_run
 from resomap.study.shared_micro_batch import forget_outgrown, lower_limit
+from resomap.training.ranks import Ranks
 
 TRIES = 3
 """Attempts at a cell whose workers are lost, before it is recorded as failed."""

@@ -75,7 +75,7 @@ def open_explained(images: ImageDataset, *, count: int, seed: int, max_pixels: i
     Raises:
         DatasetError: not one image can be read.
     """
-    split = "test" if "test" in images.splits else "val"
+    _, split = images.splits_used
     records = images.splits[split]
     chosen = choose_images([record.label for record in records], count=count, seed=seed)
     kept = list(_readable([records[i] for i in chosen], max_pixels=max_pixels))

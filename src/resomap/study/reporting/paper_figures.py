@@ -15,7 +15,7 @@ from resomap.explainability.overlay import overlay, resized_map
 from resomap.explainability.store import StoredMaps, read_maps
 from resomap.layout import StudyLayout, folder_name
 from resomap.profiling.latency import BATCH_1, SATURATED
-from resomap.records import Cell, ImageDataset
+from resomap.records import Cell, ImageDataset, splits_used
 from resomap.report.figures import (
     Panel,
     agreement_figure,
@@ -88,7 +88,7 @@ def draw_study(
 
     results = _results(layout)
     if results is not None:
-        split = "test" if (results["split"] == "test").any() else "val"
+        _, split = splits_used(set(results["split"]))
         keep("performance", performance_figure(results, metric=metric, split=split))
     profiles = [p for p in stored_profiles(layout) if p["latency"]]
     if profiles:

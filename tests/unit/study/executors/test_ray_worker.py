@@ -23,9 +23,9 @@ from resomap.study.executors.ray_hub import Hub
 from resomap.study.executors.ray_worker import Task, _local_store, run_task
 from resomap.study.plan import plan_study
 from resomap.study.progress import StudyProgress
-from resomap.study.ranks import Ranks
 from resomap.study.runs import read_run
 from resomap.training.engine import Engine
+from resomap.training.ranks import Ranks
 
 CELL = Cell("tiny_cnn", 32, 0)
 
