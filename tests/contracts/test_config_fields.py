@@ -2,7 +2,7 @@
 
 A field is read where an attribute chain that starts at a configuration ends at it: config.training.epochs, or
 training.epochs after training = config.training. A configuration is a name annotated ResoMapConfig (or with a
-section's class), or what a function annotated to return one gave.
+section's class), what a function annotated to return one gave, or an object's attribute `config`.
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ class _Reads(ast.NodeVisitor):
         if isinstance(node, ast.Name):
             return self._names.get(node.id, frozenset())
         if isinstance(node, ast.Attribute):
+            if node.attr == "config":  # context.config: what an object holds under that name
+                return CLASSES["ResoMapConfig"]
             below = {f"{place}.{node.attr}".lstrip(".") for place in self.places(node.value)}
             return frozenset(below & SCHEMA.keys())
         if isinstance(node, ast.Call):
@@ -112,6 +114,11 @@ class _Reads(ast.NodeVisitor):
 
     visit_ListComp = visit_SetComp = visit_GeneratorExp = visit_DictComp = visit_comprehension_scope
 
+    def visit_Call(self, node: ast.Call) -> None:
+        if isinstance(node.func, ast.Attribute) and node.func.attr == "model_copy":
+            self.found |= {f"{place}.model_copy".lstrip(".") for place in self.places(node.func.value)}
+        self.generic_visit(node)
+
     def visit_Attribute(self, node: ast.Attribute) -> None:
         if isinstance(node.ctx, ast.Load):
             self.found |= {place for place in self.places(node) if SCHEMA[place] is None}
@@ -123,15 +130,25 @@ def annotated(annotation: ast.expr | None) -> Places:
     return CLASSES.get(ast.unparse(annotation).strip("'\""), frozenset()) if annotation else frozenset()
 
 
-def settings_read(sources: Iterable[str]) -> set[str]:
-    """Dotted settings that these modules read."""
-    trees = [ast.parse(source) for source in sources]
-    functions = {
+def giving_functions(sources: Iterable[str]) -> dict[str, Places]:
+    """Functions of these modules that are annotated to return a configuration or a section."""
+    return {
         node.name: places
-        for tree in trees
-        for node in ast.walk(tree)
+        for source in sources
+        for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.FunctionDef) and (places := annotated(node.returns))
     }
+
+
+def settings_read(sources: Iterable[str], functions: Mapping[str, Places] | None = None) -> set[str]:
+    """Dotted settings that these modules read; a section that is copied with changes counts as 'section.model_copy'.
+
+    Args:
+        functions: what gives a configuration; None: those of these modules.
+    """
+    sources = list(sources)
+    functions = giving_functions(sources) if functions is None else functions
+    trees = [ast.parse(source) for source in sources]
     found: set[str] = set()
     for tree in trees:
         reads = _Reads({"load_config": CLASSES["ResoMapConfig"], **functions})
@@ -149,11 +166,12 @@ def test_setting_is_read(setting: str) -> None:
 
 
 def test_settings_are_read_in_build_and_cli_only() -> None:
+    functions = giving_functions(path.read_text("utf-8") for path in SOURCE.rglob("*.py"))
     elsewhere = {
         str(path.relative_to(SOURCE)): found
         for path in sorted(SOURCE.rglob("*.py"))
         if path not in READERS and path.parent.name != "config"
-        if (found := settings_read([path.read_text("utf-8")]))
+        if (found := settings_read([path.read_text("utf-8")], functions))
     }
     assert elsewhere == {}
 
@@ -176,6 +194,10 @@ def test_settings_are_read_in_build_and_cli_only() -> None:
         ("def f() -> ResoMapConfig: ...\ndef g():\n c = f()\n return c.sweep.seeds", {"sweep.seeds"}),
         ("def f(c: ResoMapConfig): return (lambda: c.sweep.seeds)", {"sweep.seeds"}),
         ("def f(c: ResoMapConfig): return f'{c.study.name}'", {"study.name"}),
+        ("def f(context): return self.own.context.config.sweep.seeds", {"sweep.seeds"}),
+        ("def f(context):\n c = context.config\n return c.sweep.seeds", {"sweep.seeds"}),
+        ("def f(context): return context.config.system.model_copy(update={})", {"system.model_copy"}),
+        ("def f(c: ResoMapConfig): return c.model_copy(update={})", {"model_copy"}),
         # What is no read of a setting:
         ("def f(config): return config.training.epochs", set()),  # anything may be called config
         ("def f(c: ResoMapConfig): return c.training", set()),  # a section is not its settings

@@ -110,7 +110,7 @@ def _write(layout: StudyLayout, entries: Mapping[str, Any]) -> None:
 
 def _work(context: StudyContext) -> tuple[list[int], float]:
     """(resolutions, images that a model is trained on at each of them, over all seeds)."""
-    sides = sorted(context.config.sweep.resolutions)
+    sides = build.sides(context.config)
     seeds = len({cell.seed for cell in context.cells})
     return sides, build.training_images(context.config, context.image_counts) * seeds
 

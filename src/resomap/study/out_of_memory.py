@@ -106,7 +106,7 @@ class Recovery:
             raise ResoMapError(f"{self.cell} does not fit: {_need(self.context, self.cell)}") from error
         log.warning(
             "%s: out of memory with %d images at once; once more with %d, at the same effective batch of %d",
-            self.cell, used, self.tried, self.context.config.training.batch_size,
+            self.cell, used, self.tried, build.training_length(self.context.config)[1],
         )  # fmt: skip
         return True
 

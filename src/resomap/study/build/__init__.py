@@ -40,7 +40,7 @@ from resomap.study.build.explanations import (
     explanations_wanted,
     method_options,
 )
-from resomap.study.build.grid import cells, grid_size
+from resomap.study.build.grid import cells, grid_size, sides
 from resomap.study.build.identity import determinants
 from resomap.study.build.loaders import (
     check_micro_batch,
@@ -106,6 +106,7 @@ from resomap.study.build.training import (
     trainer,
     usable_cores,
     uses_graphs,
+    with_threads,
 )
 from resomap.study.build.tuning import (
     applies_choices,
@@ -191,6 +192,7 @@ __all__ = [
     "runs_at_once",
     "runs_on_a_device",
     "settle_process",
+    "sides",
     "sizes_loader",
     "smallest_micro_batch",
     "stops_dominated_runs",
@@ -217,4 +219,5 @@ __all__ = [
     "with_budget",
     "with_choice",
     "with_micro_batch_limit",
+    "with_threads",
 ]

@@ -22,6 +22,11 @@ def cells(config: ResoMapConfig) -> list[Cell]:
     ]
 
 
+def sides(config: ResoMapConfig) -> list[int]:
+    """The grid's resolutions, ascending."""
+    return sorted(config.sweep.resolutions)
+
+
 def grid_size(config: ResoMapConfig) -> int:
     """How many cells the grid has; without torch."""
     return len(config.sweep.models) * len(config.sweep.resolutions) * len(config.sweep.seeds)

@@ -83,6 +83,11 @@ def threads_of_a_run(config: ResoMapConfig, runs: int) -> int:
     return config.system.threads or max(1, usable_cores() // runs)
 
 
+def with_threads(config: ResoMapConfig, threads: int) -> ResoMapConfig:
+    """The configuration with its number of threads named."""
+    return config.model_copy(update={"system": config.system.model_copy(update={"threads": threads})})
+
+
 def config_of_a_run(config: ResoMapConfig, number: int, *, threads: int) -> ResoMapConfig:
     """The configuration of the helper with that number, from 1: its threads named, on an accelerator of its own."""
     import torch

@@ -272,8 +272,7 @@ def _check_fits(needs: Needs) -> None:
 
 def _shippable(context: StudyContext, *, threads: int) -> StudyContext:
     """The context without what belongs to this process; the threads are named, for equal results."""
-    system = context.config.system.model_copy(update={"threads": threads})
-    config = context.config.model_copy(update={"system": system})
+    config = build.with_threads(context.config, threads)
     return replace(context, config=config, progress=StudyProgress(), ranks=Ranks())
 
 
