@@ -12,7 +12,7 @@ import sys
 
 from resomap import ResoMapError, load_config, run_study
 from resomap.cli.live import make_progress
-from resomap.cli.tables import print_results
+from resomap.cli.tables import results_text
 
 
 def main() -> int:
@@ -41,7 +41,7 @@ def main() -> int:
     except ResoMapError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print_results(result, metric="accuracy")
+    print(results_text(result, result.read_records(), metric="accuracy"), end="")
     return 1 if result.failed else 0
 
 

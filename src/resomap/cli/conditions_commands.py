@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from resomap.cli.explain_command import study_config
-from resomap.cli.options import ConfigOption, DataOption, DeviceOption, SetOption, checkpoint_config
+from resomap.cli.options import ConfigOption, DataOption, DeviceOption, SetOption, checkpoint_config, study_config, tell
 from resomap.cli.recommend_command import print_recommendation
 from resomap.cli.tables import print_table
 from resomap.errors import ConfigError, StudyError
@@ -44,7 +42,7 @@ def matrix(
             raise StudyError("nothing to test: no model has a seed that is finished at each of two or more resolutions")
     run_conditions(
         resolved, opened, weights=kinds,
-        progress=lambda what: print(f"{what} ...", file=sys.stderr),
+        progress=tell,
     )  # fmt: skip
     metric = build.table_metric(resolved)
     tables = {kind: matrix_tables(opened, metric=metric, weights=kind) for kind in kinds}
@@ -102,7 +100,7 @@ def probe(
     found, answers, _ = run_probe(
         resolved, checkpoint=checkpoint, model=model, weights=weights, resolutions=sorted(resolved.sweep.resolutions),
         metric=metric, delta=delta, budget=Budget(max_latency_ms=max_latency_ms),
-        progress=lambda what: print(f"{what} ...", file=sys.stderr),
+        progress=tell,
     )  # fmt: skip
     print_recommendation(found)
     if output is not None:

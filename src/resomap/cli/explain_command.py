@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resomap.cli.options import ConfigOption, DataOption, DeviceOption, SetOption, configure
+from resomap.cli.options import ConfigOption, DataOption, DeviceOption, SetOption, study_config, tell
 from resomap.cli.tables import print_table
-from resomap.errors import ConfigError
 from resomap.printable import counted, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from resomap.config.schema import ResoMapConfig
-
-
-def study_config(
-    study: Path, config: Path | None, overrides: list[str] | None, *, data: str | None, device: str | None
-) -> ResoMapConfig:
-    """The configuration that a study was made with, and whatever is given on top.
-
-    Raises:
-        ConfigError: the folder is no study.
-    """
-    stored = study / "study.yaml"
-    if not stored.is_file():
-        raise ConfigError(f"{printable(study)} is no study (it has no study.yaml); give the folder that `run` wrote")
-    flags: dict[str, object | None] = {"study.output": str(study), "data.source": data, "system.device": device}
-    return configure(config or stored, overrides, flags)
 
 
 def explain(
@@ -50,9 +31,9 @@ def explain(
     if methods is not None:
         chosen.append(f"explainability.methods=[{methods}]")
     resolved = study_config(study, config, chosen, data=data, device=device)
-    result = explain_study(resolved, progress=lambda what: print(f"{what} ...", file=sys.stderr))
+    result = explain_study(resolved, progress=tell)
     print_explanations(result)
-    drawn = draw_figures(resolved, progress=lambda what: print(f"{what} ...", file=sys.stderr))
+    drawn = draw_figures(resolved, progress=tell)
     print(f"{counted(len(drawn), 'figure')} in {printable(drawn[0].parent)}" if drawn else "no figures")
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from resomap.cli.explain_command import study_config
-from resomap.cli.options import ConfigOption, DataOption, SetOption
+from resomap.cli.options import ConfigOption, DataOption, SetOption, study_config, tell
 from resomap.errors import ConfigError
 from resomap.printable import counted, printable
 
@@ -43,6 +41,6 @@ def export(
     with missing_runs_first(study):
         opened = load_study(study)
         chosen = chosen_run(opened, model=model, resolution=resolution, seed=seed, metric=build.table_metric(resolved))
-    found = export_run(resolved, opened, chosen, output, progress=lambda what: print(f"{what} ...", file=sys.stderr))
+    found = export_run(resolved, opened, chosen, output, progress=tell)
     print(f"{found.run}: {', '.join(found.files)} in {printable(found.folder)}")
     print(f"same answers to {counted(found.images, 'image')}; logits differ by {found.largest_difference:.1g} at most")

@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from resomap.cli.live import duration
-from resomap.cli.options import (
-    BatchOption,
-    ConfigOption,
-    DataOption,
-    DeviceOption,
-    EpochsOption,
-    ModelsOption,
-    OutputOption,
-    PretrainedOption,
-    ResolutionsOption,
-    SeedsOption,
-    SetOption,
-)
-from resomap.cli.run_commands import sweep_config
+from resomap.cli.options import GridFlags, grid_flags, tell
 from resomap.cli.tables import print_table
 from resomap.printable import counted, precision_name, printable
 
@@ -37,30 +23,18 @@ SEED_DEVIATIONS = (0.005, 0.01)
 """Standard deviations of a difference between seeds, as shares."""
 
 
+@grid_flags
 def plan(
-    config: ConfigOption = None,
-    overrides: SetOption = None,
-    data: DataOption = None,
-    models: ModelsOption = None,
-    resolutions: ResolutionsOption = None,
-    seeds: SeedsOption = None,
-    epochs: EpochsOption = None,
-    batch_size: BatchOption = None,
-    device: DeviceOption = None,
-    pretrained: PretrainedOption = None,
-    output: OutputOption = None,
+    flags: GridFlags,
     json: Annotated[Path | None, typer.Option(help="Also write the plan to this file.")] = None,
 ) -> None:
     """Predict memory, micro-batch, operations, time and disk of a study; takes the options of `run`."""
     from resomap.serialize import check_writable, write_json
     from resomap.study.costs.forecast import forecast_study
 
-    resolved = sweep_config(
-        config, overrides, data=data, models=models, resolutions=resolutions, seeds=seeds,
-        epochs=epochs, batch_size=batch_size, device=device, pretrained=pretrained, output=output,
-    )  # fmt: skip
+    resolved = flags.resolved()
     check_writable(json)
-    forecast = forecast_study(resolved, progress=lambda model: print(f"timing {model} ...", file=sys.stderr))
+    forecast = forecast_study(resolved, progress=lambda model: tell(f"timing {model}"))
     print_forecast(forecast)
     if json is not None:
         write_json(json, forecast)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +16,7 @@ from resomap.cli.options import (
     ResolutionsOption,
     SetOption,
     configure,
+    tell,
 )
 
 
@@ -43,7 +43,7 @@ def profile(
          "study.output": output},
     )  # fmt: skip
     check_writable(json)
-    records = profile_study(resolved, progress=lambda what: print(f"{what} ...", file=sys.stderr))
+    records = profile_study(resolved, progress=tell)
     print_profiling_report(records)
     ratios = ratios_to_smallest(records)
     if ratios:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from resomap.cli.options import study_config
 from resomap.cli.tables import print_table
 from resomap.errors import ConfigError
 from resomap.printable import counted, printable, share
@@ -35,7 +36,6 @@ def recommend(
 ) -> None:
     """One sentence, the evidence, the risk, what was assumed, and what would change it."""
     from resomap.analysis.records import Budget
-    from resomap.cli.explain_command import study_config
     from resomap.serialize import check_writable, write_json
     from resomap.study import build
     from resomap.study.load import load_study

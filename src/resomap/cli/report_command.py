@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from resomap.cli.explain_command import study_config
-from resomap.cli.options import ConfigOption, DataOption, SetOption
+from resomap.cli.options import ConfigOption, DataOption, SetOption, study_config, tell
 from resomap.printable import printable
 
 
@@ -28,7 +26,7 @@ def report(
     resolved = study_config(study, config, overrides, data=data, device="cpu")
     layout = StudyLayout(study)
     with missing_runs_first(study):
-        verdict = report_study(resolved, layout=layout, progress=lambda what: print(f"{what} ...", file=sys.stderr))
-    draw_figures(resolved, layout=layout, progress=lambda what: print(f"{what} ...", file=sys.stderr))
+        verdict = report_study(resolved, layout=layout, progress=tell)
+    draw_figures(resolved, layout=layout, progress=tell)
     print(printable(verdict["recommendation"]["sentence"]))
     print(f"report: {printable(study / 'report' / 'index.html')}")

@@ -3,30 +3,13 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from resomap.cli.live import make_progress
-from resomap.cli.options import (
-    BatchOption,
-    ConfigOption,
-    DataOption,
-    DeviceOption,
-    DiscardOption,
-    EpochsOption,
-    ExecutorOption,
-    ModelsOption,
-    OutputOption,
-    PretrainedOption,
-    RayAddressOption,
-    ResolutionsOption,
-    SeedsOption,
-    SetOption,
-    configure,
-    pretrained_value,
-)
+from resomap.cli.options import DiscardOption, ExecutorOption, GridFlags, RayAddressOption, grid_flags
 from resomap.cli.tables import known_answers_text, results_text
 from resomap.config.schema import ResoMapConfig
 from resomap.printable import printable
@@ -35,87 +18,29 @@ if TYPE_CHECKING:
     from resomap.study.sweep import StudyResult
 
 
-def sweep_config(
-    config: Path | None,
-    overrides: list[str] | None,
-    *,
-    data: str | None,
-    models: str | None,
-    resolutions: str | None,
-    seeds: str | None,
-    epochs: int | None,
-    batch_size: int | None,
-    device: str | None,
-    pretrained: str | None,
-    output: str | None,
-    executor: str | None = None,
-    ray_address: str | None = None,
-) -> ResoMapConfig:
-    """The configuration that the flags of `run` describe."""
-    return configure(
-        config,
-        overrides,
-        {
-            "data.source": data,
-            "sweep.models": models,
-            "sweep.resolutions": resolutions,
-            "sweep.seeds": seeds,
-            "training.epochs": epochs,
-            "training.batch_size": batch_size,
-            "system.device": device,
-            "models.pretrained": pretrained_value(pretrained),
-            "study.output": output,
-            "system.executor": executor,
-            "system.ray_address": ray_address,
-        },
-    )
-
-
+@grid_flags
 def run(
-    config: ConfigOption = None,
-    overrides: SetOption = None,
-    data: DataOption = None,
-    models: ModelsOption = None,
-    resolutions: ResolutionsOption = None,
-    seeds: SeedsOption = None,
-    epochs: EpochsOption = None,
-    batch_size: BatchOption = None,
-    device: DeviceOption = None,
-    pretrained: PretrainedOption = None,
-    output: OutputOption = None,
+    flags: GridFlags,
     executor: ExecutorOption = None,
     ray_address: RayAddressOption = None,
     discard_changed: DiscardOption = False,
 ) -> None:
     """Train and evaluate the grid models x resolutions x seeds; run it again to go on where it stopped."""
-    resolved = sweep_config(
-        config, overrides, data=data, models=models, resolutions=resolutions, seeds=seeds,
-        epochs=epochs, batch_size=batch_size, device=device, pretrained=pretrained, output=output,
-        executor=executor, ray_address=ray_address,
-    )  # fmt: skip
+    resolved = flags.resolved({"system.executor": executor, "system.ray_address": ray_address})
     run_and_print(resolved, discard_changed=discard_changed)
 
 
+@partial(grid_flags, without=("models", "resolutions", "seeds"))
 def train(
+    flags: GridFlags,
     model: Annotated[str, typer.Option("--model", "-m", help="Model name.")],
     resolution: Annotated[int, typer.Option("--resolution", "-r", help="Side in pixels.")],
-    config: ConfigOption = None,
-    overrides: SetOption = None,
-    data: DataOption = None,
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
-    epochs: EpochsOption = None,
-    batch_size: BatchOption = None,
-    device: DeviceOption = None,
-    pretrained: PretrainedOption = None,
-    output: OutputOption = None,
     discard_changed: DiscardOption = False,
 ) -> None:
     """Train and evaluate one model at one resolution with one seed."""
-    resolved = sweep_config(
-        config, overrides, data=data, models=model, resolutions=str(resolution), seeds=str(seed),
-        epochs=epochs, batch_size=batch_size, device=device, pretrained=pretrained, output=output,
-    )  # fmt: skip
-    run_and_print(resolved, discard_changed=discard_changed)
+    cell = {"sweep.models": model, "sweep.resolutions": str(resolution), "sweep.seeds": str(seed)}
+    run_and_print(flags.resolved(cell), discard_changed=discard_changed)
 
 
 def run_and_print(config: ResoMapConfig, *, discard_changed: bool) -> None:
