@@ -8,7 +8,8 @@
   profiles/{model}/{resolution}.json
   micro_batches/{model}.json                          only where a model ran out of memory: what its runs share since
   explanations/{model}/{resolution}/seed{n}/{method}.npz   raw maps of the explained images
-  analysis/{plan,explanations,verdict}.json   analysis/images.csv   report/index.html   report/figures/   summary.txt
+  analysis/{plan,explanations,verdict}.json   analysis/images.csv   summary.txt
+  report/index.html   report/table.tex   report/figures/
   audit.json   results.csv   results.json   tuning.json   budget.json   finished.json   mlflow.db   logs/
   .locks/                                             leases: which process works on which cell (lease.py)
   .incoming/                                          files on their way from a Ray cluster, while one is used
@@ -27,6 +28,10 @@ BEST_WEIGHTS = "best_model.safetensors"
 LAST_STATE = "last.pt"
 METADATA = "metadata.json"
 RUN_RECORD = "run.json"
+ONNX_MODEL, EXPORTED_RECIPE = "model.onnx", "preprocessing.json"
+"""Of `resomap export`, beside BEST_WEIGHTS and METADATA."""
+VERDICT = "verdict.json"
+"""In analysis/, and in the folder that `resomap probe` writes."""
 
 TABLES_LEASE, STAGES_LEASE, TUNING_LEASE, MICRO_BATCHES_LEASE = "study", "stages", "tuning", "micro_batches"
 """Leases in locks_dir besides those of cells: of results.csv, of what follows the last run, of what a study chooses
@@ -154,7 +159,7 @@ class StudyLayout:
 
     @property
     def verdict_path(self) -> Path:
-        return self.analysis_dir / "verdict.json"
+        return self.analysis_dir / VERDICT
 
     @property
     def image_needs_path(self) -> Path:
@@ -165,6 +170,11 @@ class StudyLayout:
         return self.root / "report" / "index.html"
 
     @property
+    def latex_path(self) -> Path:
+        """The table for a paper."""
+        return self.root / "report" / "table.tex"
+
+    @property
     def summary_text_path(self) -> Path:
         return self.root / "summary.txt"
 
@@ -173,7 +183,16 @@ class StudyLayout:
         return self.root / "report" / "figures"
 
     def predictions_path(self, cell: Cell, condition: Condition) -> Path:
-        return self.predictions_dir(cell) / f"{folder_name(condition.name)}.parquet"
+        return self.predictions_dir(cell) / predictions_name(condition.name)
+
+    def stored_predictions(self, cell: Cell) -> list[Path]:
+        """Of all conditions that a run was evaluated under."""
+        return sorted(self.predictions_dir(cell).glob("*.parquet"))
+
+
+def predictions_name(condition: str) -> str:
+    """File name of the predictions under a condition, by its name."""
+    return f"{folder_name(condition)}.parquet"
 
 
 def study_of(path: Path) -> StudyLayout | None:

@@ -11,6 +11,7 @@ from resomap.cli.options import ConfigOption, DataOption, DeviceOption, SetOptio
 from resomap.cli.recommend_command import print_recommendation
 from resomap.cli.tables import print_table
 from resomap.errors import ConfigError, StudyError
+from resomap.layout import VERDICT, predictions_name
 
 
 def matrix(
@@ -96,7 +97,7 @@ def probe(
 
     flags: dict[str, object | None] = {"data.source": data, "system.device": device, "sweep.resolutions": resolutions}
     resolved = checkpoint_config(checkpoint, config, overrides, flags)
-    check_writable(None if output is None else output / "verdict.json")
+    check_writable(None if output is None else output / VERDICT)
     found, answers, _ = run_probe(
         resolved, checkpoint=checkpoint, model=model, weights=weights, resolutions=sorted(resolved.sweep.resolutions),
         metric=metric, delta=delta, budget=Budget(max_latency_ms=max_latency_ms),
@@ -106,5 +107,5 @@ def probe(
     if output is not None:
         for condition, stored in answers.items():
             cell = Cell(found.options[0].model, condition.input_resolution, 0)
-            write_predictions(output / f"{condition.name}.parquet", stored, cell=cell, condition=condition)
-        write_json(output / "verdict.json", found)
+            write_predictions(output / predictions_name(condition.name), stored, cell=cell, condition=condition)
+        write_json(output / VERDICT, found)

@@ -29,4 +29,4 @@ def report(
         verdict = report_study(resolved, layout=layout, progress=tell)
     draw_figures(resolved, layout=layout, progress=tell)
     print(printable(verdict["recommendation"]["sentence"]))
-    print(f"report: {printable(study / 'report' / 'index.html')}")
+    print(f"report: {printable(layout.report_path)}")

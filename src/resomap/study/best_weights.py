@@ -35,7 +35,7 @@ def evaluated(context: StudyContext, cell: Cell, record: RunRecord, fit: FitReco
     network = for_inference(checkpoint.model, cell.resolution, precision=context.precision)
     if context.ranks.is_main:
         # Other conditions of earlier weights must not stand beside these.
-        for stale in context.layout.predictions_dir(cell).glob("*.parquet"):
+        for stale in context.layout.stored_predictions(cell):
             with storage_errors(stale):
                 stale.unlink(missing_ok=True)
     for split in ("val", "test"):

@@ -14,7 +14,7 @@ import torch
 from resomap.config.schema import ResoMapConfig
 from resomap.data.resize import MAX_ASPECT
 from resomap.errors import DeviceError, StudyError
-from resomap.layout import BEST_WEIGHTS, METADATA, RUN_RECORD, study_of
+from resomap.layout import BEST_WEIGHTS, EXPORTED_RECIPE, METADATA, ONNX_MODEL, RUN_RECORD, study_of
 from resomap.models.checkpoints import load_checkpoint
 from resomap.models.onnx import onnx_bytes
 from resomap.printable import printable
@@ -26,7 +26,6 @@ from resomap.study.load import Study
 from resomap.study.stored_files import read_answer
 
 CHECKED_IMAGES = 16
-_RECIPE = "preprocessing.json"
 _LARGEST_DIFFERENCE = 1e-3
 
 
@@ -92,7 +91,7 @@ def export_run(
     import importlib.util
 
     _check_folder(folder)
-    check_writable(folder / _RECIPE)
+    check_writable(folder / EXPORTED_RECIPE)
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise DeviceError(f"export needs {', '.join(missing)}; install resomap[onnx]")
@@ -107,17 +106,17 @@ def export_run(
     progress("checking")
     images, difference = _compare(checkpoint, content, pictures)
     make_dirs(folder)
-    write_atomic(folder / "model.onnx", lambda stream: stream.write(content))
+    write_atomic(folder / ONNX_MODEL, lambda stream: stream.write(content))
     for name in (BEST_WEIGHTS, METADATA):
         _copy(checkpoint.path.parent / name, folder / name)
-    write_json(folder / _RECIPE, _preprocessing(recipe, checkpoint.metadata.class_names))
-    files = ("model.onnx", BEST_WEIGHTS, METADATA, _RECIPE)
+    write_json(folder / EXPORTED_RECIPE, _preprocessing(recipe, checkpoint.metadata.class_names))
+    files = (ONNX_MODEL, BEST_WEIGHTS, METADATA, EXPORTED_RECIPE)
     return Exported(folder, str(run.cell), files, images, difference)
 
 
 def _check_folder(folder: Path) -> None:
     """Not a run's: its weights would be written over. An earlier export may be."""
-    is_checkpoint = (folder / METADATA).exists() and not (folder / _RECIPE).exists()
+    is_checkpoint = (folder / METADATA).exists() and not (folder / EXPORTED_RECIPE).exists()
     if is_checkpoint or (folder / RUN_RECORD).exists() or study_of(folder) is not None:
         raise StudyError(
             f"--output: expected a folder for the files, got {printable(folder)}, which holds a run or lies among the "

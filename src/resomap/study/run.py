@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from resomap.errors import StudyError
-from resomap.layout import LAST_STATE, METADATA
+from resomap.layout import LAST_STATE, METADATA, predictions_name
 from resomap.lease import Lease
 from resomap.models.registry import count_parameters
 from resomap.models.summary import write_summary
@@ -89,7 +89,7 @@ def _track_results(context: StudyContext, record: RunRecord, tracker: Tracker) -
         tracker.log_metrics(scalars, step=record.best_epoch or 0)
     tracker.log_artifact(context.run_dir(record.cell) / METADATA)
     for name in record.metrics:
-        tracker.log_artifact(context.layout.predictions_dir(record.cell) / f"{name}.parquet")
+        tracker.log_artifact(context.layout.predictions_dir(record.cell) / predictions_name(name))
 
 
 def _begin(context: StudyContext, cell: Cell) -> RunRecord:

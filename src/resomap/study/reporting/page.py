@@ -46,7 +46,7 @@ def write_report(study: Study, verdict: Mapping[str, Any], *, metric: str, shown
     context["sections"] = list(_sections(context))
     write_text(study.layout.report_path, render(context, plots))
     write_text(study.layout.summary_text_path, summary(verdict, name))
-    write_text(study.layout.report_path.with_name("table.tex"), latex(verdict, study.about["data"], name))
+    write_text(study.layout.latex_path, latex(verdict, study.about["data"], name))
 
 
 def _context(study: Study, verdict: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -134,10 +134,10 @@ def _config(study: Study) -> str:
 
 
 def _commands(study: Study) -> str:
-    root = shlex.quote(str(study.layout.root))
+    root, config = shlex.quote(str(study.layout.root)), shlex.quote(str(study.layout.config_path))
     return (
-        f"resomap run --config {root}/study.yaml   # train, evaluate, profile, explain, report\n"
+        f"resomap run --config {config}   # train, evaluate, profile, explain, report\n"
         f"resomap recommend {root} --max-latency-ms ... --delta ...\n"
-        f"resomap explain {root}\nresomap profile --config {root}/study.yaml\n"
+        f"resomap explain {root}\nresomap profile --config {config}\n"
         f"resomap matrix {root}\nresomap report {root}\n"
     )
