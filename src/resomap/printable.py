@@ -40,6 +40,17 @@ def without_secrets(text: str) -> str:
     return re.sub(rf"(?i)((?:{_SECRETS})[\w.-]{{0,20}}[\"']?[=:] ?[\"']?)(?!basic |bearer )[^&\s\"']+", r"\1***", text)
 
 
+def apart(value: float, limit: float | None, *, digits: int, sign: str = "-") -> str:
+    """With so many digits, or up to six, as it takes not to read as a limit that it is not.
+
+    Args:
+        limit: None: there is none.
+        sign: '+' shows that of positive numbers too.
+    """
+    shown = [f"{value:{sign}.{n}f}" for n in range(digits, 7)]
+    return next((text for text in shown if limit is None or value == limit or float(text) != limit), shown[0])
+
+
 def share(value: float, *, digits: int = 3) -> str:
     """With three digits, or up to six, so as not to show as 0 or 1 what is not."""
     enough = (n for n in range(digits, 7) if round(value, n) not in (0, 1))

@@ -35,6 +35,7 @@ from resomap.analysis.records import (
     Option,
     Question,
     Recommendation,
+    StoppedOption,
 )
 from resomap.analysis.statistics.intervals import Estimate, difference_estimate, mean_estimate, seed_prior
 from resomap.analysis.statistics.noninferiority import fixed_sequence, largest_first
@@ -46,6 +47,7 @@ from resomap.analysis.wording import (
     least_metric_sentence,
     no_better_than_chance_sentence,
     none_fits_sentence,
+    stopped_may_do,
     verdict_sentence,
     would_change,
     would_settle,
@@ -113,6 +115,8 @@ def recommend(
     splits: tuple[str, str] = ("val", "test"),
     labels_N: np.ndarray | None = None,
     chance: tuple[float, str] | None = None,
+    stopped: Sequence[StoppedOption] = (),
+    stopped_margin: float | None = None,
     warnings: Sequence[str] = (),
     draws: int = 2000,
     seed: int = 0,
@@ -124,8 +128,11 @@ def recommend(
         splits: names of the deciding and the reporting split.
         labels_N: of the reporting split, to draw by class where every class has ten images.
         chance: what answers without a look at the image reach on the deciding split, and how; None: not known.
+        stopped: options that are not assessed, since a run of them was stopped as dominated.
+        stopped_margin: by more than which those were shown to be worse than the best run; None: delta.
     """
-    question = Question(budget or Budget(), delta, metric, *splits)
+    margin = delta if stopped_margin is None else stopped_margin
+    question = Question(budget or Budget(), delta, metric, *splits, stopped, margin)
     decision = _decide(options, question, chance)
     quality_DC = crossed_bootstrap(
         np.stack([o.report_SN for o in options]),
@@ -152,8 +159,13 @@ def recommend(
     if not decision.eligible_C.any():
         return _nothing(decision, common)
     if chance is not None and not decision.candidates_C.any():
-        least = float(decision.least_C[decision.reference])
-        sentence = no_better_than_chance_sentence(decision.best, least=least, chance=chance, question=question)
+        sentence = no_better_than_chance_sentence(
+            decision.best,
+            least=float(decision.least_C[decision.reference]),
+            chance=chance,
+            question=question,
+            beyond=[o for i, o in enumerate(options) if not decision.fits_C[i] and decision.least_C[i] > chance[0]],
+        )
         return Recommendation(CANNOT_TELL, sentence, None, None, decision.best.name, **common)
     chosen = _choose(options, decision.candidates_C & decision.passed_C)
     open_points = _uncertainty(decision, chosen)
@@ -247,10 +259,12 @@ def _uncertainty(decision: _Decision, chosen: int) -> _Uncertainty:
     needs = {i: needed.most(alone[k] for k in _not_passed_until(decision, i)) for i in promising}
     better = _may_gain(decision, chosen)
     settled = {i: needed.for_difference(gain, delta - gain.value, 1 - ALPHA) for i, gain in better.items()}
-    may_do = needs if chosen == decision.reference else {}
+    stopped = _stopped_that_may_do(decision, chosen)
+    is_best = chosen == decision.reference
+    doubts = Doubts(needs if is_best else {}, settled, stopped if is_best else ())
     return _Uncertainty(
         cheaper=cheaper,
-        doubts=Doubts(may_do, settled) if may_do or settled else None,
+        doubts=doubts if doubts.cheaper or doubts.dearer or doubts.stopped else None,
         would_change=(
             *(
                 held_back(options[i], delta)
@@ -258,15 +272,29 @@ def _uncertainty(decision: _Decision, chosen: int) -> _Uncertainty:
                 else would_change(options[i], compared[i], delta, needs.get(i), split)
                 for i in open_ones
             ),
+            *(stopped_may_do(option, decision.question.stopped_margin) for option in stopped),
             *(would_settle(options[i], need, delta, split) for i, need in settled.items()),
         ),
     )
 
 
-def _fits(option: Option, budget: Budget) -> bool:
-    slow = budget.max_latency_ms is not None and option.latency_ms > budget.max_latency_ms
-    large = budget.max_memory_mib is not None and option.memory_mib > budget.max_memory_mib
-    return not slow and not large
+def _stopped_that_may_do(decision: _Decision, chosen: int) -> list[StoppedOption]:
+    """Cheaper ones, where being worse than the best run by what they were stopped for rules none out.
+
+    That is so where more may be lost, and where the best of all is not what others are compared with.
+    """
+    question, means = decision.question, [option.select_SN.mean() for option in decision.options]
+    if question.delta <= question.stopped_margin and means[decision.reference] >= max(means):
+        return []
+    limit = decision.options[chosen].latency_ms
+    fitting = [option for option in question.stopped if _fits(option, question.budget)]
+    return [option for option in fitting if option.latency_ms is None or option.latency_ms < limit]
+
+
+def _fits(option: Option | StoppedOption, budget: Budget) -> bool:
+    """Whether it is within the limits, as far as is known."""
+    limits = (option.latency_ms, budget.max_latency_ms), (option.memory_mib, budget.max_memory_mib)
+    return all(value is None or limit is None or value <= limit for value, limit in limits)
 
 
 def _choose(options: Sequence[Option], usable: np.ndarray) -> int:
@@ -333,7 +361,9 @@ def _nothing(decision: _Decision, common: Mapping[str, Any]) -> Recommendation:
     """No option is within the budget and known to reach the least metric."""
     options, least = decision.options, decision.question.budget.min_metric
     if not decision.fits_C.any() or least is None:
-        return Recommendation(NONE_FITS, none_fits_sentence(options), None, None, None, **common)
+        within = [option for option in decision.question.stopped if _fits(option, decision.question.budget)]
+        sentence = none_fits_sentence(options, decision.question, stopped=within)
+        return Recommendation(NONE_FITS, sentence, None, None, decision.best.name, **common)
     open_one = may_reach(options, decision.fits_C, decision.errors_C, least, decision.select_priors)
     named, need = open_one or (decision.best, None)
     sentence = least_metric_sentence(named, least=least, need=need, question=decision.question)

@@ -5,7 +5,7 @@ Legend: S seeds, N images.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -45,6 +45,23 @@ class Option:
         return option_name(self.model, self.resolution)
 
 
+@dataclass(frozen=True, slots=True)
+class StoppedOption:
+    """A model at a resolution that is not assessed, since a run of it was stopped as dominated."""
+
+    model: str
+    resolution: int
+    latency_ms: float | None
+    """Median at batch 1; None: not profiled."""
+    memory_mib: float | None
+    """Peak of inference, one image; None: not profiled."""
+
+    @property
+    def name(self) -> str:
+        """The option for people: 'resnet18 at 96 px'."""
+        return option_name(self.model, self.resolution)
+
+
 def option_name(model: str, resolution: int) -> str:
     """'resnet18 at 96 px'."""
     return f"{model} at {resolution} px"
@@ -57,6 +74,7 @@ class Budget:
     max_latency_ms: float | None = None
     max_memory_mib: float | None = None
     min_metric: float | None = None
+    """Below 1: that every new image is answered right is never shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +89,9 @@ class Question:
     """Split that decides."""
     report_split: str
     """Split that is reported."""
+    stopped: Sequence[StoppedOption] = ()
+    stopped_margin: float = 0.0
+    """A run was stopped where it was shown to be worse than the best one by more than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,3 +162,5 @@ class Doubts:
     """Options that may do."""
     dearer: Mapping[int, Need]
     """Options that may gain more than delta."""
+    stopped: Sequence[StoppedOption] = ()
+    """Options that may do, and were not trained to their end."""

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from resomap.analysis.needed import Need, most
-from resomap.analysis.records import Assessed, Doubts, Option, Question
+from resomap.analysis.records import Assessed, Budget, Doubts, Option, Question, StoppedOption
 from resomap.analysis.statistics.intervals import Estimate
 from resomap.metrics.classification import metric_name
-from resomap.printable import listed, share
+from resomap.printable import apart, listed, share
 
 _FEW = 5
 """Images of a class, below which a verdict comes with a warning: four right of four leave 0.51 to 1 (Wilson)."""
@@ -20,12 +20,14 @@ _LIKELY = 0.05
 
 
 def the_best(options: Iterable[tuple[bool, float]]) -> str:
-    """What the reference is.
+    """What the reference is; the best of all where none is within the budget.
 
     Args:
         options: whether each is within the budget, and its difference from the reference.
     """
-    return "the best" if all(fits and gain <= 0 for fits, gain in options) else "the best within the budget"
+    given = list(options)
+    all_of_them = all(fits and gain <= 0 for fits, gain in given) or not any(fits for fits, _ in given)
+    return "the best" if all_of_them else "the best within the budget"
 
 
 def verdict_sentence(
@@ -58,6 +60,12 @@ def verdict_sentence(
             why = f"shown to stay within {delta:g} of it" if none_passes else "recommended"
             return f"{ship}; nothing cheaper is {why}.{risk}"
         seems = any(other.latency_ms < one.latency_ms for other in assessed)
+        stopped = [o for o in question.stopped if o.latency_ms is None or o.latency_ms < one.latency_ms]
+        if stopped:
+            return (
+                f"{ship}; nothing {'measurably ' if seems else ''}cheaper was trained to its end "
+                f"({_were_stopped(stopped)}, {_worse(question.stopped_margin)}).{risk}"
+            )
         return f"{ship}; nothing is {'measurably ' if seems else ''}cheaper.{risk}"
     faster = f"{best.latency_ms / one.latency_ms:.1f}"
     speed = "hardly faster than" if faster == "1.0" else f"{faster} times as fast as"
@@ -85,17 +93,63 @@ def _doubted(assessed: Sequence[Assessed], doubts: Doubts, question: Question) -
                 f"whether {named(needs)} would {would}: a {risk} of more than {question.delta:g} is not ruled "
                 f"out ({most(needs.values()).words(question.select_split)} would tell)"
             )
+    if doubts.stopped:
+        parts.append(
+            f"whether {listed([o.name for o in doubts.stopped])} would do: stopped early, "
+            f"{_worse(question.stopped_margin)} (training to the end would tell)"
+        )
     return ", nor ".join(parts)
 
 
-def none_fits_sentence(options: Sequence[Option]) -> str:
-    """What is said where none is within the limits of latency and memory."""
+def none_fits_sentence(options: Sequence[Option], question: Question, *, stopped: Sequence[StoppedOption]) -> str:
+    """Where none is within the limits of latency and memory.
+
+    Args:
+        stopped: of those whose training was stopped, the ones that are, as far as is known.
+    """
+    budget = question.budget
     cheapest = min(options, key=lambda o: o.latency_ms)
     smallest = min(options, key=lambda o: o.memory_mib)
-    return (
-        f"No option fits the budget: the fastest is {cheapest.name} with {cheapest.latency_ms:.2f} ms, "
-        f"the smallest {smallest.name} with {smallest.memory_mib:.1f} MiB."
-    )
+    limits = " and ".join(_limits(budget))
+    found = f"the fastest is {cheapest.name} with {_costs(cheapest, budget)}"
+    if budget.max_memory_mib is not None and budget.max_latency_ms is None:
+        found = f"the smallest is {smallest.name} with {_costs(smallest, budget)}"
+    elif budget.max_memory_mib is not None:
+        found += f", the smallest {smallest.name} with {_costs(smallest, budget)}"
+    may = f"; {_were_stopped(stopped)}, and may fit" if stopped else ""
+    return f"{_no_option(question)} fits the budget of {limits}: {found}{may}."
+
+
+def _no_option(question: Question) -> str:
+    return "No option that was trained to its end" if question.stopped else "No option"
+
+
+def _limits(budget: Budget) -> Iterator[str]:
+    for limit, unit in ((budget.max_latency_ms, "ms"), (budget.max_memory_mib, "MiB")):
+        if limit is not None:
+            yield f"{limit:g} {unit}"
+
+
+def _costs(option: Option, budget: Budget) -> str:
+    """'5.00 ms', '2.0 MiB' or both, as the budget has limits; with digits that tell them from these."""
+    latency = f"{apart(option.latency_ms, budget.max_latency_ms, digits=2)} ms"
+    memory = f"{apart(option.memory_mib, budget.max_memory_mib, digits=1)} MiB"
+    limited = (budget.max_latency_ms is not None, latency), (budget.max_memory_mib is not None, memory)
+    return " and ".join(text for wanted, text in limited if wanted)
+
+
+def _were_stopped(options: Sequence[StoppedOption]) -> str:
+    """'m at 16 px was stopped early'"""
+    return f"{listed([o.name for o in options])} {'was' if len(options) == 1 else 'were'} stopped early"
+
+
+def _worse(margin: float) -> str:
+    return f"shown to be worse than the best run by more than {margin:g}"
+
+
+def stopped_may_do(option: StoppedOption, margin: float) -> str:
+    """What would settle an option whose training was stopped, and who knows whether for more than is accepted."""
+    return f"{_were_stopped([option])}, {_worse(margin)}: training it to its end would show whether it does."
 
 
 def least_metric_sentence(best: Option, *, least: float, need: Need | None, question: Question) -> str:
@@ -106,9 +160,12 @@ def least_metric_sentence(best: Option, *, least: float, need: Need | None, ques
         need: what would tell; None: none may.
     """
     split = question.select_split
-    has = f"{metric_name(question.metric)} {share(best.select_SN.mean())} on {split}"
+    mean = float(best.select_SN.mean())
+    shown = max(share(mean), apart(mean, least, digits=3), key=len)
+    has = f"{metric_name(question.metric)} {shown} on {split}"
     if need is None:
-        return f"No option fits: the best within the budget, {best.name}, has {has}, below the {least} asked for."
+        found = f"the best within the budget, {best.name}, has {has}"
+        return f"{_no_option(question)} fits: {found}, below the {least} asked for."
     return (
         f"Cannot tell: {best.name} has {has}, and its interval contains the {least} that is asked for; "
         f"{need.words(split)} would tell."
@@ -116,18 +173,24 @@ def least_metric_sentence(best: Option, *, least: float, need: Need | None, ques
 
 
 def no_better_than_chance_sentence(
-    option: Option, *, least: float, chance: tuple[float, str], question: Question
+    option: Option, *, least: float, chance: tuple[float, str], question: Question, beyond: Sequence[Option] = ()
 ) -> str:
     """What is said where none is shown to beat chance.
 
     Args:
         option, least: the best so far, and what it has at least.
         chance: what it reaches, and how.
+        beyond: those that are shown to, and are not within the budget.
     """
+    within, raise_it = "", ""
+    if beyond:
+        within = " within the budget"
+        raise_it = f"raise the budget ({listed([o.name for o in beyond])} {'is' if len(beyond) == 1 else 'are'}), "
     return (
-        f"Cannot tell: no option is shown to be better than chance ({metric_name(question.metric)} {chance[0]:.3f}, "
-        f"{chance[1]}). The best so far, {option.name}, has {option.select_SN.mean():.3f} on {question.select_split} "
-        f"(at least {least:.3f}): train longer, or on more images."
+        f"Cannot tell: no option{within} is shown to be better than chance ({metric_name(question.metric)} "
+        f"{chance[0]:.3f}, {chance[1]}). The best so far{within and ' there'}, {option.name}, has "
+        f"{option.select_SN.mean():.3f} on {question.select_split} (at least "
+        f"{apart(least, round(chance[0], 3), digits=3)}): {raise_it}train longer, or on more images."
     )
 
 
@@ -146,7 +209,7 @@ def would_change(option: Option, difference: Estimate, delta: float, need: Need 
         need: None: it looks worse by more than the margin.
         split: the one of the difference.
     """
-    looks = f"looks {-difference.value:.3f} worse on {split}"
+    looks = f"looks {apart(-difference.value, delta, digits=3)} worse on {split}"
     if need is None:
         why = f"it {looks}; more data would more likely rule it out than in"
         return f"{option.name} is cheaper and not ruled out: {why}."

@@ -10,10 +10,10 @@ import typer
 from resomap.cli.options import study_config
 from resomap.cli.tables import print_table
 from resomap.errors import ConfigError
-from resomap.printable import counted, printable, share
+from resomap.printable import apart, counted, printable, share
 
 if TYPE_CHECKING:
-    from resomap.analysis.records import Recommendation
+    from resomap.analysis.records import Assessed, Recommendation
 
 
 def recommend(
@@ -47,8 +47,8 @@ def recommend(
     for name, limit in (("--max-latency-ms", max_latency_ms), ("--max-memory-mib", max_memory_mib)):
         if limit is not None and not limit > 0:
             raise ConfigError(f"{name}: expected a number above 0, got {limit:g}")
-    if min_accuracy is not None and not 0 <= min_accuracy <= 1:
-        raise ConfigError(f"--min-accuracy: expected a share from 0 to 1 (0.9 is 90 %), got {min_accuracy:g}")
+    if min_accuracy is not None and not 0 <= min_accuracy < 1:
+        raise ConfigError(f"--min-accuracy: expected a share from 0 to below 1 (0.9 is 90 %), got {min_accuracy:g}")
     check_writable(json)
     budget = Budget(max_latency_ms, max_memory_mib, min_accuracy)
     with missing_runs_first(study):
@@ -59,13 +59,19 @@ def recommend(
             opened,
             metric=metric or build.table_metric(config),
             delta=build.accepted_loss(config) if delta is None else delta,
+            stopped_margin=build.accepted_loss(config),
             budget=budget,
             mode=mode,
             device=device,
         )
-    print_recommendation(found)
     if json is not None:
-        write_json(json, found)
+        write_json(json, found)  # before anything is printed: who reads that may have seen enough (`| head -1`)
+    print_recommendation(found)
+
+
+def _difference(option: Assessed, delta: float) -> str:
+    """'-0.004 (> -0.012)'"""
+    return f"{option.difference.value:+.3f} (> {apart(option.lower_bound, -delta, digits=3, sign='+')})"
 
 
 def print_recommendation(found: Recommendation) -> None:
@@ -79,9 +85,9 @@ def print_recommendation(found: Recommendation) -> None:
             o.model,
             str(o.resolution),
             f"{share(o.metric.value)} ({share(o.metric.low)}-{share(o.metric.high)})",
-            f"{o.latency_ms:.2f}",
-            f"{o.memory_mib:.1f}",
-            "best" if o.is_reference else f"{o.difference.value:+.3f} (> {o.lower_bound:+.3f})",
+            apart(o.latency_ms, found.budget.get("max_latency_ms"), digits=2),
+            apart(o.memory_mib, found.budget.get("max_memory_mib"), digits=1),
+            "best" if o.is_reference else _difference(o, found.delta),
             "yes" if o.not_inferior else "no",
             f"{o.front_probability:.2f}",
             ("yes" if o.within_budget else "no")

@@ -163,7 +163,7 @@ def test_what_is_worse_by_more_than_the_margin_is_rarely_shipped() -> None:
 def test_a_budget_below_everything_fits_nothing() -> None:
     found = recommend(_options((0.7, 0.9, 0.9, 0.9)), budget=Budget(max_latency_ms=0.5), draws=200)
     assert (found.status, found.model) == (NONE_FITS, None)
-    assert found.sentence.startswith("No option fits the budget: the fastest is m at 64 px with 1.00 ms")
+    assert found.sentence.startswith("No option fits the budget of 0.5 ms: the fastest is m at 64 px with 1.00 ms")
     found = recommend(_options((0.7, 0.9, 0.9, 0.9)), budget=Budget(max_memory_mib=5), draws=200)
     assert found.status == NONE_FITS
 

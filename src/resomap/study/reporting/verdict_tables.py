@@ -8,7 +8,7 @@ from typing import Any
 from resomap.analysis.per_class import LEAST_IMAGES
 from resomap.analysis.records import option_name
 from resomap.analysis.wording import over_limit, the_best
-from resomap.printable import counted, printable
+from resomap.printable import apart, counted, printable
 from resomap.report.html import Table, cell, interval_cell, says_nothing
 from resomap.study.reporting.captions import intervals, on, title
 
@@ -28,7 +28,7 @@ def options_table(answer: Mapping[str, Any], name: str) -> Table:
                 cell(f"{o['latency_ms']:.2f}", o["latency_ms"]),
                 cell(f"{o['memory_mib']:.1f}", o["memory_mib"]),
                 cell("best", 0.0) if best else interval_cell(o["difference"]),
-                "–" if best else cell(f"{o['lower_bound']:+.3f}", o["lower_bound"]),
+                "–" if best else cell(apart(o["lower_bound"], -answer["delta"], digits=3, sign="+"), o["lower_bound"]),
                 *([] if decides == reports else ["–" if best else interval_cell(o["reported_difference"])]),
                 "yes" if o["not_inferior"] else "no",
                 cell(f"{o['front_probability']:.2f}", o["front_probability"]),

@@ -8,13 +8,20 @@ from typing import Any
 import numpy as np
 
 from resomap.analysis.recommend import recommend
-from resomap.analysis.records import Budget, Option, Recommendation
+from resomap.analysis.records import Budget, Option, Recommendation, StoppedOption
 from resomap.analysis.tradeoff import hypervolume, knee, pareto_front
 from resomap.errors import StudyError
 from resomap.profiling.latency import BATCH_1
 from resomap.records import AS_TRAINED, WEIGHTS
 from resomap.serialize import plain, write_json, write_text
-from resomap.study.costs.cost import check_same_hardware, common_mode, profile_command, timed_as
+from resomap.study.costs.cost import (
+    check_same_hardware,
+    common_mode,
+    hardware,
+    modes_at,
+    profile_command,
+    timed_as,
+)
 from resomap.study.load import Study
 from resomap.study.verdict import evidence
 from resomap.study.verdict.gain import class_detail_rows, detail_rows, matrix_tables
@@ -61,6 +68,22 @@ def study_options(study: Study, *, metric: str, mode: str | None = None, device:
     return options
 
 
+def _stopped_options(study: Study, options: Sequence[Option], mode: str | None) -> list[StoppedOption]:
+    """Those that are not assessed, since a run of them was stopped, with what they cost where the others were timed."""
+    profiles = {(p["model"], p["resolution"]): p for p in study.profiles}
+    used = [profiles[o.model, o.resolution] for o in options]
+    mode = common_mode(used, study.layout, BATCH_1, mode)
+    found = []
+    for model, side in study.stopped:
+        latency = memory = None
+        profile = profiles.get((model, side))
+        if profile is not None and hardware(profile) == hardware(used[0]):
+            memory = profile["inference_memory"]["peak_mib"]
+            latency = timed_as(profile, BATCH_1, mode)["median_ms"] if mode in modes_at(profile, BATCH_1) else None
+        found.append(StoppedOption(model, side, latency, memory))
+    return found
+
+
 def judge(
     study: Study,
     *,
@@ -70,6 +93,7 @@ def judge(
     mode: str | None = None,
     device: str | None = None,
     options: Sequence[Option] | None = None,
+    stopped_margin: float | None = None,
 ) -> Recommendation:
     """The recommendation for a study.
 
@@ -77,6 +101,7 @@ def judge(
         mode: way to deploy whose latency counts; None: the first in which every option was timed.
         device: that the cost must be of; None: whichever was profiled.
         options: of study_options, where they are at hand; then `mode` and `device` do not matter.
+        stopped_margin: the loss that the study accepts, by which its runs were stopped; None: delta.
     """
     options = study_options(study, metric=metric, mode=mode, device=device) if options is None else options
     decide, report = study.splits
@@ -90,6 +115,8 @@ def judge(
         splits=(decide, report),
         labels_N=labels,
         chance=(chance["value"], chance["how"]),
+        stopped=_stopped_options(study, options, mode) if study.stopped else (),
+        stopped_margin=stopped_margin,
         warnings=tuple(warnings_of(study, options, metric, delta)),
     )
 
