@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import errno
 import json
 import re
 import shutil
@@ -208,6 +209,19 @@ def test_images_that_turn_are_counted_named_and_shown(study: Path, cli: Callable
     assert "turn right" in page
 
 
+def test_an_answer_is_written_before_it_is_printed(
+    study: Path, cli: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`resomap recommend ... --json FILE | head -1`: who reads what is printed has seen enough."""
+
+    def closed(*_: object) -> None:
+        raise OSError(errno.EPIPE, "nobody reads on")
+
+    monkeypatch.setattr("resomap.cli.recommend_command.print_recommendation", closed)
+    cli("recommend", study, "--json", tmp_path / "answer.json")
+    assert json.loads((tmp_path / "answer.json").read_text())["options"]
+
+
 def test_recommend_answers_and_refuses(study: Path, cli: Callable, tmp_path: Path) -> None:
     outcome = cli("recommend", study, "--delta", "0.2", "--json", tmp_path / "answer.json")
     assert outcome.status == 0, outcome.err
@@ -223,6 +237,7 @@ def test_recommend_answers_and_refuses(study: Path, cli: Callable, tmp_path: Pat
         "--delta=2": "--delta: expected a share",
         "--max-latency-ms=-1": "expected a number above 0",
         "--min-accuracy=90": "0.9 is 90 %",
+        "--min-accuracy=1": "from 0 to below 1",
     }
     for wrong, said in refused.items():
         outcome = cli("recommend", study, wrong)
@@ -273,7 +288,7 @@ def test_matrix_and_split_of_the_gain(study: Path, cli: Callable) -> None:
     outcome = cli("matrix", study, "--weights", "as_trained,bn_reestimated,head_finetuned")
     assert outcome.status == 0, outcome.err
     for kind in ("as_trained", "bn_reestimated", "head_finetuned"):
-        assert f"tiny_cnn, {kind}: macro_f1 on test" in outcome.out
+        assert f"tiny_cnn, {kind}: macro F1 on test" in outcome.out
     opened = load_study(study)
     rows = detail_rows(opened, metric="accuracy")
     assert [(row["low_resolution"], row["high_resolution"]) for row in rows] == [(32, 48)]

@@ -25,6 +25,7 @@ def matrix(
     ] = "as_trained,bn_reestimated",
 ) -> None:
     """Evaluate every run at every resolution, and on images of less detail."""
+    from resomap.metrics.classification import metric_name
     from resomap.records import WEIGHTS
     from resomap.study import build
     from resomap.study.cross_resolution import run_conditions
@@ -55,7 +56,7 @@ def matrix(
                 [str(side), *("-" if v is None else f"{v:.3f}" for v in values)]
                 for side, values in zip(table["trained"], table["values"], strict=True)
             ]
-            title = f"{model}, {kind}: {metric} on {opened.splits[1]}; rows trained at, columns tested at"
+            title = f"{model}, {kind}: {metric_name(metric)} on {opened.splits[1]}; rows trained at, columns tested at"
             print_table(title, ["px", *(str(side) for side in table["tested"])], rows)
     rows = [
         [row["model"], f"{row['low_resolution']} to {row['high_resolution']}"]
@@ -103,9 +104,9 @@ def probe(
         metric=metric, delta=delta, budget=Budget(max_latency_ms=max_latency_ms),
         progress=tell,
     )  # fmt: skip
-    print_recommendation(found)
     if output is not None:
         for condition, stored in answers.items():
             cell = Cell(found.options[0].model, condition.input_resolution, 0)
             write_predictions(output / predictions_name(condition.name), stored, cell=cell, condition=condition)
         write_json(output / VERDICT, found)
+    print_recommendation(found)
