@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import html
-import errno
 import json
 import re
 import shutil

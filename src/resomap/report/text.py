@@ -2,10 +2,49 @@
 
 from __future__ import annotations
 
-METHODS = (
-    "Only the input resolution differs between the runs of a model: the same images, splits, crops, batch, number "
-    "of updates and seeds. The epoch with the best validation metric is kept; the choice of resolution is made on "
-    "validation, and test is opened once to report.",
+from collections.abc import Collection, Mapping
+
+COMPUTE_MATCHED, STOPS_EARLY, STOPS_DOMINATED, RESOLUTION_AWARE = (
+    "compute-matched",
+    "stops early",
+    "stops dominated runs",
+    "resolution-aware",
+)
+"""What a study's settings make differ between its runs, besides resolution."""
+
+_DIFFERS: Mapping[str, str] = {
+    COMPUTE_MATCHED: "Every resolution is given the same computation instead of the same number of updates: small ones "
+    "train longer, by a schedule that is stretched with them.",
+    STOPS_EARLY: "A run ends when its validation metric has stopped improving, so that the number of updates differs.",
+    RESOLUTION_AWARE: "Augmentation is stronger at high resolutions and gentler at low ones: what it does is not told "
+    "apart from what resolution does.",
+    STOPS_DOMINATED: "Runs that were shown to be worse than the best one at a quarter or at half of their epochs were "
+    "stopped; a model at a resolution of which one was is not assessed.",
+}
+
+
+def methods(differs: Collection[str] = ()) -> tuple[str, ...]:
+    """The paragraphs.
+
+    Args:
+        differs: what does, besides resolution: COMPUTE_MATCHED, STOPS_EARLY, STOPS_DOMINATED, RESOLUTION_AWARE.
+    """
+    same = ["images", "splits", "crops", "batch", "number of updates"]
+    if COMPUTE_MATCHED in differs or STOPS_EARLY in differs:
+        same.remove("number of updates")
+    if RESOLUTION_AWARE in differs:
+        same.remove("crops")
+    alone = len(same) == 5
+    first = "Only the input resolution differs" if alone else "Not only the input resolution differs"
+    text = f"{first} between the runs of a model. The same are {', '.join(same)} and seeds."
+    return " ".join([text, *(_DIFFERS[what] for what in _DIFFERS if what in differs), _CHOICE]), *_METHODS
+
+
+_CHOICE = (
+    "The epoch with the best validation metric is kept; the choice of resolution is made on validation, and test is "
+    "opened once to report."
+)
+_METHODS = (
     "Images and seeds are both samples. The variance of a metric is that of a two-way layout (images x seeds), "
     "seeds in the place of readers [1]; seeds are never pooled as extra images. The variance between seeds, which few "
     "seeds leave badly known, enters as its distribution in a hierarchical model [2] of all of a model's resolutions "

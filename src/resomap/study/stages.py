@@ -173,8 +173,21 @@ def report_study(
     study = load_study(layout.root)
     metric = build.table_metric(config)
     verdict = store_verdict(study, metric=metric, delta=build.accepted_loss(config))
-    write_report(study, verdict, metric=metric, shown=_shown(config, study, images))
+    write_report(study, verdict, metric=metric, shown=_shown(config, study, images), differs=_differs(config))
     return verdict
+
+
+def _differs(config: ResoMapConfig) -> list[str]:
+    """What does between the runs of a model besides resolution, in the report's terms."""
+    from resomap.report import text
+
+    found = {
+        text.COMPUTE_MATCHED: build.is_compute_matched(config),
+        text.STOPS_EARLY: build.may_stop_early(config),
+        text.STOPS_DOMINATED: build.stops_dominated_runs(config),
+        text.RESOLUTION_AWARE: build.is_resolution_aware(config),
+    }
+    return [what for what, differs in found.items() if differs]
 
 
 def _shown(config: ResoMapConfig, study: Study, images: ImageDataset | None) -> Shown:

@@ -5,6 +5,7 @@ from resomap.study.build.budget import (
     computation_at,
     epochs_at,
     is_compute_matched,
+    may_stop_early,
     stops_dominated_runs,
     with_budget,
 )
@@ -173,6 +174,7 @@ __all__ = [
     "max_pixels",
     "may_be_finished",
     "may_run_side_by_side",
+    "may_stop_early",
     "memory_format",
     "memory_limit_mib",
     "method_options",

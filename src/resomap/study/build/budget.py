@@ -22,6 +22,11 @@ def stops_dominated_runs(config: ResoMapConfig) -> bool:
     return config.training.successive_halving
 
 
+def may_stop_early(config: ResoMapConfig) -> bool:
+    """Whether a run ends once its validation metric no longer improves."""
+    return config.training.early_stopping_patience is not None
+
+
 def budget_reference(config: ResoMapConfig) -> int | None:
     """The resolution that a new study's computation is measured by, its largest; None where nothing is matched."""
     return max(config.sweep.resolutions) if is_compute_matched(config) else None

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from resomap import __version__
 from resomap.metrics.classification import metric_name
 from resomap.report.html import render
-from resomap.report.text import METHODS, REFERENCES
+from resomap.report.text import REFERENCES, methods
 from resomap.serialize import write_text
 from resomap.study.explaining.images import ExplainedImages
 from resomap.study.load import Study
@@ -37,12 +37,19 @@ class Shown:
     """None: nothing was explained."""
 
 
-def write_report(study: Study, verdict: Mapping[str, Any], *, metric: str, shown: Shown) -> None:
-    """report/index.html, summary.txt and report/table.tex."""
+def write_report(
+    study: Study, verdict: Mapping[str, Any], *, metric: str, shown: Shown, differs: Collection[str] = ()
+) -> None:
+    """report/index.html, summary.txt and report/table.tex.
+
+    Args:
+        differs: what does between the runs of a model besides resolution (report.text).
+    """
     name = metric_name(metric)
     plots = dict(report_plots(study, verdict, name))
     context = _context(study, verdict, name) | _galleries(study, verdict, shown)
     context["matrix_plots"] = [(id_, matrix_label(id_, verdict, name)) for id_ in plots if id_.startswith("matrix-")]
+    context["methods"] = methods(differs)
     context["sections"] = list(_sections(context))
     write_text(study.layout.report_path, render(context, plots))
     write_text(study.layout.summary_text_path, summary(verdict, name))
@@ -89,7 +96,6 @@ def _context(study: Study, verdict: Mapping[str, Any], name: str) -> dict[str, A
         "cost_table": cost_tables.cost_table(study),
         "files_table": cost_tables.files_table(study),
         "memory_table": cost_tables.memory_table(study),
-        "methods": METHODS,
         "references": REFERENCES,
         "provenance_table": provenance_table(study),
         "config": _config(study),
