@@ -67,6 +67,51 @@ def metric_value(labels_N: np.ndarray, predicted_N: np.ndarray, *, metric: str, 
     return macro({"balanced_accuracy": recall_K, "macro_f1": f1_K}[metric], support_K)
 
 
+def metric_path(
+    labels_N: np.ndarray, before_N: np.ndarray, after_N: np.ndarray, *, metric: str, num_classes: int
+) -> np.ndarray:
+    """(N + 1,) metric_value of the answers as one image after the other, in order, is answered otherwise.
+
+    Takes as long as sorting the images, however many classes there are.
+
+    Args:
+        before_N, after_N: each image's answer at first and in the end.
+    """
+    count = len(labels_N)
+    steps_N = np.arange(1, count + 1)
+    gained_N = (after_N == labels_N).astype(np.int64) - (before_N == labels_N)
+    if metric == "accuracy":
+        return np.concatenate([[0], np.cumsum(gained_N)]) / count + float((before_N == labels_N).mean())
+    support_K = np.bincount(labels_N, minlength=num_classes)
+    true_K = np.bincount(labels_N[before_N == labels_N], minlength=num_classes)
+    predicted_K = np.bincount(before_N, minlength=num_classes)
+    # What each step does to each class's counts, in the order of class, then step; E such changes.
+    of_class_E = np.concatenate([labels_N, before_N, after_N])
+    step_E = np.tile(steps_N, 3)
+    nothing_N = np.zeros(count, np.int64)
+    true_E = np.concatenate([gained_N, nothing_N, nothing_N])
+    predicted_E = np.concatenate([nothing_N, nothing_N - 1, nothing_N + 1])
+    order_E = np.lexsort([step_E, of_class_E])
+    of_class_E, step_E = of_class_E[order_E], step_E[order_E]
+    first_E = np.searchsorted(of_class_E, of_class_E)  # position of the class's first change
+
+    def counts(start_K: np.ndarray, change_E: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        total_E = np.cumsum(change_E)
+        before_all_E = (total_E - change_E)[first_E]
+        after_E = start_K[of_class_E] + total_E - before_all_E
+        return after_E - change_E, after_E
+
+    true, predicted = counts(true_K, true_E[order_E]), counts(predicted_K, predicted_E[order_E])
+    position = {"balanced_accuracy": 1, "macro_f1": 2}[metric]
+    earlier_E, later_E = (
+        _from_counts(t, p, support_K[of_class_E])[position] for t, p in zip(true, predicted, strict=True)
+    )
+    has_images_K = support_K > 0
+    change_E = (later_E - earlier_E) * has_images_K[of_class_E] / has_images_K.sum()
+    change_T = np.bincount(step_E, weights=change_E, minlength=count + 1)
+    return np.cumsum(change_T) + macro(_from_counts(true_K, predicted_K, support_K)[position], support_K)
+
+
 def macro(values_K: np.ndarray, support_K: np.ndarray) -> float:
     """Mean over the classes that have images: every class counts the same, however rare."""
     return float(values_K[support_K > 0].mean())

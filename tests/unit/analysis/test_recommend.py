@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,6 @@ from resomap.analysis.statistics.power import detectable, images_needed, seeds_n
 from resomap.analysis.statistics.pseudo import pseudo_values
 from resomap.analysis.statistics.resampling import crossed_bootstrap
 from resomap.analysis.tradeoff import front_probability, hypervolume, knee, pareto_front, regret
-from resomap.metrics.classification import metric_value
 
 SIDES = (64, 96, 128, 192)
 COSTS = (1.0, 2.0, 4.0, 8.0)
@@ -401,28 +399,27 @@ def test_a_critical_resolution_has_an_interval_that_covers_or_none(images: int) 
     assert not covered or np.mean(covered) >= 0.9
 
 
-def _right(labels: np.ndarray, answers: np.ndarray) -> float:
-    return float((labels == answers).mean())
+_RIGHT: dict[str, Any] = {"metric": "accuracy", "num_classes": 2}
 
 
 def test_cascade_by_hand() -> None:
     labels = np.array([0, 0, 1, 1])
     small = np.array([[0.9, 0.1], [0.45, 0.55], [0.2, 0.8], [0.55, 0.45]])  # two unsure ones are wrong
     np.testing.assert_allclose(margins(small), [0.8, 0.1, 0.6, 0.1])
-    found = best_cascade((labels, small, labels), (labels, small, labels), score=_right)
+    found = best_cascade((labels, small, labels), (labels, small, labels), **_RIGHT)
     assert found.answers_N.tolist() == labels.tolist()
     assert found.asked_N.tolist() == [False, True, False, True]
     assert 0.1 < found.threshold < 0.6
     # Half are right without asking: a loss of a half is reached at once.
-    assert best_cascade((labels, small, labels), (labels, small, labels), score=_right, loss=0.5).threshold == 0
-    assert best_cascade((labels, small, labels), (labels, small, labels), score=_right, loss=0.4).threshold > 0.1
+    assert best_cascade((labels, small, labels), (labels, small, labels), **_RIGHT, loss=0.5).threshold == 0
+    assert best_cascade((labels, small, labels), (labels, small, labels), **_RIGHT, loss=0.4).threshold > 0.1
 
 
 def test_a_cascade_escalates_on_test_what_it_escalates_on_val() -> None:
     # Sure answers of float32 have margins of just 1; half of these are wrong, and the large one is always right.
     labels = np.zeros(8, dtype=int)
     small = np.array([[1, 0]] * 3 + [[0, 1]] * 3 + [[0.7, 0.3]] * 2, dtype=np.float32)
-    found = best_cascade((labels, small, labels), (labels, small, labels), score=_right)
+    found = best_cascade((labels, small, labels), (labels, small, labels), **_RIGHT)
     assert found.threshold > 1
     assert found.answers_N.tolist() == labels.tolist()
     assert found.asked_N.all()
@@ -435,8 +432,7 @@ def test_a_cascade_is_chosen_by_the_metric_that_it_is_judged_by() -> None:
     whole = (labels, small, labels)
     chosen = {
         metric: best_cascade(
-            whole, whole, loss=0.15,
-            score=partial(metric_value, metric=metric, num_classes=2),
+            whole, whole, loss=0.15, metric=metric, num_classes=2,
         )
         for metric in ("accuracy", "macro_f1")
     }  # fmt: skip

@@ -6,7 +6,6 @@ Legend: R resolutions, S seeds, N images.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -20,7 +19,6 @@ from resomap.analysis.saturation import fit_saturation
 from resomap.analysis.statistics.intervals import difference_estimate, mean_estimate, seed_prior, two_sided_p
 from resomap.analysis.statistics.paired import discordance, holm, omnibus
 from resomap.analysis.statistics.pseudo import pseudo_values
-from resomap.metrics.classification import metric_value
 from resomap.records import Cell
 from resomap.serialize import plain
 from resomap.study.load import Study
@@ -252,7 +250,7 @@ def cascades(study: Study, options: Sequence[Option], metric: str, delta: float)
                     (own.labels, own.probabilities, answers[split][position])
                     for own, split in zip(of_small, (decide, report), strict=True)
                 )
-                found.append(best_cascade(val, test, score=partial(metric_value, **scored), loss=delta))
+                found.append(best_cascade(val, test, **scored, loss=delta))
             of_both = np.array([pseudo_values(labels, one.answers_N, **scored) for one in found])
             escalated = float(np.mean([one.asked_N.mean() for one in found]))
             yield {
