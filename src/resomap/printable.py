@@ -47,7 +47,7 @@ def apart(value: float, limit: float | None, *, digits: int, sign: str = "-") ->
         limit: None: there is none.
         sign: '+' shows that of positive numbers too.
     """
-    shown = [f"{value:{sign}.{n}f}" for n in range(digits, 7)]
+    shown = [f"{value:{sign}z.{n}f}" for n in range(digits, 7)]
     return next((text for text in shown if limit is None or value == limit or float(text) != limit), shown[0])
 
 

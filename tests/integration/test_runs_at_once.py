@@ -86,6 +86,7 @@ def test_helpers_make_the_same_runs_bit_for_bit_and_tell_of_them(
     assert err.count("epoch 80: train loss") == 4
     assert "4 runs, 0 finished before" in err
     assert {record["provenance"]["runs_at_once"] for record in records(tmp_path / "two").values()} == {2}
+    assert {record["provenance"]["command"][1] for record in records(tmp_path / "two").values()} == {"run"}  # not FD
     with sqlite3.connect(tmp_path / "two" / "mlflow.db") as database:
         names = database.execute("select name, status from runs where name like 'tiny_cnn%' order by name").fetchall()
         epochs = database.execute("select count(*) from metrics where key = 'train_loss'").fetchone()

@@ -19,7 +19,8 @@ from resomap.errors import ExtrapolationError
 _RATES = np.geomspace(0.05, 12.0, 500)
 _FEWEST = 4
 """Three parameters pass through any three points: only a fourth can contradict them."""
-_DOUBT = 0.01
+DOUBT = 0.01
+"""Probability of the misses of a law that holds, below which it is said not to."""
 _MISS = 3.0
 """Standard errors. With two seeds the test of fit sees little: a point that the law misses by this many, and by more
 than the loss that is acceptable, contradicts it all the same."""
@@ -94,7 +95,7 @@ def fit_saturation(
     residuals = means - fitted
     fit_p = _fit_p(unit, fitted, residuals, errors, df=df, draws=draws, rng=rng)
     enough_D = sides[0] * _sufficient(drop_D, rate_D, largest=unit[-1], delta=delta)
-    holds = fit_p >= _DOUBT and not (np.abs(residuals) > np.maximum(delta, _MISS * errors)).any()
+    holds = fit_p >= DOUBT and not (np.abs(residuals) > np.maximum(delta, _MISS * errors)).any()
     rate_low, rate_high = np.quantile(rate_D[1:], [0.025, 0.975])
     low, high = np.quantile(enough_D[1:], [0.025, 0.975])
     return SaturationCurve(

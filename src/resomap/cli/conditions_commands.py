@@ -61,7 +61,7 @@ def matrix(
     rows = [
         [row["model"], f"{row['low_resolution']} to {row['high_resolution']}"]
         + [
-            f"{row[k]['value']:+.3f} ({row[k]['low']:+.3f} to {row[k]['high']:+.3f})"
+            f"{row[k]['value']:+z.3f} ({row[k]['low']:+z.3f} to {row[k]['high']:+z.3f})"
             for k in ("total", "size", "detail")
         ]
         for row in detail_rows(opened, metric=metric)

@@ -71,7 +71,7 @@ def recommend(
 
 def _difference(option: Assessed, delta: float) -> str:
     """'-0.004 (> -0.012)'"""
-    return f"{option.difference.value:+.3f} (> {apart(option.lower_bound, -delta, digits=3, sign='+')})"
+    return f"{option.difference.value:+z.3f} (> {apart(option.lower_bound, -delta, digits=3, sign='+')})"
 
 
 def print_recommendation(found: Recommendation) -> None:

@@ -55,17 +55,25 @@ def cell(text: str, value: float | None) -> dict[str, Any]:
     return {"text": text, "value": "" if value is None else value}
 
 
+def metric_cell(found: Mapping[str, Any], *, digits: int = 3) -> dict[str, Any]:
+    """'0.950 (0.930 to 0.970)' of a metric from 0 to 1, which is shown as 0 or 1 only where it is."""
+    value, low, high = (share(found[name], digits=digits) for name in ("value", "low", "high"))
+    return cell(f"{value} ({low} to {high})", found["value"])
+
+
 def interval_cell(found: Mapping[str, Any] | None, *, digits: int = 3) -> dict[str, Any]:
-    """'0.95 (0.93-0.97)', sorted by the value; a dash where there is none, and no value that may be anything."""
+    """'-0.004 (-0.053 to 0.010)', all with as many digits, sorted by the value.
+
+    A dash where there is none, and no value that may be anything.
+    """
     if found is None or found["value"] is None:
         return cell("–", None)
     value, low, high = found["value"], found.get("low"), found.get("high")
     if says_nothing(found):
         return cell("no information", None)
-    shown = share(value, digits=digits)
     if low is None or high is None:
-        return cell(shown, value)
-    return cell(f"{shown} ({share(low, digits=digits)} to {share(high, digits=digits)})", value)
+        return cell(share(value, digits=digits), value)
+    return cell(f"{value:z.{digits}f} ({low:z.{digits}f} to {high:z.{digits}f})", value)
 
 
 def says_nothing(found: Mapping[str, Any]) -> bool:

@@ -68,7 +68,7 @@ _METHODS = (
     "them (to draw the seeds at hand anew would count part of the variance several times [9]), and latencies by round.",
     "The smooth curves are saturating power laws [14], weighted by the errors of the points, drawn between the "
     "measured resolutions only and only where the points do not contradict them (p of a parametric bootstrap at least "
-    "0.01).",
+    "0.01, and no point missed by three of its standard errors and by more than delta).",
     "Latency is the median over blocks that were timed in turn over all models and resolutions. Memory counts the "
     "bytes of live tensors, predicted on shapes alone and measured.",
     "Heat maps (Grad-CAM [10] and others) are compared unscaled, in normalised image coordinates on the coarsest "

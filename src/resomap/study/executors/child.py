@@ -55,7 +55,8 @@ class Child:
 
     def send_job(self, data: bytes) -> None:
         """What read_job() gives in there, pickled; waits until the process has taken it."""
-        self.send(len(data).to_bytes(8, "big") + data)
+        for part in (pickle.dumps(sys.argv), data):
+            self.send(len(part).to_bytes(8, "big") + part)
 
     def send(self, data: bytes, *, last: bool = False) -> None:
         """Write to its input; a process that has ended already will be noticed by its end."""
@@ -131,9 +132,12 @@ def teller(descriptor: int) -> Tell:
 
 
 def read_job() -> Any:
-    """In the child: what it is to do, from the parent's own memory through a private pipe, never from a file."""
-    size = int.from_bytes(_read(8), "big")
-    return pickle.loads(_read(size))
+    """In the child: what it is to do, from the parent's own memory through a private pipe, never from a file.
+
+    Its command line becomes ours: it is what records of runs say that they were made by.
+    """
+    sys.argv, job = (pickle.loads(_read(int.from_bytes(_read(8), "big"))) for _ in range(2))
+    return job
 
 
 def _read(size: int) -> bytes:

@@ -74,8 +74,8 @@ def _between(row: Mapping[str, Any] | None) -> dict[str, Any]:
     floor, across, ceiling = (figure["value"] for figure in figures.values())
     if across is None:  # no pair of runs, or no window of this measure in what maps show of wide images
         return cell("", None)
-    ends = " to ".join("?" if value is None else f"{value:.2f}" for value in (floor, ceiling))
-    return cell(f"{across:.2f} ({ends})", across)
+    ends = " to ".join("?" if value is None else f"{value:z.2f}" for value in (floor, ceiling))
+    return cell(f"{across:z.2f} ({ends})", across)
 
 
 def _pair(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -129,7 +129,9 @@ def faithfulness_table(study: Study) -> Table | None:
             interval_cell(r.get("random_weights_spearman"), digits=2),
             "–"
             if r["receptive_field_px"] is None
-            else cell(f"{r['receptive_field_px']:.0f} ({r['receptive_field_share']:.0%})", r["receptive_field_px"]),
+            else cell(
+                f"{r['receptive_field_px']:.0f} ({100 * r['receptive_field_share']:.0f} %)", r["receptive_field_px"]
+            ),
         ]
         for r in found["faithfulness"]
     ]

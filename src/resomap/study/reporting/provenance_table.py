@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from resomap.printable import precision_name, printable
 from resomap.report.html import Table
 from resomap.study.load import Study
@@ -18,9 +20,18 @@ def provenance_table(study: Study) -> Table:
     ]
     stored = dict(study.runs[0].provenance) | {"precision": _precision(study)}
     rows += [
-        [k.replace("_", " "), printable(str(v))] for k, v in stored.items() if k not in ("metric_options", "tuned")
+        [k.replace("_", " "), printable(_words(v))] for k, v in stored.items() if k not in ("metric_options", "tuned")
     ]
     return Table("What was run, and where", ["", "value"], rows)
+
+
+def _words(value: object) -> str:
+    """A command as it is typed, versions as 'torch 2.9.1, numpy 2.3.4'."""
+    if isinstance(value, list):
+        return shlex.join(map(str, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {version}" for name, version in value.items())
+    return str(value)
 
 
 def _precision(study: Study) -> str:

@@ -7,9 +7,10 @@ from typing import Any
 
 from resomap.analysis.per_class import LEAST_IMAGES
 from resomap.analysis.records import option_name
+from resomap.analysis.saturation import DOUBT
 from resomap.analysis.wording import over_limit, the_best
 from resomap.printable import apart, counted, printable
-from resomap.report.html import Table, cell, interval_cell, says_nothing
+from resomap.report.html import Table, cell, interval_cell, metric_cell, says_nothing
 from resomap.study.reporting.captions import intervals, on, title
 
 _LARGEST_TABLE = 2000
@@ -24,7 +25,7 @@ def options_table(answer: Mapping[str, Any], name: str) -> Table:
         rows.append(
             [
                 option_name(o["model"], o["resolution"]),
-                interval_cell(o["metric"]),
+                metric_cell(o["metric"]),
                 cell(f"{o['latency_ms']:.2f}", o["latency_ms"]),
                 cell(f"{o['memory_mib']:.1f}", o["memory_mib"]),
                 cell("best", 0.0) if best else interval_cell(o["difference"]),
@@ -127,7 +128,7 @@ def classes_table(verdict: Mapping[str, Any]) -> Table:
         "Critical resolution of each class: from there on recall stays within 0.05 of its best, or, where it falls "
         "again by the largest size, up to the best (an interval needs "
         f"{LEAST_IMAGES} images{'; of one seed it is over images only' if alone else ''}){_of(rows, 'gain')}",
-        ["class", "model", "images", "critical px (95 %)", "recall at smallest", "best recall", "gain"],
+        ["class", "model", "images", "critical px (95 %)", "recall at smallest", "best recall", "gain up to critical"],
         shown,
     )
 
@@ -230,7 +231,7 @@ def saturation_table(verdict: Mapping[str, Any], name: str) -> Table | None:
                 cell(f"{s['top']:.3f} - {s['drop']:.3f} (r / {low})^-{s['rate']:.2f}", s["top"]),
                 cell(f"{s['rate']:.2f} ({s['rate_low']:.2f} to {s['rate_high']:.2f})", s["rate"]),
                 cell(f"{s['worst_residual']:.3f}", s["worst_residual"]),
-                "yes" if s["holds"] else f"no (p {s['fit_p']:.1g})",
+                "yes" if s["holds"] else _broken(s),
                 "–"
                 if enough is None
                 else cell(
@@ -257,6 +258,13 @@ def saturation_table(verdict: Mapping[str, Any], name: str) -> Table | None:
     return Table(caption, columns, rows) if rows else None
 
 
+def _broken(law: Mapping[str, Any]) -> str:
+    """Why a law does not hold: its misses together are too unlikely, or one is too large by itself."""
+    if law["fit_p"] < DOUBT:
+        return f"no (p {apart(law['fit_p'], DOUBT, digits=3)})"
+    return f"no (misses a point by {law['worst_residual']:.3f})"
+
+
 def flips_table(verdict: Mapping[str, Any]) -> Table | None:
     """Images that turn right and wrong with each step."""
     rows = [
@@ -264,9 +272,10 @@ def flips_table(verdict: Mapping[str, Any]) -> Table | None:
             _step(f),
             f["gained"],
             f["lost"],
-            cell(f"{f['gained'] - f['lost']:+d}", f["gained"] - f["lost"]),
+            cell(f"{net:+d}" if net else "0", net),
         ]
         for f in verdict["flips"]
+        for net in [f["gained"] - f["lost"]]
     ]
     columns = ["step", "turn right", "turn wrong", "net"]
     return Table(f"Images {_assessed(verdict)} whose answer turns, by most seeds", columns, rows) if rows else None
@@ -278,10 +287,10 @@ def cascades_table(verdict: Mapping[str, Any], name: str) -> Table | None:
         [
             f"{c['model']}: {c['small_resolution']}, then {c['large_resolution']} px",
             _thresholds(list(c["thresholds"].values())),
-            cell(f"{c['escalated']:.0%}", c["escalated"]),
-            interval_cell(c["metric"]),
+            cell(f"{100 * c['escalated']:.0f} %", c["escalated"]),
+            metric_cell(c["metric"]),
             cell(f"{c['mean_latency_ms']:.2f}", c["mean_latency_ms"]),
-            interval_cell(c["large_metric"]),
+            metric_cell(c["large_metric"]),
             cell(f"{c['large_latency_ms']:.2f}", c["large_latency_ms"]),
         ]
         for c in verdict["cascades"]

@@ -12,6 +12,7 @@ from resomap.analysis.per_class import critical_resolutions
 from resomap.analysis.recommend import recommend
 from resomap.analysis.records import Budget, Option
 from resomap.records import Cell
+from resomap.report.html import interval_cell, metric_cell
 from resomap.serialize import plain
 from resomap.study.costs.circumstances import circumstances
 from resomap.study.reporting.cost_tables import cost_table, files_table, memory_table
@@ -24,6 +25,7 @@ from resomap.study.reporting.verdict_tables import (
     options_table,
     over_limit_words,
     reference_words,
+    saturation_table,
 )
 
 MACHINE = {"device": "cpu", "processes": 1, "runs_at_once": 1, "cpu_count": 2}
@@ -68,6 +70,36 @@ def test_precision_that_was_tuned_is_told_for_each_model() -> None:
 
     assert told(("resnet18", "bf16"), ("tiny_cnn", "no")) == "bf16: resnet18; float32: tiny_cnn"
     assert told(("resnet18", "bf16"), ("resnet18", "bf16"), ("tiny_cnn", "bf16")) == "bf16"
+
+
+def test_provenance_is_told_as_people_write_it() -> None:
+    about = {"data": "d", "images": {}, "class_names": []}
+    provenance = {"command": ["resomap", "run", "--data", "my photos"], "versions": {"torch": "2", "timm": "1"}}
+    runs = [SimpleNamespace(cell=Cell("m", 32, 0), provenance=provenance)]
+    told = dict(provenance_table(_study(runs=runs, about=about)).rows)
+    assert (told["command"], told["versions"]) == ("resomap run --data 'my photos'", "torch 2, timm 1")
+
+
+def test_figures_have_the_digits_of_their_interval_and_nothing_reads_minus_zero() -> None:
+    tiny = {"value": -0.0000013, "low": -0.016, "high": 0.0159}
+    assert interval_cell(tiny)["text"] == "0.000 (-0.016 to 0.016)"
+    assert interval_cell({"value": -0.0041, "low": -0.052, "high": 0.0002}, digits=2)["text"] == "0.00 (-0.05 to 0.00)"
+    assert interval_cell({"value": 1.003, "low": 0.94, "high": 1.066}, digits=2)["text"] == "1.00 (0.94 to 1.07)"
+    assert metric_cell({"value": 0.9996, "low": 0.9, "high": 0.99996})["text"] == "0.9996 (0.900 to 0.99996)"
+
+
+def test_a_law_that_fails_says_by_what() -> None:
+    law: dict[str, Any] = {"model": "m", "top": 1.0, "drop": 0.8, "rate": 3, "rate_low": 2, "rate_high": 4}
+    law |= {"resolutions": [32, 96], "worst_residual": 0.153, "holds": False, "sufficient_px": None}
+    verdict = {"recommendation": {"delta": 0.05, "report_split": "test"}, "metrics": [{"images": 9, "seeds": 1}]}
+
+    def told(fit_p: float) -> str:
+        table = saturation_table(verdict | {"saturation": [law | {"fit_p": fit_p}]}, "accuracy")
+        assert table is not None
+        return dict(zip(table.columns, table.rows[0], strict=True))["law holds"]
+
+    assert told(0.0459) == "no (misses a point by 0.153)"
+    assert told(0.00999) == "no (p 0.00999)"
 
 
 @pytest.mark.parametrize("seconds", [11.5, None])

@@ -80,6 +80,6 @@ def test_the_report_shows_faster_cascades_and_says_what_of(study: Study) -> None
     assert "loses at most 0.01 of macro F1 on val" in table.caption
     named = dict(zip(table.columns, table.rows[0], strict=True))
     assert named["cascade"] == "a: 32, then 64 px"
-    assert named["escalated"]["text"] == "38%"
+    assert named["escalated"]["text"] == "38 %"
     assert named["mean ms an image"]["text"] == "2.50"
     assert named["macro F1"]["text"].startswith("1.000 (0.")
