@@ -8,7 +8,7 @@
   profiles/{model}/{resolution}.json
   micro_batches/{model}.json                          only where a model ran out of memory: what its runs share since
   explanations/{model}/{resolution}/seed{n}/{method}.npz   raw maps of the explained images
-  analysis/{plan,explanations,verdict}.json   analysis/images.csv   summary.txt
+  analysis/{plan,explanations,verdict}.json   analysis/{images,conditions}.csv   summary.txt
   report/index.html   report/table.tex   report/figures/
   audit.json   results.csv   results.json   tuning.json   budget.json   finished.json   mlflow.db   logs/
   .locks/                                             leases: which process works on which cell (lease.py)
@@ -164,6 +164,10 @@ class StudyLayout:
     @property
     def image_needs_path(self) -> Path:
         return self.analysis_dir / "images.csv"
+
+    @property
+    def conditions_path(self) -> Path:
+        return self.analysis_dir / "conditions.csv"
 
     @property
     def report_path(self) -> Path:

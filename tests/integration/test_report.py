@@ -22,6 +22,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 import resomap
+from resomap.errors import StudyError
 from resomap.evaluation.store import write_predictions
 from resomap.records import Cell, Condition
 from resomap.study.load import load_study
@@ -284,6 +285,9 @@ def test_latencies_of_different_hardware_are_not_ranked(study: Path, cli: Callab
     assert cli("recommend", study, "--device", "cpu").status == 0
 
 
+_CONDITION = ("input_resolution", "information_resolution", "weights")
+
+
 def test_matrix_and_split_of_the_gain(study: Path, cli: Callable) -> None:
     outcome = cli("matrix", study, "--weights", "as_trained,bn_reestimated,head_finetuned")
     assert outcome.status == 0, outcome.err
@@ -301,6 +305,16 @@ def test_matrix_and_split_of_the_gain(study: Path, cli: Callable) -> None:
         assert row["total"]["low"] <= row["total"]["value"] <= row["total"]["high"]
     # As many images of each class: the mean over classes is that of accuracy.
     assert np.mean([row["detail"]["value"] for row in by_class]) == pytest.approx(rows[0]["detail"]["value"])
+    # One row for each run and condition other than its own, in a table and as predictions.
+    table, kinds = opened.conditions, {"as_trained": 1 + 0.5, "bn_reestimated": 2, "head_finetuned": 2}
+    assert table["weights"].value_counts().to_dict() == {kind: 2 * 2 * count for kind, count in kinds.items()}
+    assert not table.duplicated(["model", "resolution", "seed", "split", *_CONDITION]).any()
+    for _, row in table.iterrows():
+        condition = Condition(row["split"], *(row[name] for name in _CONDITION))
+        answers = opened.predictions(row["model"], row["resolution"], row["seed"], condition=condition)
+        assert (answers["label"] == answers["prediction"]).mean() == pytest.approx(row["accuracy"])
+    with pytest.raises(StudyError, match="was not evaluated under test-in64-info64-as_trained"):
+        opened.predictions("tiny_cnn", 48, 1, condition=Condition("test", 64, 64))
     # The diagonal of the matrix is what the run itself found.
     own = opened.results[(opened.results["split"] == "test") & (opened.results["resolution"] == 48)]["macro_f1"].mean()
     table = json.loads((study / "analysis/verdict.json").read_text())["matrix"]["tiny_cnn"]

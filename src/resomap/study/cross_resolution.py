@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+import pandas as pd
 from torch import nn
 
 from resomap.config.schema import ResoMapConfig
@@ -24,11 +25,12 @@ from resomap.models.checkpoints import Checkpoint, load_checkpoint
 from resomap.models.folding import for_inference
 from resomap.models.resolutions import takes_here
 from resomap.records import AS_TRAINED, HEAD, WEIGHTS, Condition, ImageDataset, Predictions
-from resomap.serialize import check_writable
+from resomap.serialize import check_writable, write_text
 from resomap.study import build
 from resomap.study.load import Study
 from resomap.study.same_images import open_images
 from resomap.study.same_settings import check_settings, config_of_run
+from resomap.study.verdict.gain import condition_rows
 
 Progress = Callable[[str], None]
 
@@ -44,7 +46,8 @@ def run_conditions(
 ) -> None:
     """Evaluate every run at every resolution of its model, and on less information; what is stored is left alone.
 
-    Predictions go to predictions/{model}/{resolution}/seed{n}/{condition}.parquet. What is stored of other images than
+    Predictions go to predictions/{model}/{resolution}/seed{n}/{condition}.parquet, their metrics to
+    analysis/conditions.csv. What is stored of other images than
     the run's own is made anew.
 
     Args:
@@ -82,6 +85,9 @@ def run_conditions(
             for condition, found in answers.items():
                 path = study.layout.predictions_path(cell, condition)
                 write_predictions(path, found, cell=cell, condition=condition)
+    table = pd.DataFrame(condition_rows(study))
+    if not table.empty:
+        write_text(study.layout.conditions_path, table.to_csv(index=False, lineterminator="\n"))
 
 
 def evaluate_conditions(

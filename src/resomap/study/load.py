@@ -70,8 +70,14 @@ class Study:
 
     @cached_property
     def results(self) -> pd.DataFrame:
-        """results.csv: one row for each run and condition."""
+        """results.csv: one row for each run and split, at the run's own size."""
         return pd.read_csv(self.layout.results_csv_path)
+
+    @property
+    def conditions(self) -> pd.DataFrame:
+        """analysis/conditions.csv: runs at other sizes, on less detail, repaired; empty where none was evaluated so."""
+        path = self.layout.conditions_path
+        return pd.read_csv(path) if path.exists() else pd.DataFrame()
 
     @cached_property
     def profiles(self) -> list[dict[str, Any]]:
@@ -104,13 +110,17 @@ class Study:
         """(split that decides, split that is reported)."""
         return splits_used(self.about["images"])
 
-    def predictions(self, model: str, resolution: int, seed: int, split: str | None = None) -> pd.DataFrame:
+    def predictions(
+        self, model: str, resolution: int, seed: int, split: str | None = None, *, condition: Condition | None = None
+    ) -> pd.DataFrame:
         """One row an image: image_id, label, prediction, and a probability for each class.
 
         Args:
             split: None: the one that is reported, which is val where the study has no test.
+            condition: None: as it was trained for; another one, instead of a split, where it was evaluated so
+                (`resomap matrix`).
         Raises:
-            StudyError: no such run or split, or its predictions are gone or damaged.
+            StudyError: no such run, split or condition, or its predictions are gone or damaged.
         """
         splits = tuple(dict.fromkeys(self.splits))
         if split is not None and split not in splits:
@@ -124,7 +134,12 @@ class Study:
                     f"{printable(repr(wanted[position]))}"
                 )
             left = [cell for cell in left if cell[position] == wanted[position]]
-        stored = self.read(Cell(model, resolution, seed), split or self.splits[1])
+        cell = Cell(model, resolution, seed)
+        if condition is None:
+            condition = self.own_condition(cell, split or self.splits[1])
+        elif self.answers(cell, condition) is None:
+            raise StudyError(f"{cell} was not evaluated under {printable(condition.name)}; `resomap matrix` may do so")
+        stored = read_predictions(self.layout.predictions_path(cell, condition))
         frame = pd.DataFrame({"image_id": stored.image_ids, "label": stored.labels, "prediction": stored.predicted})
         return frame.join(pd.DataFrame(stored.probabilities, columns=[f"p_{name}" for name in stored.class_names]))
 

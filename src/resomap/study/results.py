@@ -1,4 +1,4 @@
-"""results.csv and results.json: one row for each run and condition, made from what the runs stored."""
+"""results.csv and results.json: one row for each run and split, at its own size, made from what the runs stored."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ROWS_AT_ONCE = 100
 
 
 def result_rows(records: Iterable[RunRecord]) -> list[dict[str, Any]]:
-    """One flat row for each finished run and condition; a failed or unfinished run is one row."""
+    """One flat row for each finished run and split; a failed or unfinished run is one row."""
     return [row for record in records for row in _rows(record)]
 
 

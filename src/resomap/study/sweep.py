@@ -46,7 +46,7 @@ class StudyResult:
     elsewhere: tuple[Cell, ...]
     """Planned cells that another process is running; none where study.wait_for_others is set."""
     frame: pd.DataFrame
-    """results.csv: one row for each run and condition of the whole study."""
+    """results.csv: one row for each run and split of the whole study."""
     is_main: bool = True
     """False on the ranks that only compute."""
     fingerprint: str = ""

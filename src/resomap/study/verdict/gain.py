@@ -12,7 +12,7 @@ Legend: S seeds, N images.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -21,7 +21,8 @@ import numpy as np
 from resomap.analysis.statistics.intervals import difference_estimate, seed_prior
 from resomap.analysis.statistics.pseudo import heaviest_image, pseudo_values
 from resomap.analysis.statistics.seed_variance import SeedPrior
-from resomap.records import AS_TRAINED, Cell, Condition
+from resomap.metrics.classification import metric_value
+from resomap.records import AS_TRAINED, WEIGHTS, Cell, Condition
 from resomap.serialize import plain
 from resomap.study.load import Study
 
@@ -46,6 +47,24 @@ def matrix_tables(study: Study, *, metric: str, weights: str = AS_TRAINED) -> di
         if own > len(resolutions):  # more than every run at its own size
             tables[model] = {"trained": list(resolutions), "tested": list(resolutions), "values": values}
     return tables
+
+
+def condition_rows(study: Study) -> Iterator[dict[str, Any]]:
+    """One row for each run of the verdict's grid and condition other than its own that it was evaluated under."""
+    _, split = study.splits
+    metrics = "accuracy", "balanced_accuracy", "macro_f1"
+    for model, (resolutions, seeds) in study.grid.items():
+        shown = [(side, study.information(side), weights) for weights in WEIGHTS for side in resolutions]
+        for trained in resolutions:
+            less = [(trained, study.information(side), AS_TRAINED) for side in resolutions if side < trained]
+            for cell in (Cell(model, trained, seed) for seed in seeds):
+                own = study.own_condition(cell, split)
+                for condition in dict.fromkeys(Condition(split, *one) for one in (*shown, *less)):
+                    found = None if condition == own else study.answers(cell, condition)
+                    if found is not None:
+                        about: dict[str, Any] = {"num_classes": len(study.class_names)}
+                        values = {name: metric_value(*found, metric=name, **about) for name in metrics}
+                        yield asdict(cell) | asdict(condition) | values
 
 
 def _mean(
