@@ -46,7 +46,7 @@ def options_table(answer: Mapping[str, Any], name: str) -> Table:
         f"within {answer['delta']:g}",
         "P(on the front)",
     ]
-    held = f"{counted(answer['images'], 'image')}, {counted(answer['seeds'], 'seed')}"
+    held = f"{counted(answer['images'], 'image')} in {reports}, {counted(answer['seeds'], 'seed')}"
     return Table(f"Every option beside {reference_words(answer)}; {held}", columns, rows)
 
 
