@@ -7,6 +7,7 @@ strangers: everything is validated, and nothing is built before the file's shape
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -205,6 +206,22 @@ def save_weights(
     header = {_HEADER_KEY: metadata.model_dump_json()} if metadata else None
     head, data = sealed(safetensors.torch.save(_unshared(tensors), metadata=header))
     return write_atomic(path, lambda stream: stream.writelines((head, data)))
+
+
+def weights_digest(path: str | Path) -> str:
+    """Hash of a weights file's bytes: it names the weights where no run's key does.
+
+    Args:
+        path: a run's folder, a weights file, or a metadata.json.
+    Raises:
+        CheckpointError: missing or unreadable.
+    """
+    weights = _locate(Path(path))[0]
+    try:
+        with open(weights, "rb") as stream:
+            return hashlib.file_digest(stream, "blake2b").hexdigest()[:32]
+    except OSError as error:
+        raise CheckpointError(f"cannot read {printable(weights)}: {error.strerror}") from error
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

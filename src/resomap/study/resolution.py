@@ -18,7 +18,7 @@ from resomap.evaluation.store import write_predictions
 from resomap.layout import METADATA, StudyLayout
 from resomap.metrics.classification import classification_metrics
 from resomap.metrics.consistency import verdict_sentence
-from resomap.models.checkpoints import Checkpoint, load_checkpoint, read_metadata
+from resomap.models.checkpoints import Checkpoint, load_checkpoint, read_metadata, weights_digest
 from resomap.models.folding import for_inference
 from resomap.printable import counted, listed, printable
 from resomap.profiling.profiler import profile_subjects
@@ -42,7 +42,7 @@ def find_checkpoints(
     """Every checkpoint below a folder, by the metadata that lies beside it; the folders' names do not matter.
 
     Raises:
-        CheckpointError: none that fits.
+        CheckpointError: none that fits, or one without weights.
     """
     found: dict[Cell, Source] = {}
     seen: set[tuple[str, int]] = set()
@@ -59,7 +59,7 @@ def find_checkpoints(
         if cell in found:
             log.warning("%s: a second checkpoint of %s is left out", printable(path), cell)
             continue
-        found[cell] = Source(cell, path.parent, metadata.key or str(path))
+        found[cell] = Source(cell, path.parent, metadata.key or weights_digest(path))
     if not found:
         there = ", ".join(f"{model} @{side}" for model, side in sorted(seen)) or "none"
         raise CheckpointError(

@@ -14,7 +14,7 @@ from resomap.errors import TargetLayerError
 from resomap.explainability.agreement import compare_maps
 from resomap.explainability.store import StoredMaps, read_maps
 from resomap.layout import BEST_WEIGHTS, StudyLayout
-from resomap.models.checkpoints import make_metadata, save_weights, write_metadata
+from resomap.models.checkpoints import embedded_metadata, make_metadata, save_weights, write_metadata
 from resomap.models.registry import build_model
 from resomap.models.simple_cnn import SimpleCnn
 from resomap.models.target_layers import get_target_layer
@@ -118,6 +118,19 @@ def test_maps_of_an_earlier_version_are_made_again(analyse, tmp_path: Path, monk
     monkeypatch.undo()
     analyse((32,), faithfulness=False)
     assert _stored(tmp_path, 32, "tiny_cnn").key != before
+
+
+@pytest.mark.parametrize("checkpoints", ["tiny_cnn"], indirect=True)
+def test_maps_of_earlier_weights_in_the_same_folder_are_made_again(analyse, checkpoints: Path, tmp_path: Path) -> None:
+    analyse((32,), faithfulness=False)
+    before = _stored(tmp_path, 32, "tiny_cnn")
+    other = build_model("tiny_cnn", num_classes=2, seed=1)
+    weights = checkpoints / "32" / BEST_WEIGHTS
+    save_weights(weights, other, metadata=embedded_metadata(weights))
+    analyse((32,), faithfulness=False)
+    after = _stored(tmp_path, 32, "tiny_cnn")
+    assert before.key != after.key
+    assert not np.array_equal(before.maps, after.maps)
 
 
 @pytest.mark.parametrize("checkpoints", ["tiny_cnn"], indirect=True)
