@@ -92,8 +92,8 @@ class ResolutionExplainabilityAnalyzer:
         config: ResoMapConfig | None = None,
         progress: Progress = lambda _: None,
     ) -> None:
-        flags = {"data.source": data} if data is not None else {}
-        self.config = config if config is not None else load_config(None, flags=flags)
+        settings = config if config is not None else load_config()
+        self.config = settings if data is None else build.with_source(settings, data)
         self.layout = StudyLayout(Path(output_dir))
         self.sources = find_checkpoints(checkpoint_dir, models=models, resolutions=resolutions)
         self.progress = progress

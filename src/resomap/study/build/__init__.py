@@ -83,6 +83,7 @@ from resomap.study.build.study import (
     tracker,
     waits_for_others,
     weight_files,
+    with_source,
 )
 from resomap.study.build.training import (
     check_processes,
@@ -221,5 +222,6 @@ __all__ = [
     "with_budget",
     "with_choice",
     "with_micro_batch_limit",
+    "with_source",
     "with_threads",
 ]

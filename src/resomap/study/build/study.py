@@ -125,10 +125,14 @@ def storable(config: ResoMapConfig) -> ResoMapConfig:
     source = found_anywhere(config.data.source)
     if not is_unicode(source):  # a folder above it has a name that no YAML file can hold
         source = config.data.source
-    data = config.data.model_copy(update={"source": source})
     uri = config.mlflow.tracking_uri
     mlflow = config.mlflow.model_copy(update={"tracking_uri": None if uri is None else without_secrets(uri)})
-    return config.model_copy(update={"data": data, "mlflow": mlflow})
+    return with_source(config, source).model_copy(update={"mlflow": mlflow})
+
+
+def with_source(config: ResoMapConfig, source: str) -> ResoMapConfig:
+    """The configuration with other images."""
+    return config.model_copy(update={"data": config.data.model_copy(update={"source": source})})
 
 
 def study_params(config: ResoMapConfig) -> dict[str, object]:

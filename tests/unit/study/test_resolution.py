@@ -1,0 +1,41 @@
+"""ResolutionExplainabilityAnalyzer: which checkpoints it takes, of which images, and where it writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resomap.config.load import load_config
+from resomap.errors import DatasetError
+from resomap.layout import BEST_WEIGHTS
+from resomap.models.checkpoints import make_metadata, save_weights, write_metadata
+from resomap.models.registry import build_model
+from resomap.records import Preprocessing
+from resomap.study.resolution import ResolutionExplainabilityAnalyzer
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> Path:
+    """tiny_cnn at 32 px."""
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    fields: dict[str, Any] = {
+        "model": "tiny_cnn", "family": "cnn", "resolution": 32, "class_names": ("a", "b"), "seed": 0,
+        "preprocessing": Preprocessing(32, "bilinear", (0.5,) * 3, (0.25,) * 3),
+    }  # fmt: skip
+    network = build_model("tiny_cnn", num_classes=2, seed=0)
+    save_weights(folder / BEST_WEIGHTS, network, metadata=make_metadata(**fields))
+    write_metadata(folder, **fields)
+    return folder
+
+
+def test_images_that_are_named_are_taken_beside_a_configuration_too(checkpoints: Path, tmp_path: Path) -> None:
+    config = load_config(overrides=["data.source=acuity", "system.device=cpu"])
+    analyzer = ResolutionExplainabilityAnalyzer(
+        checkpoints, tmp_path / "out", data=str(tmp_path / "photos"), config=config
+    )
+    with pytest.raises(DatasetError, match="photos"):
+        analyzer.run()
+    assert not (tmp_path / "out").exists()
