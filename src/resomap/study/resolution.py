@@ -30,6 +30,7 @@ from resomap.study import build
 from resomap.study.explaining.explanations import analyse_sources, explained_of, recipe_of
 from resomap.study.explaining.images import masks_of
 from resomap.study.explaining.maps import Source
+from resomap.study.output_folder import check_output_folder
 from resomap.study.reporting.paper_figures import draw_study
 
 log = logging.getLogger(__name__)
@@ -79,6 +80,10 @@ class ResolutionExplainabilityAnalyzer:
         data: folder of images, torchvision:NAME or acuity; None: data.source of the configuration.
         models, resolutions: only these; None: all that are found.
         config: settings; None: those in ./configs, else the built-in ones.
+
+    Raises:
+        CheckpointError: no checkpoints that fit.
+        StudyError: output_dir is a study or holds a run: its files would be written over.
     """
 
     def __init__(
@@ -94,6 +99,7 @@ class ResolutionExplainabilityAnalyzer:
     ) -> None:
         settings = config if config is not None else load_config()
         self.config = settings if data is None else build.with_source(settings, data)
+        check_output_folder(Path(output_dir), name="output_dir")
         self.layout = StudyLayout(Path(output_dir))
         self.sources = find_checkpoints(checkpoint_dir, models=models, resolutions=resolutions)
         self.progress = progress

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from resomap.config.load import load_config
-from resomap.errors import DatasetError
+from resomap.errors import DatasetError, StudyError
 from resomap.layout import BEST_WEIGHTS
 from resomap.models.checkpoints import make_metadata, save_weights, write_metadata
 from resomap.models.registry import build_model
@@ -39,3 +39,12 @@ def test_images_that_are_named_are_taken_beside_a_configuration_too(checkpoints:
     with pytest.raises(DatasetError, match="photos"):
         analyzer.run()
     assert not (tmp_path / "out").exists()
+
+
+def test_a_study_is_not_written_over(checkpoints: Path, tmp_path: Path) -> None:
+    for file in ("study.yaml", "results.csv", "results.json"):
+        (tmp_path / file).write_text("{}")
+    inside = tmp_path / "checkpoints/cnn/tiny_cnn/32/new"  # tmp_path/checkpoints is that of the study now
+    for folder, said in ((tmp_path, "is a study"), (inside, "lies among the runs of a study")):
+        with pytest.raises(StudyError, match=f"^output_dir: expected a folder for the files, .*{said}; choose another"):
+            ResolutionExplainabilityAnalyzer(checkpoints, folder)
