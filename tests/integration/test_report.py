@@ -412,8 +412,9 @@ def test_an_exported_run_answers_like_the_study(study: Path, cli: Callable, tmp_
     assert "same answers to 16 images" in outcome.out
     weights = (out / "best_model.safetensors").read_bytes()
     named = study / "checkpoints/cnn/tiny_cnn/48/seed1"
-    assert cli("export", study, "--output", out, "--run", named).status == 0
-    assert (out / "best_model.safetensors").read_bytes() == weights
+    for run in (named, named / "best_model.safetensors"):
+        assert cli("export", study, "--output", out, "--run", run).status == 0
+        assert (out / "best_model.safetensors").read_bytes() == weights
     for wrong, said in (((named, "--seed", "1"), "leave out"), ((tmp_path,), "expected a run's folder in")):
         refused = cli("export", study, "--output", out, "--run", *wrong)
         assert refused.status == 2
@@ -451,6 +452,10 @@ def test_export_writes_over_no_run(study: Path, cli: Callable, tmp_path: Path) -
         refused = cli(*chosen, folder)
         assert (refused.status, len(refused.error_lines)) == (2, 1), refused.err
         assert "holds a run or lies among the runs of a study; choose another" in refused.error_lines[0]
+    refused = cli(*chosen, study)
+    assert (refused.status, len(refused.error_lines)) == (2, 1), refused.err
+    assert refused.error_lines[0].endswith("which is a study; choose another")
+    assert not (study / "model.onnx").exists()
     assert {path: path.read_bytes() for path in before} == before
     assert not (runs / "32/new").exists()
     # Another name of an earlier export's file keeps its content.

@@ -35,7 +35,7 @@ def export(
             raise ConfigError("--run names the run already; leave out --model, --resolution and --seed")
         if study.resolve() not in run.resolve().parents:
             raise ConfigError(f"--run: expected a run's folder in {printable(study)}, got {printable(run)}")
-        told = read_metadata(run)
+        told = read_metadata(run.parent if run.is_file() else run)
         model, resolution, seed = told.model, told.resolution, told.seed
     resolved = study_config(study, config, overrides, data=data, device="cpu")
     with missing_runs_first(study):

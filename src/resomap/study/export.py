@@ -14,19 +14,20 @@ import torch
 from resomap.config.schema import ResoMapConfig
 from resomap.data.resize import MAX_ASPECT
 from resomap.errors import DeviceError, StudyError
-from resomap.layout import BEST_WEIGHTS, EXPORTED_RECIPE, METADATA, ONNX_MODEL, RUN_RECORD, study_of
+from resomap.layout import BEST_WEIGHTS, EXPORTED_RECIPE, METADATA, ONNX_MODEL
 from resomap.models.checkpoints import load_checkpoint
 from resomap.models.onnx import onnx_bytes
-from resomap.printable import printable
 from resomap.records import Preprocessing, RunRecord
 from resomap.serialize import check_writable, make_dirs, write_atomic, write_json
 from resomap.study import build
 from resomap.study.explaining.images import ExplainedImages, open_explained
 from resomap.study.load import Study
+from resomap.study.output_folder import check_output_folder
 from resomap.study.stored_files import read_answer
 
 CHECKED_IMAGES = 16
 _LARGEST_DIFFERENCE = 1e-3
+"""Of the logits, relative to the largest where that is more than 1: float32 has seven digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +85,13 @@ def export_run(
     """Answer real images with the network and its ONNX, then write weights, ONNX and preprocessing.json.
 
     Raises:
-        StudyError: the ONNX file answers differently, or the folder holds a run; nothing is written.
+        StudyError: the ONNX file answers differently, or the folder is a study or holds a run; nothing is written.
         DatasetError: there are no images to check with; nothing is written.
         DeviceError: the packages for ONNX are missing.
     """
     import importlib.util
 
-    _check_folder(folder)
+    check_output_folder(folder, name="--output", holds_run=_holds_checkpoint(folder))
     check_writable(folder / EXPORTED_RECIPE)
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
@@ -114,14 +115,9 @@ def export_run(
     return Exported(folder, str(run.cell), files, images, difference)
 
 
-def _check_folder(folder: Path) -> None:
-    """Not a run's: its weights would be written over. An earlier export may be."""
-    is_checkpoint = (folder / METADATA).exists() and not (folder / EXPORTED_RECIPE).exists()
-    if is_checkpoint or (folder / RUN_RECORD).exists() or study_of(folder) is not None:
-        raise StudyError(
-            f"--output: expected a folder for the files, got {printable(folder)}, which holds a run or lies among the "
-            "runs of a study; choose another"
-        )
+def _holds_checkpoint(folder: Path) -> bool:
+    """Whether weights in it would be written over; those of an earlier export may be."""
+    return (folder / METADATA).exists() and not (folder / EXPORTED_RECIPE).exists()
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -180,8 +176,20 @@ def _compare(checkpoint: Any, content: bytes, pictures: ExplainedImages) -> tupl
         with torch.inference_mode():
             ours = checkpoint.model(images_BCHW).numpy()
         theirs = session.run(None, {"images": images_BCHW.numpy()})[0]
-        worst = max(worst, float(np.abs(ours - theirs).max()))
+        worst = max(worst, same_answers(ours, theirs))
         images += len(ours)
-        if not np.array_equal(ours.argmax(axis=1), theirs.argmax(axis=1)) or worst > _LARGEST_DIFFERENCE:
-            raise StudyError(f"the ONNX file answers differently (logits differ by {worst:.2g}); do not ship it")
     return images, worst
+
+
+def same_answers(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """The largest difference of two networks' logits (B, K), which must be rounding only.
+
+    Raises:
+        StudyError: an answer is another class or not finite, or logits differ by more than rounding.
+    """
+    difference = float(np.abs(ours - theirs).max())
+    allowed = _LARGEST_DIFFERENCE * max(1.0, float(np.abs(ours).max()))
+    # not <=: NaN is no small difference
+    if not np.array_equal(ours.argmax(axis=1), theirs.argmax(axis=1)) or not difference <= allowed:
+        raise StudyError(f"the ONNX file answers differently (logits differ by {difference:.2g}); do not ship it")
+    return difference

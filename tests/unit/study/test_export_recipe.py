@@ -15,7 +15,7 @@ from resomap.errors import StudyError
 from resomap.layout import StudyLayout
 from resomap.records import Preprocessing
 from resomap.serialize import write_json
-from resomap.study.export import chosen_run, preprocessing_steps
+from resomap.study.export import chosen_run, preprocessing_steps, same_answers
 from resomap.study.load import Study
 
 # Odd remainders at the cut, long sides that end on a half, more than 32 : 1 in both directions, enlarged, a square.
@@ -81,3 +81,18 @@ def test_a_side_of_0_is_not_taken_for_the_recommended_one(tmp_path: Path) -> Non
     )
     with pytest.raises(StudyError, match="no finished run of tiny_cnn @0"):
         chosen_run(study, resolution=0, metric="accuracy")
+
+
+def test_rounding_of_large_logits_is_no_other_answer() -> None:
+    ours = np.array([[3.0e4, -2.0e4], [1.0e4, 2.5e4]], dtype=np.float32)
+    last_digits = np.array([[4 / 512, 0], [0, -1 / 512]], dtype=np.float32)  # float32 has steps of 1/512 there
+    assert same_answers(ours, ours + last_digits) == 4 / 512
+    assert same_answers(np.zeros((1, 2)), np.array([[1e-4, 0.0]])) == pytest.approx(1e-4)
+
+
+@pytest.mark.parametrize(
+    "theirs", [[[0.0, 1.0], [3.0, 2.0]], [[1.0, 0.0], [3.0, 2.01]], [[1.0, np.nan], [3.0, 2.0]], [[np.inf, 0.0], [3.0, 2.0]]]
+)
+def test_other_answers_and_those_that_are_not_finite_are_refused(theirs: list[list[float]]) -> None:
+    with pytest.raises(StudyError, match=r"answers differently \(logits differ by .*; do not ship it"):
+        same_answers(np.array([[1.0, 0.0], [3.0, 2.0]]), np.array(theirs))
