@@ -56,6 +56,17 @@ def check_mode(mode: str, *, name: str = "mode") -> str:
     return mode
 
 
+def mode_of(monitor: str, mode: str | None) -> str:
+    """`mode`, or that of the loss, whose smaller value is the better one.
+
+    Raises:
+        ConfigError: it is neither min nor max, or missing with another monitor.
+    """
+    if mode is None and monitor != "loss":
+        raise ConfigError(f"monitor_mode: expected min or max with the monitor {monitor!r}, got none")
+    return check_mode("min" if mode is None else mode, name="monitor_mode")
+
+
 def check_count(name: str, count: int) -> None:
     """Refuse what is no number of epochs.
 

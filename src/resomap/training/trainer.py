@@ -24,7 +24,7 @@ from resomap.training.forward_backward import Passes
 from resomap.training.last_state import StateKeeper, check_same, read_state
 from resomap.training.loop import TrainingLoop
 from resomap.training.recipe import Recipe
-from resomap.training.selection import check_mode, check_monitor, fit_record
+from resomap.training.selection import check_monitor, fit_record, mode_of
 from resomap.training.validation import validation_metrics, validation_names
 
 T = TypeVar("T")
@@ -64,8 +64,8 @@ class Trainer:
         class_weights: one per class; see losses.classification_loss.
         clip_grad_norm: largest L2 norm of an update's gradient.
         accumulation_steps: batches of a plain DataLoader per update; a TrainLoader has its own windows.
-        monitor: validation metric that names the best epoch, with monitor_mode 'min' or 'max'; without a
-            val_loader it is the training loss.
+        monitor: validation metric that names the best epoch; without a val_loader it is the training loss.
+        monitor_mode: 'min' or 'max', which of two values is better; needed with every monitor but 'loss'.
         cuda_graphs: launch a micro-batch's passes on CUDA as one graph, several times as fast for small networks; what
             the model's own Python decides in the first passes, all later ones repeat.
         state_path: where the state is saved, at each epoch's end and every save_every_s seconds (0: each
@@ -100,7 +100,7 @@ class Trainer:
         clip_grad_norm: float | None = None,
         accumulation_steps: int = 1,
         monitor: str = "loss",
-        monitor_mode: str = "min",
+        monitor_mode: str | None = None,
         seed: int = 0,
         device: str | torch.device = "auto",
         mixed_precision: str = "auto",
@@ -164,10 +164,10 @@ class Trainer:
         self._engine = engine
         self._val_loader, self._class_names = val_loader, class_names
         self._monitor = monitor if val_loader is not None else "train_loss"
-        self._mode = check_mode(monitor_mode, name="monitor_mode") if val_loader is not None else "min"
         for watched in (self._monitor, *(each.monitor for each in self.callbacks)):
             if watched is not None:
                 check_monitor(watched, self.metrics)
+        self._mode = mode_of(self._monitor, monitor_mode if val_loader is not None else "min")
         self._channels_last = channels_last
         self._flags = {"cudnn_benchmark": cudnn_benchmark, "deterministic": deterministic}
         self._keeper = StateKeeper(state_path, every_s=save_every_s)

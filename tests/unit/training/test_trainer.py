@@ -158,6 +158,16 @@ def test_fit_names_the_best_epoch_by_the_monitor(trainer):
     assert (result.best_epoch, result.best_value) == (2, 0.9)  # the earlier of two equal ones
 
 
+def test_a_monitor_other_than_the_loss_needs_a_mode(trainer):
+    with pytest.raises(ConfigError, match=r"^monitor_mode: expected min or max with the monitor 'accuracy', got none$"):
+        trainer(monitor="accuracy")
+    made = trainer()
+    made.validate = iter([{"loss": value} for value in (2.0, 1.0, 3.0)]).__next__
+    assert made.fit().best_epoch == 2
+    with pytest.raises(ConfigError, match="^monitor_mode: expected min or max, got ''"):
+        trainer(monitor_mode="")
+
+
 def test_unknown_monitor_lists_the_metrics(trainer):
     with pytest.raises(ConfigError, match=r"no metric 'f2'; available: .*accuracy"):
         trainer(monitor="f2", monitor_mode="max").fit()
