@@ -39,8 +39,11 @@ class EarlyStopping(Callback):
             raise ConfigError(f"early stopping: min_delta: expected a number from 0, got {min_delta!r}")
         self.monitor, self.mode = monitor, check_mode(mode)
         self.patience, self.min_delta = patience, min_delta
-        self.best = math.inf if mode == "min" else -math.inf
-        self.waited = 0
+        self._begin()
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        if trainer.update == 0:
+            self._begin()  # what it knows is of another Trainer's network
 
     def on_epoch_end(self, trainer: Trainer, record: EpochRecord) -> None:
         value = monitored_value(record, self.monitor)
@@ -50,6 +53,10 @@ class EarlyStopping(Callback):
         self.waited += 1
         if self.waited >= self.patience:
             trainer.stop_early()
+
+    def _begin(self) -> None:
+        self.best = math.inf if self.mode == "min" else -math.inf
+        self.waited = 0
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "waited": self.waited}

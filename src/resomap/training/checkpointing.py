@@ -80,6 +80,8 @@ class ModelCheckpoint(Callback):
         self.kept: list[KeptEpoch] = []
 
     def on_fit_start(self, trainer: Trainer) -> None:
+        if trainer.update == 0:
+            self.kept = []  # of another Trainer's network
         trainer.on_main(self._prepare)
         if self.kept:
             self.kept = trainer.on_main(self._make_good)

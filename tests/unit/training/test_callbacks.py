@@ -77,7 +77,7 @@ class FakeTrainer:
     """What callbacks ask of a Trainer."""
 
     def __init__(self, model: torch.nn.Module | None = None) -> None:
-        self.model, self.stopped = model, False
+        self.model, self.stopped, self.update = model, False, 0
 
     def on_main(self, work):
         return work()
@@ -150,6 +150,19 @@ def test_early_stopping_ends_fit(trainer):
     assert len(result.epochs) == 2
 
 
+def test_callbacks_begin_anew_with_another_network(trainer, network, tmp_path, weights, assert_identical):
+    keep = ModelCheckpoint(tmp_path, monitor="loss", mode="min", top_k=9)
+    stopping = EarlyStopping(monitor="loss", mode="min", patience=1)
+    trainer(epochs=3, learning_rate=0.2, callbacks=[keep, stopping]).fit()
+    model = network(seed=5)
+    first = weights(model)
+    worse = trainer(model, epochs=2, learning_rate=1e-30, callbacks=[keep, stopping])
+    worse.validate = lambda: {"loss": 1e9}  # worse than any before, and no better from epoch to epoch
+    assert len(worse.fit().epochs) == 2
+    assert [kept.epoch for kept in keep.kept] == [1, 2]
+    assert_identical(safetensors.torch.load_file(keep.get_best_checkpoint_path()), first)
+
+
 def test_early_stopping_in_the_last_epoch_stopped_nothing(trainer):
     stopping = EarlyStopping(monitor="loss", mode="min", patience=1)
     result = trainer(epochs=2, learning_rate=1e-30, callbacks=[stopping]).fit()
@@ -160,6 +173,7 @@ def test_early_stopping_in_the_last_epoch_stopped_nothing(trainer):
 def _run(checkpoint: ModelCheckpoint, made: FakeTrainer, values: list[float], first: int = 1) -> None:
     checkpoint.on_fit_start(made)
     for epoch, value in enumerate(values, start=first):
+        made.update += 1
         with torch.no_grad():
             made.model.weight.fill_(float(epoch))
         checkpoint.on_epoch_end(made, _record(epoch, value))
