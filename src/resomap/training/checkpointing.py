@@ -157,9 +157,14 @@ class ModelCheckpoint(Callback):
         self.save_metadata()
         keep = {self._path(kept.epoch) for kept in self.kept}
         with storage_errors(self.directory):
-            for path in self.directory.glob("epoch[0-9]*.safetensors"):
-                if path not in keep:
+            for path in self.directory.iterdir():
+                if path not in keep and self._is_epochs(path.name):
                     path.unlink(missing_ok=True)
+
+    def _is_epochs(self, name: str) -> bool:
+        """Whether a file is called just as an epoch's weights are; epoch3_mine.safetensors is somebody's own."""
+        digits = name.removeprefix("epoch").removesuffix(".safetensors")
+        return digits.isdecimal() and name == self._path(int(digits)).name
 
 
 def _replace_by_link(source: Path, target: Path) -> None:

@@ -209,6 +209,17 @@ def test_model_checkpoint_keeps_the_best_and_cleans_up(tmp_path, mode, top_k, be
     assert not [path for path in tmp_path.iterdir() if path.suffix == ".tmp"]
 
 
+def test_model_checkpoint_deletes_no_files_but_epochs(tmp_path):
+    own = {tmp_path / f"epoch{name}.safetensors" for name in ("10_mine", "3", "0x10", "00004", "", "s")}
+    own |= {tmp_path / "epoch0001.pt", tmp_path / "epoch0001.safetensors.bak"}
+    for path in own:
+        path.write_text("mine")
+    (tmp_path / "epoch0009.safetensors").write_text("of an earlier training")
+    _run(ModelCheckpoint(tmp_path, monitor="score", mode="max"), FakeTrainer(torch.nn.Linear(2, 2)), [0.1, 0.2])
+    ours = {tmp_path / "epoch0002.safetensors", tmp_path / "best_model.safetensors"}
+    assert set(tmp_path.iterdir()) == own | ours
+
+
 def test_model_checkpoint_best_takes_no_more_disk(tmp_path):
     checkpoint = ModelCheckpoint(tmp_path, monitor="score", mode="max")
     _run(checkpoint, FakeTrainer(torch.nn.Linear(2, 2)), [0.1, 0.2])
