@@ -47,7 +47,7 @@ class ModelCheckpoint(Callback):
     published. Whatever was interrupted is made good when training goes on.
 
     Args:
-        directory: created if missing.
+        directory: created if missing; of no other ModelCheckpoint of the Trainer.
         monitor: a validation metric, 'train_loss' or 'train_accuracy'.
         mode: 'min' or 'max'; which of two values is better.
         top_k: epochs kept.
@@ -72,7 +72,7 @@ class ModelCheckpoint(Callback):
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         check_count("training.top_k", top_k)
-        self.directory = Path(directory)
+        self.directory = self.owned_folder = Path(directory)
         self.monitor, self.mode, self.top_k = monitor, check_mode(mode), top_k
         self.metadata = dict(metadata) if metadata is not None else None
         if self.metadata is not None:

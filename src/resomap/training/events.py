@@ -20,9 +20,11 @@ epoch.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resomap.errors import ConfigError
+from resomap.printable import printable
 from resomap.records import EpochRecord, FitRecord
 
 if TYPE_CHECKING:
@@ -43,6 +45,9 @@ class Callback:
 
     monitor: str | None = None
     """Metric that it reads from each epoch's record; a Trainer whose epochs will not have it refuses the callback."""
+
+    owned_folder: Path | None = None
+    """Folder whose files it writes and deletes by itself; a Trainer refuses two callbacks with one."""
 
     def on_fit_start(self, trainer: Trainer) -> None:
         """Training begins, or goes on after resume()."""
@@ -74,11 +79,15 @@ def checked_callbacks(callbacks: Iterable[Callback]) -> tuple[Callback, ...]:
     """They as a tuple.
 
     Raises:
-        ConfigError: something else than a list of Callback.
+        ConfigError: something else than a list of Callback, or two that own one folder.
     """
     given = tuple(callbacks) if isinstance(callbacks, Iterable) else (None,)
     for each in given:
         if not isinstance(each, Callback):
             came = type(callbacks if each is None else each).__name__
             raise ConfigError(f"callbacks: expected a list of Callback, got {came}")
+    owned = [each.owned_folder.resolve() for each in given if each.owned_folder is not None]
+    shared = next((folder for folder in owned if owned.count(folder) > 1), None)
+    if shared is not None:
+        raise ConfigError(f"callbacks: two of them keep their files in {printable(shared)}; give each its own folder")
     return given

@@ -338,6 +338,17 @@ def test_model_checkpoint_refuses_incomplete_metadata_before_training(tmp_path):
         ModelCheckpoint(tmp_path, monitor="score", mode="max", metadata={"family": "cnn"})
 
 
+def test_two_model_checkpoints_in_one_folder_are_refused_before_training(trainer, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    of_loss, of_accuracy = (
+        ModelCheckpoint(tmp_path / folder, monitor=monitor, mode=mode)
+        for folder, monitor, mode in (("run", "loss", "min"), ("link", "accuracy", "max"))
+    )
+    with pytest.raises(ConfigError, match=r"^callbacks: two of them keep their files in .*run; give each its own"):
+        trainer(callbacks=[of_loss, of_accuracy])
+    trainer(callbacks=[of_loss, Log(), Log(), ModelCheckpoint(tmp_path / "b", monitor="accuracy", mode="max")])
+
+
 def test_model_checkpoint_refuses_to_keep_nothing(tmp_path):
     with pytest.raises(ConfigError, match=r"training\.top_k: expected a whole number from 1, got 0"):
         ModelCheckpoint(tmp_path, monitor="score", mode="max", top_k=0)
