@@ -80,9 +80,16 @@ def check_count(name: str, count: int) -> None:
 def fit_record(
     history: Sequence[EpochRecord], *, monitor: str, mode: str, updates: int, stopped_early: bool
 ) -> FitRecord:
-    """The outcome of training: the best of the epochs, the earliest among equals."""
-    best = history[0]
-    for record in history[1:]:
+    """The outcome of training: the best of the epochs that have the metric, the earliest among equals.
+
+    Raises:
+        ConfigError: none has it.
+    """
+    assessed = [record for record in history if monitor in (*record.val, *_OF_TRAINING)]
+    if not assessed:
+        raise ConfigError(f"fit(): no epoch was left to train, and none has {monitor}; validate() tells the last one's")
+    best = assessed[0]
+    for record in assessed[1:]:
         if is_better(monitored_value(record, monitor), monitored_value(best, monitor), mode):
             best = record
     last_tenth = max(1, math.ceil(len(history) / 10))

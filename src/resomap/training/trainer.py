@@ -221,7 +221,10 @@ class Trainer:
     def fit(self) -> FitRecord:
         """Train the epochs that remain, validating, calling back and saving after each.
 
+        The best epoch is one of those that it validated: epochs of train_epoch() before it are in the record only.
+
         Raises:
+            ConfigError: train_epoch() has trained all epochs, so that none is validated.
             TrainingDivergedError: NaN or infinity; the state on disk is the last good one. Seen at once on one
                 CPU, up to 20 updates later on accelerators and several ranks.
             KeyboardInterrupt: request_stop() was called; the state is saved.
@@ -232,8 +235,7 @@ class Trainer:
         try:
             while self._loop.progress.epoch < self.epochs and not self._stopped_early:
                 self._emit("on_epoch_start")
-                self._latest = record = self._with_validation(self.train_epoch())
-                self.history.append(record)
+                self._latest = self.history[-1] = record = self._with_validation(self.train_epoch())
                 self._emit("on_epoch_end", record)
                 self.save_state()
                 self._emit("on_epoch_saved", record)
@@ -250,13 +252,14 @@ class Trainer:
         return result
 
     def train_epoch(self) -> EpochRecord:
-        """Train what is left of the current epoch; the record has no validation yet.
+        """Train what is left of the current epoch; the record, also in `history`, has no validation yet.
 
         Raises:
             TrainingDivergedError, KeyboardInterrupt, StorageError: as fit().
         """
         with backend_flags(**self._flags):
             self._latest = self._loop.run_epoch(self._after_update)
+        self.history.append(self._latest)
         return self._latest
 
     def validate(self) -> dict[str, float]:

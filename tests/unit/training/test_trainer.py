@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -385,6 +386,36 @@ def test_own_loop_over_epochs_equals_fit(trainer, network, weights, assert_ident
         made.train_epoch()
         made.validate()
     assert_identical(weights(fitted), weights(own))
+
+
+def test_fit_goes_on_after_an_own_loop(trainer, network, loader, weights, assert_identical):
+    fitted, own, resumed = (network(dropout=0.5) for _ in range(3))
+    whole = trainer(fitted, loader(shuffle=False)).fit()
+    made = trainer(own, loader(shuffle=False))
+    first = made.train_epoch()
+    state = copy.deepcopy(made.state_dict())
+    again = trainer(resumed, loader(shuffle=False))
+    again.load_state_dict(state)
+    for each in (made, again):
+        result = each.fit()
+        assert [record.epoch for record in result.epochs] == [1, 2, 3]
+        assert result.epochs[0] == first
+        assert [record.val for record in result.epochs[1:]] == [record.val for record in whole.epochs[1:]]
+        assert result.best_epoch == min((2, 3), key=lambda epoch: whole.epochs[epoch - 1].val["loss"])
+        assert each.seconds >= first.seconds
+    assert_identical(weights(fitted), weights(own))
+    assert_identical(weights(fitted), weights(resumed))
+
+
+def test_fit_with_nothing_left_says_so(trainer):
+    made = trainer(epochs=2)
+    for _ in range(2):
+        made.train_epoch()
+    with pytest.raises(ConfigError, match=r"^fit\(\): no epoch was left to train, and none has loss; validate\(\)"):
+        made.fit()
+    made = trainer(val=None, epochs=2)
+    losses = [made.train_epoch().train_loss for _ in range(2)]
+    assert made.fit().best_value == min(losses)
 
 
 def test_same_seed_gives_the_same_weights_and_another_does_not(trainer, network, weights, assert_identical):
