@@ -59,6 +59,7 @@ def to_model_input(
 def as_batches(loader: Iterable[Any], accumulation_steps: int = 1) -> Iterator[Batch]:
     """Batches of a plain loader of (images float32 (B, 3, H, W), labels), `accumulation_steps` to an update.
 
+    Images in another precision, as numpy makes them, become float32.
     The last update of an epoch may have fewer; its shares count its own images.
 
     Raises:
@@ -102,7 +103,12 @@ def _images_and_labels(batch: Any) -> tuple[Tensor, Tensor]:
             f"loader: expected one class id an image, labels ({len(images)},) torch.int64, got {tuple(labels.shape)} "
             f"{labels.dtype}{hint}"
         )
-    return images, labels.long()
+    if labels.is_floating_point() and labels.device.type == "cpu" and bool((labels != labels.round()).any()):
+        raise ConfigError(
+            f"loader: expected labels as class ids, torch.int64, got {labels.dtype} with fractions; a classifier needs "
+            "the number of each image's class"
+        )
+    return images.float(), labels.long()
 
 
 def _window_batches(window: list[tuple[Tensor, Tensor]]) -> Iterator[Batch]:

@@ -11,6 +11,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from resomap.errors import ConfigError, TrainingDivergedError
+from resomap.evaluation.predict import predict
 from resomap.training.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from resomap.training.last_state import read_state
 
@@ -219,6 +220,8 @@ IMAGES, LABELS = torch.zeros(4, 3, 8, 8), torch.tensor([0, 1, 2, 0])
         ((IMAGES, functional.one_hot(LABELS)), r"labels \(4,\) torch.int64, got \(4, 3\) torch.int64; .* argmax\(1\)"),
         ((IMAGES, LABELS[:3]), r"labels \(4,\) torch.int64, got \(3,\)"),
         ((IMAGES, ["a", "b", "c", "a"]), r"labels as class ids, torch.int64, got list"),
+        ((IMAGES, LABELS + 0.5), r"labels as class ids, torch.int64, got torch.float32 with fractions"),
+        ((IMAGES, LABELS * float("nan")), r"labels as class ids, torch.int64, got torch.float32 with fractions"),
         ((IMAGES, LABELS + 1), r"labels from 0 to 2, the model's 3 classes, got some from 1 to 3; .* num_classes"),
         ((IMAGES, LABELS - 1), r"labels from 0 to 2, .* got some from -1 to 1"),
     ],
@@ -226,6 +229,20 @@ IMAGES, LABELS = torch.zeros(4, 3, 8, 8), torch.tensor([0, 1, 2, 0])
 def test_batches_that_cannot_be_trained_on_say_what_was_expected(trainer, batch, message):
     with pytest.raises(ConfigError, match=rf"^loader: expected .*{message}"):
         trainer(train=[batch], val=None).fit()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_images_in_another_precision_are_float32s(trainer, network, loader, weights, assert_identical, dtype):
+    ends = []
+    for kind in (torch.float32, dtype):
+        batches = [(images.to(dtype).to(kind), labels.double()) for images, labels in loader(shuffle=False)]
+        model = network()
+        result = trainer(model, batches, batches).fit()
+        ends.append((weights(model), result.epochs[-1].val, predict(model, batches, device="cpu").probabilities))
+    (one, validated, answers), (other, *others) = ends
+    assert_identical(one, other)
+    assert others[0] == validated
+    assert (others[1] == answers).all()
 
 
 def test_labels_are_looked_at_in_every_batch(trainer):
