@@ -80,7 +80,7 @@ def audit_dataset(
     dataset: ImageDataset,
     *,
     resolutions: Sequence[int],
-    cache_dir: Path,
+    cache_dir: str | Path,
     max_pixels: int = MAX_PIXELS,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,

@@ -31,7 +31,7 @@ _Stamp = tuple[int, int, int]
 _Index = dict[str, tuple[_Stamp, str]]
 
 
-def content_hashes(records: Sequence[ImageRecord], *, cache_dir: Path) -> dict[str, str]:
+def content_hashes(records: Sequence[ImageRecord], *, cache_dir: str | Path) -> dict[str, str]:
     """image_id -> hash of the file's bytes (32 hexadecimal digits).
 
     A file that cannot be read gets 'unreadable-' and a hash of its image_id: it equals no other file,
@@ -53,7 +53,7 @@ def content_hashes(records: Sequence[ImageRecord], *, cache_dir: Path) -> dict[s
     return {record.image_id: hashes[record.image_id] for record in records}
 
 
-def remembered_hashes(records: Sequence[ImageRecord], *, cache_dir: Path) -> dict[str, str]:
+def remembered_hashes(records: Sequence[ImageRecord], *, cache_dir: str | Path) -> dict[str, str]:
     """content_hashes() of the files whose hash is known already; no file is read."""
     if not records:
         return {}
@@ -66,7 +66,7 @@ def _looked_up(records: Sequence[ImageRecord], stamps: Mapping[str, _Stamp | Non
     return {name: entry[1] for name, entry in entries.items() if entry is not None and entry[0] == stamps[name]}
 
 
-def fingerprint(dataset: ImageDataset, *, cache_dir: Path) -> str:
+def fingerprint(dataset: ImageDataset, *, cache_dir: str | Path) -> str:
     """Hash of all class names, splits, image ids, labels and file contents; independent of the root.
 
     Equal fingerprints mean the same images with the same labels in the same splits.
@@ -108,12 +108,12 @@ def _stamp(path: Path) -> _Stamp | None:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def index_path(record: ImageRecord, *, cache_dir: Path) -> Path:
+def index_path(record: ImageRecord, *, cache_dir: str | Path) -> Path:
     """Where what is known about the files of this image's data set is kept."""
     # The id is the path below the root, so all splits of a data set share one index.
     root = record.path.parents[record.image_id.count("/")]
     key = hashlib.blake2b(os.fsencode(root), digest_size=_DIGEST_BYTES).hexdigest()
-    return cache_dir / "hashes" / f"{key}.json"
+    return Path(cache_dir) / "hashes" / f"{key}.json"
 
 
 def _read_index(path: Path) -> _Index:

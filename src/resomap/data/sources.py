@@ -22,7 +22,7 @@ _logger = logging.getLogger(__name__)
 def open_dataset(
     data: str | Path,
     *,
-    cache_dir: Path,
+    cache_dir: str | Path,
     val_fraction: float = 0.15,
     test_fraction: float = 0.15,
     split_seed: int = 0,
@@ -43,6 +43,7 @@ def open_dataset(
     Raises:
         DatasetError: the images cannot make a study; says what was expected and found.
     """
+    cache_dir = Path(cache_dir)
     fractions = {"test": test_fraction, "val": val_fraction}
     for name, share in fractions.items():
         if not 0 <= share < 1 or (name == "val" and share == 0):

@@ -27,7 +27,7 @@ def scene(path: Path, seed: int, width: int, height: int) -> Image.Image:
     return image
 
 
-def audited(root: Path, cache: Path, **options: object) -> AuditReport:
+def audited(root: Path, cache: str | Path, **options: object) -> AuditReport:
     dataset = open_dataset(root, cache_dir=cache)
     return audit_dataset(dataset, resolutions=(64, 32), cache_dir=cache, **options)
 
@@ -190,3 +190,11 @@ def test_format_audit_stays_within_80_columns_and_one_line_a_name():
     assert "and 20 more groups" in text
     assert "and 6 more" in text  # of 9 images in a group 3 are shown
     assert "blur may give the class away" in " ".join(text.split())
+
+
+def test_the_cache_may_be_named_by_text(tmp_path):
+    pool = tmp_path / "pool"  # without splits: their copies are looked for, and remembered in the cache
+    for i in range(8):
+        scene(pool / ("cat", "dog")[i % 2] / f"{i}.png", i, 40, 40)
+    assert audited(pool, str(tmp_path / "text")) == audited(pool, tmp_path / "path")
+    assert [path.name for path in (tmp_path / "text" / "hashes").iterdir()]
