@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from resomap.errors import CheckpointError, ResoMapError, UnsafeCheckpointError
 from resomap.layout import BEST_WEIGHTS, METADATA
 from resomap.models.checksum import sealed
-from resomap.models.construct import construct, construct_on_meta
+from resomap.models.construct import Specs, construct, construct_on_meta
 from resomap.models.modules import count_parameters
 from resomap.models.names import canonical_name
-from resomap.models.weights import apply_fit, fit_state_dict, read_state_dict
-from resomap.printable import printable
+from resomap.models.weights import apply_fit, differences, fit_state_dict, read_state_dict
+from resomap.printable import counted, printable
 from resomap.records import Preprocessing
 from resomap.serialize import package_version, plain, read_json, write_atomic, write_json
 
@@ -34,6 +34,9 @@ FORMAT = 1
 _HEADER_KEY = "resomap"
 _LARGEST_METADATA_BYTES = 64 * 2**20
 _VERSIONED = ("resomap", "torch", "torchvision", "timm")
+
+_NOT_BUILT = (ResoMapError, TypeError, ValueError)
+"""What building a model by metadata raises."""
 
 Channel = Annotated[float, Field(ge=-1e3, le=1e3)]
 Deviation = Annotated[float, Field(gt=0.0, le=1e3)]
@@ -194,6 +197,26 @@ def make_metadata(*, path: Path = Path(METADATA), **fields: Any) -> CheckpointMe
     return _validated(plain(completed), path)
 
 
+def check_describes(metadata: CheckpointMetadata, model: nn.Module) -> None:
+    """Refuse metadata from which load_checkpoint could not build this model. Code of the user's is not run for that.
+
+    Raises:
+        CheckpointError: it names no model, or one of other layers or another number of classes.
+    """
+    if ":" in metadata.model:
+        return
+    try:
+        wrong = differences(_outline(metadata), model.state_dict())
+    except _NOT_BUILT as error:
+        raise CheckpointError(f"metadata: its model cannot be built: {printable(error)}") from error
+    if wrong:
+        raise CheckpointError(
+            f"metadata: expected that of the network, got {printable(metadata.model)} with "
+            f"{counted(metadata.num_classes, 'class name')}, by which: {wrong[0]}"
+            + (f"; and {len(wrong) - 1} more" if len(wrong) > 1 else "")
+        )
+
+
 def save_weights(
     path: Path, state: nn.Module | Mapping[str, Tensor], *, metadata: CheckpointMetadata | None = None
 ) -> Path:
@@ -286,15 +309,13 @@ def _build(
             "if you trust it, allow it with --set models.allow_callables=true (in Python: allow_callables=True)"
         )
     try:
-        name = canonical_name(metadata.model)
-        specs = {name: metadata.model_spec} if metadata.model_spec else None
+        name, specs = _model_of(metadata)
         # Shapes first: metadata that asks for a giant must not allocate one.
-        outline = construct_on_meta(name, num_classes=metadata.num_classes, specs=specs)
-        fit = fit_state_dict(outline, tensors, path=path, name=name, exact=True)
+        fit = fit_state_dict(_outline(metadata), tensors, path=path, name=name, exact=True)
         model = construct(name, num_classes=metadata.num_classes, specs=specs, seed=0)
     except CheckpointError:
         raise
-    except (ResoMapError, TypeError, ValueError) as error:
+    except _NOT_BUILT as error:
         raise CheckpointError(f"{printable(path)}: its model cannot be built: {printable(error)}") from error
     apply_fit(model, fit)
     count = count_parameters(model)
@@ -303,3 +324,15 @@ def _build(
             f"{printable(path)}: {name} has {count} parameters, the metadata says {metadata.parameters}"
         )
     return model
+
+
+def _model_of(metadata: CheckpointMetadata) -> tuple[str, Specs | None]:
+    """Canonical name, and the description of one of our own networks."""
+    name = canonical_name(metadata.model)
+    return name, {name: metadata.model_spec} if metadata.model_spec else None
+
+
+def _outline(metadata: CheckpointMetadata) -> nn.Module:
+    """The model without weights."""
+    name, specs = _model_of(metadata)
+    return construct_on_meta(name, num_classes=metadata.num_classes, specs=specs)

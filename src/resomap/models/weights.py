@@ -141,6 +141,12 @@ def fit_state_dict(
     return Fit(tensors=fitting, by_order=by_order, left_as_initialised=left)
 
 
+def differences(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
+    """What keeps tensors from being all of a model's, by name and shape, one phrase each."""
+    wanted = model.state_dict()
+    return _differences(wanted, _without_prefixes(tensors, wanted), ())
+
+
 def classifier_names(model: nn.Module) -> tuple[str, ...]:
     """Names of the final layers, whose size is the number of classes."""
     config = getattr(model, "pretrained_cfg", None) or {}

@@ -16,7 +16,7 @@ from torch import nn
 
 from resomap.errors import CheckpointError
 from resomap.layout import BEST_WEIGHTS, METADATA
-from resomap.models.checkpoints import make_metadata, save_weights, write_metadata
+from resomap.models.checkpoints import check_describes, make_metadata, save_weights, write_metadata
 from resomap.printable import printable
 from resomap.records import EpochRecord
 from resomap.serialize import make_dirs, remove_leftovers, storage_errors, temporary_beside, write_atomic
@@ -57,7 +57,8 @@ class ModelCheckpoint(Callback):
 
     Raises:
         ConfigError: mode or top_k make no sense.
-        CheckpointError: a field of `metadata` is unknown, missing or out of range.
+        CheckpointError: a field of `metadata` is unknown, missing or out of range; when training begins, it tells of
+            another network than the one that is trained.
     """
 
     monitor: str
@@ -82,6 +83,8 @@ class ModelCheckpoint(Callback):
     def on_fit_start(self, trainer: Trainer) -> None:
         if trainer.update == 0:
             self.kept = []  # of another Trainer's network
+        if self.metadata is not None:
+            check_describes(make_metadata(**self.metadata), trainer.model)
         trainer.on_main(self._prepare)
         if self.kept:
             self.kept = trainer.on_main(self._make_good)

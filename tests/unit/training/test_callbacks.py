@@ -22,6 +22,10 @@ METADATA = {
 }  # fmt: skip
 
 
+OWN = METADATA | {"model": "own:Network"}
+"""Of code that nothing is built from here."""
+
+
 class Log(Callback):
     """Notes every event."""
 
@@ -251,13 +255,13 @@ def test_model_checkpoint_destroys_nothing_before_the_state_is_saved(tmp_path):
 
 def test_model_checkpoint_makes_good_what_a_kill_interrupted(tmp_path):
     # Killed after epoch 2 was written and saved, before it was published and epoch 1 deleted.
-    checkpoint = ModelCheckpoint(tmp_path, monitor="score", mode="max", metadata=METADATA)
+    checkpoint = ModelCheckpoint(tmp_path, monitor="score", mode="max", metadata=OWN)
     made = FakeTrainer(torch.nn.Linear(2, 2))
     _run(checkpoint, made, [0.1])
     torch.nn.init.constant_(made.model.weight, 2.0)
     checkpoint.on_epoch_end(made, _record(2, 0.2))
 
-    resumed = ModelCheckpoint(tmp_path, monitor="score", mode="max", metadata=METADATA)
+    resumed = ModelCheckpoint(tmp_path, monitor="score", mode="max", metadata=OWN)
     resumed.load_state_dict(checkpoint.state_dict())
     resumed.on_fit_start(made)
     assert _epochs_on_disk(tmp_path) == {"best_model.safetensors": 2.0, "epoch0002.safetensors": 2.0}
@@ -306,7 +310,7 @@ def test_model_checkpoint_ignores_nan(tmp_path):
 
 
 def test_model_checkpoint_writes_metadata_of_the_best_epoch(tmp_path):
-    checkpoint = ModelCheckpoint(tmp_path, monitor="score", mode="max", metadata=METADATA)
+    checkpoint = ModelCheckpoint(tmp_path, monitor="score", mode="max", metadata=OWN)
     _run(checkpoint, FakeTrainer(torch.nn.Linear(2, 2)), [0.1, 0.3, 0.2])
     metadata = read_metadata(tmp_path)
     assert (metadata.epoch, metadata.monitor, metadata.mode) == (2, "score", "max")
@@ -347,6 +351,24 @@ def test_two_model_checkpoints_in_one_folder_are_refused_before_training(trainer
     with pytest.raises(ConfigError, match=r"^callbacks: two of them keep their files in .*run; give each its own"):
         trainer(callbacks=[of_loss, of_accuracy])
     trainer(callbacks=[of_loss, Log(), Log(), ModelCheckpoint(tmp_path / "b", monitor="accuracy", mode="max")])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model": "resnet19"}, "cannot be built: no model is called 'resnet19'; nearest: resnet18"),
+        ({"class_names": ["a", "b"]}, r"got tiny_cnn with 2 class names, by which: classifier\.weight is .*\(3, 64\).*1 more"),
+        ({"model": "simple_cnn"}, "got simple_cnn with 3 class names, by which: "),
+    ],
+)
+def test_metadata_of_another_network_is_refused_before_training(trainer, tmp_path, fields, message):
+    model = build_model("tiny_cnn", num_classes=3, seed=0)
+    keep = ModelCheckpoint(tmp_path / "run", monitor="loss", mode="min", metadata=METADATA | fields)
+    made = trainer(model, callbacks=[keep])
+    with pytest.raises(CheckpointError, match=f"^metadata: .*{message}"):
+        made.fit()
+    assert made.update == 0
+    assert not (tmp_path / "run").exists()
 
 
 def test_model_checkpoint_refuses_to_keep_nothing(tmp_path):
