@@ -11,6 +11,7 @@ from pathlib import Path
 
 import resomap
 from resomap.data.decode import decode_rgb
+from resomap.models.names import as_listed
 from resomap.study.build import dataset
 
 
@@ -30,7 +31,7 @@ def main() -> int:
             raise resomap.ResoMapError(f"--num-samples: expected at least 1, got {given.num_samples}")
         checkpoint = resomap.load_checkpoint(given.checkpoint)
         known = checkpoint.metadata
-        if given.model and given.model.lower() != known.model:
+        if given.model and as_listed(given.model, [known.model]) != known.model:
             raise resomap.ResoMapError(f"--model {given.model}: the checkpoint holds {known.model}; leave it out")
         explainer = resomap.ModelExplainer(
             checkpoint.model, class_names=known.class_names, preprocessing=checkpoint.preprocessing

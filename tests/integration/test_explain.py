@@ -67,7 +67,7 @@ def test_a_study_ends_with_cost_explanations_and_figures(study: Path, cli: Calla
 def test_the_scripts_work_on_a_folder_of_checkpoints(study: Path, tmp_path: Path) -> None:
     run = study / "checkpoints/cnn/tiny_cnn/32/seed1"
     own = [sys.executable, str(ROOT / "example_explainability.py"), "--checkpoint", str(run), "--num-samples", "1",
-           "--output", str(tmp_path / "own")]  # fmt: skip
+           "--model", "Tiny-CNN", "--output", str(tmp_path / "own")]  # fmt: skip
     done = subprocess.run(own, capture_output=True, text=True, check=False)  # its study knows the data
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "own").glob("gradcam-000-*.png"))) == 1

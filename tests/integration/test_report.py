@@ -407,7 +407,7 @@ def test_an_exported_run_answers_like_the_study(study: Path, cli: Callable, tmp_
     import onnxruntime
 
     out = tmp_path / "exported"
-    outcome = cli("export", study, "--output", out, "--model", "tiny_cnn", "--resolution", "48", "--seed", "1")
+    outcome = cli("export", study, "--output", out, "--model", "Tiny-CNN", "--resolution", "48", "--seed", "1")
     assert outcome.status == 0, outcome.err
     assert "same answers to 16 images" in outcome.out
     weights = (out / "best_model.safetensors").read_bytes()
@@ -422,7 +422,7 @@ def test_an_exported_run_answers_like_the_study(study: Path, cli: Callable, tmp_
     recipe = json.loads((out / "preprocessing.json").read_text())
     assert (recipe["resolution"], recipe["class_names"]) == (48, sorted(CLASSES))
     # By the words of preprocessing.json alone, with Pillow, as somebody who deploys would do it.
-    stored = load_study(study).predictions("tiny_cnn", 48, 1)
+    stored = load_study(study).predictions("TINY_CNN", 48, 1)
     session = onnxruntime.InferenceSession(str(out / "model.onnx"))
     for _, row in stored.iloc[:4].iterrows():
         with Image.open(tmp_path / "data" / row["image_id"]) as picture:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
@@ -81,6 +81,16 @@ def canonical_name(name: str) -> str:
         if _squash(lowered) in squashed:
             return squashed[_squash(lowered)]
     raise UnknownModelError(_unknown(lowered))
+
+
+def as_listed(name: str, known: Collection[str]) -> str:
+    """A model's name as `known` spells it, by the rules of canonical_name; as it stands where none of them is meant."""
+    if name in known or not isinstance(name, str) or ":" in name:
+        return name
+    lowered = name.strip().lower()
+    by_case = (listed for listed in known if listed.lower() == lowered)
+    own = (listed for listed in known if listed in _own_names() and _squash(listed) == _squash(lowered))
+    return next(by_case, next(own, name))
 
 
 def model_source(name: str) -> ModelSource:

@@ -16,6 +16,7 @@ from resomap.data.resize import MAX_ASPECT
 from resomap.errors import DeviceError, StudyError
 from resomap.layout import BEST_WEIGHTS, EXPORTED_RECIPE, METADATA, ONNX_MODEL
 from resomap.models.checkpoints import load_checkpoint
+from resomap.models.names import as_listed
 from resomap.models.onnx import onnx_bytes
 from resomap.records import Preprocessing, RunRecord
 from resomap.serialize import check_writable, make_dirs, write_atomic, write_json
@@ -57,6 +58,7 @@ def chosen_run(
             raise StudyError("the study has no recommendation; name a run with --model and --resolution")
         model = answer["model"] if model is None else model
         resolution = answer["resolution"] if resolution is None else resolution
+    model = as_listed(model, {run.cell.model for run in study.runs})
     fitting = [
         run for run in study.runs
         if (run.cell.model, run.cell.resolution) == (model, resolution) and seed in (None, run.cell.seed)

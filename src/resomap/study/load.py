@@ -16,6 +16,7 @@ from resomap.analysis.statistics.pseudo import heaviest_image, pseudo_values
 from resomap.errors import StudyError
 from resomap.evaluation.store import read_answers, read_predictions
 from resomap.layout import StudyLayout
+from resomap.models.names import as_listed
 from resomap.printable import printable
 from resomap.records import Cell, Condition, Predictions, RunRecord, information_at, splits_used
 from resomap.study.costs.cost import stored_profiles
@@ -125,6 +126,7 @@ class Study:
         splits = tuple(dict.fromkeys(self.splits))
         if split is not None and split not in splits:
             raise StudyError(f"split: expected one of {', '.join(splits)}, got {printable(repr(split))}")
+        model = as_listed(model, {record.cell.model for record in self.runs})
         wanted, left = (model, resolution, seed), [astuple(record.cell) for record in self.runs]
         for position, name in enumerate(("model", "resolution", "seed")):
             known = dict.fromkeys(cell[position] for cell in left)

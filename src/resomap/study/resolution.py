@@ -20,6 +20,7 @@ from resomap.metrics.classification import classification_metrics
 from resomap.metrics.consistency import verdict_sentence
 from resomap.models.checkpoints import Checkpoint, load_checkpoint, read_metadata, weights_digest
 from resomap.models.folding import for_inference
+from resomap.models.names import as_listed
 from resomap.printable import counted, listed, printable
 from resomap.profiling.profiler import profile_subjects
 from resomap.profiling.records import ProfileRecord, ProfilingPlan, Subject
@@ -55,7 +56,8 @@ def find_checkpoints(
             continue
         cell = Cell(metadata.model, metadata.resolution, metadata.seed)
         seen.add((cell.model, cell.resolution))
-        if (models and cell.model not in models) or (resolutions and cell.resolution not in resolutions):
+        asked = {as_listed(name, (cell.model,)) for name in models or (cell.model,)}
+        if cell.model not in asked or (resolutions and cell.resolution not in resolutions):
             continue
         if cell in found:
             log.warning("%s: a second checkpoint of %s is left out", printable(path), cell)

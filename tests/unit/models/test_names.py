@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from resomap.errors import UnknownModelError
-from resomap.models.names import canonical_name, family_of, list_models, model_source
+from resomap.models.names import as_listed, canonical_name, family_of, list_models, model_source
 
 
 @pytest.mark.parametrize(
@@ -81,3 +81,21 @@ def test_model_source_takes_vgg_from_torchvision_and_mobilenet_from_timm() -> No
     assert model_source("vgg16").kind == "torchvision"
     assert model_source("mobilenet_v2_small").target == "mobilenetv2_050"
     assert model_source("resnet18.a1_in1k").kind == "timm"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("ResNet18", "resnet18"),
+        (" RESNET-18 ", "resnet18"),
+        ("MobileNetV3-Small", "mobilenet_v3_small"),
+        ("ViT_Base", "vit_base"),
+        ("own:Net", "own:Net"),
+        ("own:net", "own:net"),  # not own:Net, which is other code
+        ("resnet34", "resnet34"),
+        ("VGG11", "VGG11"),  # not listed: as it stands
+        (3, 3),
+    ],
+)
+def test_a_name_is_found_among_those_listed(name, expected):
+    assert as_listed(name, ("resnet18", "mobilenet_v3_small", "vit_base", "own:Net")) == expected

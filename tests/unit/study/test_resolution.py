@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from resomap.config.load import load_config
-from resomap.errors import DatasetError, StudyError
+from resomap.errors import CheckpointError, DatasetError, StudyError
 from resomap.layout import BEST_WEIGHTS
 from resomap.models.checkpoints import make_metadata, save_weights, write_metadata
 from resomap.models.registry import build_model
 from resomap.records import Preprocessing
-from resomap.study.resolution import ResolutionExplainabilityAnalyzer
+from resomap.study.resolution import ResolutionExplainabilityAnalyzer, find_checkpoints
 
 
 @pytest.fixture
@@ -48,3 +48,10 @@ def test_a_study_is_not_written_over(checkpoints: Path, tmp_path: Path) -> None:
     for folder, said in ((tmp_path, "is a study"), (inside, "lies among the runs of a study")):
         with pytest.raises(StudyError, match=f"^output_dir: expected a folder for the files, .*{said}; choose another"):
             ResolutionExplainabilityAnalyzer(checkpoints, folder)
+
+
+def test_models_are_named_in_any_case(checkpoints: Path) -> None:
+    (found,) = find_checkpoints(checkpoints, models=["vgg11", "Tiny-CNN"])
+    assert found.cell.model == "tiny_cnn"
+    with pytest.raises(CheckpointError, match="found: tiny_cnn @32"):
+        find_checkpoints(checkpoints, models=["Simple-CNN"])
