@@ -84,7 +84,7 @@ class TrainingConfig(Section):
     """Peak learning rate."""
     weight_decay: NonNegative = 0.05
     """Weight decay; not applied to biases and normalisation parameters."""
-    momentum: Fraction = 0.9
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
     """Momentum of sgd (Nesterov)."""
     schedule: Literal["cosine", "step", "plateau", "exponential", "constant"] = "cosine"
     """Learning rate over time, stepped per update (plateau: per epoch on the validation loss)."""

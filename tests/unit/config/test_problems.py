@@ -61,6 +61,7 @@ def problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Problems:
         ("training.yaml", "epochs:", "training.epochs: expected a whole number >= 1, got null"),
         ("training.yaml", "epochs: {a: 1}", "training.epochs: expected a whole number >= 1, got {a: 1}"),
         ("training.yaml", "gamma: 1.5", "training.gamma: expected a number > 0 and < 1, got 1.5"),
+        ("training.yaml", "momentum: 1", "training.momentum: expected a number >= 0 and < 1, got 1"),
         ("training.yaml", "gamma: true", "training.gamma: expected a number > 0 and < 1, got true"),
         ("training.yaml", "weight_decay: .nan", "training.weight_decay: expected a finite number, got .nan"),
         ("training.yaml", "weight_decay: 1e999", "training.weight_decay: expected a finite number, got .inf"),
