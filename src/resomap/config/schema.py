@@ -345,9 +345,10 @@ class ExplainabilityConfig(Section):
     batch_size: Count = 16
     """Images explained at once."""
     ig_steps: Count = 24
-    """Steps of Integrated Gradients at first; doubled until the completeness error is under the bound."""
+    """Gradients of Integrated Gradients an image at first; then two at a time, where most of the logit is not yet
+    accounted for, until the completeness error is under the bound."""
     ig_max_steps: Count = 192
-    """Steps of Integrated Gradients at most."""
+    """Gradients of Integrated Gradients an image at most."""
     ig_max_error: Positive = 0.1
     """Bound of an image's relative completeness error of Integrated Gradients."""
     similarity: Literal["spearman", "pearson", "ssim"] = "spearman"
