@@ -9,6 +9,9 @@ from torch import nn
 
 from resomap.errors import DeviceError
 
+INSTALL = "install resomap[onnx]: .venv/bin/pip install -e '.[onnx]' in ResoMap's folder"
+"""What is said where its packages are missing."""
+
 
 def onnx_bytes(model: nn.Module, input_shape: tuple[int, ...], *, dynamic_batch: bool = False) -> bytes:
     """The model as an ONNX file; input 'images' (B, 3, H, W) float32 normalised, output 'logits' (B, K)."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from resomap.errors import ConfigError, DeviceError
 from resomap.models.modules import input_dtype
-from resomap.models.onnx import onnx_bytes
+from resomap.models.onnx import INSTALL, onnx_bytes
 
 MODES = ("eager", "channels_last", "autocast", "compile", "onnxruntime")
 _OF_FLOAT32 = ("autocast", "onnxruntime")
@@ -95,7 +95,7 @@ def _compiled(network: nn.Module, device: torch.device, dtype: torch.dtype) -> D
 def _onnxruntime(model: nn.Module, device: torch.device) -> Deployed:
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if find_spec(package) is None:
-            raise DeviceError(f"mode onnxruntime: the package {package} is missing; install resomap[onnx]")
+            raise DeviceError(f"mode onnxruntime: the package {package} is missing; {INSTALL}")
 
     def prepared(images_BCHW: Tensor) -> Callable[[], object]:
         session = onnx_session(model, tuple(images_BCHW.shape), device=device)

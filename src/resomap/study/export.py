@@ -17,7 +17,7 @@ from resomap.errors import DeviceError, StudyError
 from resomap.layout import BEST_WEIGHTS, EXPORTED_RECIPE, METADATA, ONNX_MODEL
 from resomap.models.checkpoints import load_checkpoint
 from resomap.models.names import as_listed
-from resomap.models.onnx import onnx_bytes
+from resomap.models.onnx import INSTALL, onnx_bytes
 from resomap.records import Preprocessing, RunRecord
 from resomap.serialize import check_writable, make_dirs, write_atomic, write_json
 from resomap.study import build
@@ -97,7 +97,7 @@ def export_run(
     check_writable(folder / EXPORTED_RECIPE)
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
-        raise DeviceError(f"export needs {', '.join(missing)}; install resomap[onnx]")
+        raise DeviceError(f"export needs {', '.join(missing)}; {INSTALL}")
     checkpoint = load_checkpoint(
         study.layout.run_dir(run.cell, run.family), allow_callables=build.allows_callables(config)
     )
