@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from typing import Literal, overload
 
 import psutil
 import torch
@@ -43,10 +42,6 @@ def present_device(device: str | torch.device, *, name: str = "device") -> torch
     return chosen
 
 
-@overload
-def free_memory_mib(device: Literal["cpu"]) -> float: ...
-@overload
-def free_memory_mib(device: str) -> float | None: ...
 def free_memory_mib(device: str) -> float | None:
     """Memory that is free on a device: the machine's on CPU, the accelerator's else; None where that tells none."""
     if device.partition(":")[0] == "cpu":

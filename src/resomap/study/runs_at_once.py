@@ -49,7 +49,7 @@ def settle_runs_at_once(context: StudyContext) -> int:
         return 1
     # A helper also holds the libraries, as this process does already.
     own_mib = _own_mib()
-    fits = (_SHARE_OF_FREE * free_memory_mib("cpu") + own_mib) / (peak_mib + own_mib)
+    fits = (_SHARE_OF_FREE * (free_memory_mib("cpu") or 0) + own_mib) / (peak_mib + own_mib)
     return max(1, min(most, int(fits)))
 
 
