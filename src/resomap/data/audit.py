@@ -101,7 +101,7 @@ def audit_dataset(
             raise ConfigError(f"resolutions: expected whole numbers of pixels from 1, got {side!r}")
     records = [record for split in dataset.splits.values() for record in split]
     hashes = content_hashes(records, cache_dir=cache_dir)
-    index = signature_index(records[0], cache_dir=cache_dir)
+    index = signature_index(records[0], cache_dir=Path(cache_dir))
     known = remembered_signatures(index)
     looks, bad_files = _look_at(records, hashes, known, max_pixels=max_pixels, workers=workers, progress=progress)
     good = [record for record in records if record.image_id in looks]

@@ -32,6 +32,8 @@ class EarlyStopping(Callback):
     """
 
     monitor: str
+    best: float
+    waited: int
 
     def __init__(self, *, monitor: str, mode: str, patience: int, min_delta: float = 0.0) -> None:
         check_count("early stopping: patience", patience)

@@ -91,7 +91,8 @@ def test_rounding_of_large_logits_is_no_other_answer() -> None:
 
 
 @pytest.mark.parametrize(
-    "theirs", [[[0.0, 1.0], [3.0, 2.0]], [[1.0, 0.0], [3.0, 2.01]], [[1.0, np.nan], [3.0, 2.0]], [[np.inf, 0.0], [3.0, 2.0]]]
+    "theirs",
+    [[[0.0, 1.0], [3.0, 2.0]], [[1.0, 0.0], [3.0, 2.01]], [[1.0, np.nan], [3.0, 2.0]], [[np.inf, 0.0], [3.0, 2.0]]],
 )
 def test_other_answers_and_those_that_are_not_finite_are_refused(theirs: list[list[float]]) -> None:
     with pytest.raises(StudyError, match=r"answers differently \(logits differ by .*; do not ship it"):

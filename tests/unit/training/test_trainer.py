@@ -166,7 +166,7 @@ def test_a_monitor_other_than_the_loss_needs_a_mode(trainer):
     made = trainer()
     made.validate = iter([{"loss": value} for value in (2.0, 1.0, 3.0)]).__next__
     assert made.fit().best_epoch == 2
-    with pytest.raises(ConfigError, match="^monitor_mode: expected min or max, got ''"):
+    with pytest.raises(ConfigError, match=r"^monitor_mode: expected min or max, got ''"):
         trainer(monitor_mode="")
 
 
