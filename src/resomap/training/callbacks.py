@@ -57,7 +57,7 @@ class EarlyStopping(Callback):
             trainer.stop_early()
 
     def _begin(self) -> None:
-        self.best: float = math.inf if self.mode == "min" else -math.inf
+        self.best = math.inf if self.mode == "min" else -math.inf
         self.waited = 0
 
     def state_dict(self) -> dict[str, Any]:
