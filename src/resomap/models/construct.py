@@ -60,7 +60,7 @@ def construct(
     if published_weights:
         check_published(name)
     with _random_state(seed, meta=device == "meta"), torch.device(device):
-        model = _construct(name, num_classes=num_classes, specs=specs, published_weights=published_weights)
+        model = _construct(name, num_classes=int(num_classes), specs=specs, published_weights=published_weights)
     if any(is_lazy(p) for p in model.parameters()):
         raise ResolutionError(
             f"{name} has lazy layers, whose size would depend on the resolution; "

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from resomap.errors import ConfigError
+from resomap.errors import ConfigError, is_whole
 
 SIZE_ERRORS = (RuntimeError, AssertionError, ValueError, TypeError, IndexError, ArithmeticError)
 """What layers raise at a size that they cannot take: shape checks, asserts, empty outputs."""
@@ -92,6 +93,20 @@ def meta_state(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def sides_of(resolution: int | tuple[int, int]) -> tuple[int, int]:
+    """(height, width) in pixels, of square images where one side is given; numpy's whole numbers are whole numbers.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    sides: Any = (resolution, resolution) if is_whole(resolution) else resolution
+    if not isinstance(sides, Sequence) or len(sides) != 2 or not all(is_whole(side) and side > 0 for side in sides):
+        raise ConfigError(
+            f"resolution: expected a whole number of pixels from 1, or (height, width) of such, got {resolution!r}"
+        )
+    return int(sides[0]), int(sides[1])
+
+
 def dry_forward(
     model: nn.Module, resolution: int | tuple[int, int], *, batch: int = 2, training: bool = False
 ) -> object:
@@ -103,9 +118,11 @@ def dry_forward(
         training: in training mode, not in evaluation mode.
     Returns:
         What forward() returns, on the meta device: normally (batch, K) logits.
+    Raises:
+        ConfigError: the resolution is none.
     Side effects: none; training mode, weights and statistics stay as they are.
     """
-    height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
+    height, width = sides_of(resolution)
     images_BCHW = torch.empty(batch, 3, height, width, device="meta", dtype=input_dtype(model))
     with torch.no_grad(), module_mode(model, training=training):
         return functional_call(model, meta_state(model), (images_BCHW,))

@@ -93,6 +93,7 @@ def check_resolution(name: str, resolution: int, *, specs: Specs | None = None, 
     name = canonical_name(name)
     if not is_whole(resolution):
         raise ResolutionError(f"a resolution is a whole number of pixels, not {resolution!r}")
+    resolution = int(resolution)  # numpy's are kept by the caches below, and shown, as Python's
     spec = cnn_spec(name, specs) if model_source(name).kind == "cnn" else None
     if _accepts(name, resolution, spec, num_classes):
         return

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from resomap.errors import TargetLayerError
-from resomap.models.modules import SIZE_ERRORS, dry_forward, unwrapped
+from resomap.models.modules import SIZE_ERRORS, dry_forward, sides_of, unwrapped
 
 _POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 _AXES = {1: (2, 3), 3: (1, 2)}
@@ -53,6 +53,7 @@ def find_target_layer(
     Raises:
         TargetLayerError: no such layer, none whose output is a feature map with h w > 1, or a network that goes on
             with tokens (B, N, C) after its last one, as vision transformers do after cutting the image into patches.
+        ConfigError: `model` is no network, or `resolution` none.
     Side effects: none.
     """
     model = unwrapped(model)
@@ -60,7 +61,7 @@ def find_target_layer(
         raise TargetLayerError(f"target layer: expected a layer's dotted name, got {name!r}")
     if name is not None and name not in dict(model.named_modules()):
         raise TargetLayerError(f"no layer {name!r} in {type(model).__name__}; nearest: {_nearest(model, name)}")
-    size = (resolution, resolution) if isinstance(resolution, int) else resolution
+    size = sides_of(resolution)
     shapes = _shapes(model, size)
     layers = {
         layer.name: layer for layer in _feature_maps(model, shapes, size) if _cells(shapes[layer.name], layer) > 1

@@ -12,6 +12,7 @@ from resomap.errors import ConfigError, ResolutionError, UnknownModelError
 from resomap.models.modules import dry_forward, in_eval_mode
 from resomap.models.registry import assert_same_parameters, build_model, check_resolution, list_models, model_stride
 from resomap.models.resolutions import least_training_batch, takes_here
+from resomap.models.target_layers import get_target_layer
 from resomap.study import build
 
 HERE = "test_resolutions_nets"
@@ -59,6 +60,22 @@ def test_check_resolution_accepts_what_works(name: str, resolution: int) -> None
     network = build_model(name, num_classes=3, pretrained=False, resolution=side).eval()
     with torch.inference_mode():
         assert network(torch.zeros(1, 3, side, side)).shape == (1, 3)
+
+
+def test_numpys_whole_numbers_are_sides_and_class_counts() -> None:
+    # Of no default network: each size is tried by itself, and what is found is kept.
+    model = build_model("resnet10t", num_classes=np.int64(2), resolution=np.int64(160))
+    check_resolution("resnet10t", 160)
+    assert dry_forward(model, np.int64(96)).shape == (2, 2)  # type: ignore[attr-defined]
+    assert get_target_layer(model, resolution=np.int64(96)) == get_target_layer(model, resolution=96)
+
+
+@pytest.mark.parametrize("resolution", ["96", 96.0, 0, True, (96,), (96, 32.0), None])
+def test_what_is_no_size_is_no_layers_fault(resolution: object) -> None:
+    with pytest.raises(
+        ConfigError, match=r"resolution: expected a whole number of pixels from 1, or \(height, width\)"
+    ):
+        get_target_layer(build_model("tiny_cnn", num_classes=2), resolution=resolution)  # type: ignore[arg-type]
 
 
 def test_model_stride_follows_the_description() -> None:
