@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from resomap.data.batches import Batch, to_model_input
 from resomap.data.resize import to_square
 from resomap.data.sizes_loader import SizesLoader
-from resomap.evaluation.predict import concatenated, in_order, softmax_of
+from resomap.evaluation.predict import concatenated, in_order, place, softmax_of
 from resomap.models.devices import autocast
 from resomap.models.modules import in_eval_mode
 from resomap.records import Predictions
@@ -61,7 +61,7 @@ def predict_many(
     answers: dict[K, list[tuple[Tensor, Tensor, Tensor]]] = {key: [] for key in views}
     with contextlib.ExitStack() as stack:
         for network in {id(view.network): view.network for view in views.values()}.values():
-            network.to(device).to(memory_format=torch.channels_last)
+            place(network, device, channels_last=True)
             stack.enter_context(in_eval_mode(network))
         stack.enter_context(torch.inference_mode())
         stack.enter_context(autocast(device, mixed_precision))

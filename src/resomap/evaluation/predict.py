@@ -58,9 +58,7 @@ def predict(
     """
     check_module(model)
     device = present_device(device)
-    model.to(device)
-    if channels_last:
-        model.to(memory_format=torch.channels_last)
+    place(model, device, channels_last=channels_last)
     indices, labels = [], []
     probabilities: list[Tensor] = []
     with in_eval_mode(model), torch.inference_mode(), autocast(device, mixed_precision):
@@ -77,6 +75,17 @@ def predict(
     own = concatenated(indices, labels, probabilities)
     shards = gather(own) if gather is not None and world_size > 1 else [own]
     return in_order(shards, loader, class_names)
+
+
+def place(model: nn.Module, device: torch.device, *, channels_last: bool) -> None:
+    """Bring the model to the device, its weights laid out channels-last if asked for.
+
+    Its weights can be trained afterwards even where the caller is in inference mode, whose new tensors cannot.
+    """
+    with torch.inference_mode(False):
+        model.to(device)
+        if channels_last:
+            model.to(memory_format=torch.channels_last)
 
 
 def softmax_of(logits: object, images_BCHW: Tensor) -> Tensor:

@@ -41,6 +41,16 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> ImageStore:
     )
 
 
+def test_a_network_can_be_trained_after_predict_many_in_inference_mode(store: ImageStore) -> None:
+    network = build_model("tiny_cnn", num_classes=2, seed=0)
+    with torch.inference_mode():
+        predict_many(
+            {0: View(network, 32, 32)}, SizesLoader(store, resolutions=(32,), **COMMON), device="cpu", kernel="bilinear"
+        )
+    network.train()(torch.rand(2, 3, 32, 32)).sum().backward()
+    assert all(p.grad is not None for p in network.parameters())
+
+
 def test_predict_many_gives_what_predict_gives(store: ImageStore) -> None:
     one, other = (build_model("tiny_cnn", num_classes=2, seed=seed).train() for seed in (0, 1))
     views = {"a32": View(one, 32, 32), "a48": View(one, 48, 48), "b48": View(other, 48, 48)}

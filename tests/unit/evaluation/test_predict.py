@@ -55,6 +55,14 @@ def test_predict_restores_each_modules_mode_also_after_an_error() -> None:
     assert all(p.grad is None for p in model.parameters())
 
 
+def test_a_model_can_be_trained_after_predict_in_inference_mode() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with torch.inference_mode():
+        predict(model, batches(), device="cpu")
+    model.train()(batches()[0][0]).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
 def test_a_softmax_at_the_end_of_a_model_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
     class EndsInSoftmax(MeanColour):
         def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
