@@ -28,6 +28,10 @@ from resomap.serialize import DAMAGE
 
 _LOG = logging.getLogger(__name__)
 
+OTHER_NAMES = (
+    "names are another library's, so that tensors were matched by order and shape; epsilons and padding are in no file "
+    "and may differ too: compare one answer with the other library's"
+)
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights", "module")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 _COUNTER = "num_batches_tracked"
@@ -83,11 +87,12 @@ def load_weights(model: nn.Module, path: Path, *, name: str = "the model") -> Fi
     Raises:
         UnsafeCheckpointError: loading would run code from the file.
         CheckpointError: damaged, weights of another model, or not finite; the model is unchanged.
+    Side effects: logs a warning where names did not fit.
     """
     fit = fit_state_dict(model, read_state_dict(path), path=path, name=name)
     apply_fit(model, fit)
     if fit.by_order:
-        _LOG.info("%s: names are another library's; matched by order and shape", printable(path))
+        _LOG.warning("%s: %s", printable(path), OTHER_NAMES)
     if fit.left_as_initialised:
         _LOG.info(
             "%s: no classifier for this number of classes; left as initialised: %s",

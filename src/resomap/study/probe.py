@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from resomap.models.checkpoints import embedded_metadata, load_checkpoint
 from resomap.models.folding import for_inference
 from resomap.models.modules import SIZE_ERRORS, dry_forward
 from resomap.models.registry import build_model
-from resomap.models.weights import load_weights
+from resomap.models.weights import OTHER_NAMES, load_weights
 from resomap.printable import counted, listed, printable
 from resomap.profiling.latency import BATCH_1, LatencyRecord
 from resomap.profiling.profiler import profile_subjects
@@ -61,7 +61,8 @@ def probe(
     build.settle_process(config)
     device, precision = build.device_and_precision(config)
     images = build.dataset(config)
-    network, recipe, name = _network(config, images, checkpoint, model, weights, side=max(resolutions))
+    given = _network(config, images, checkpoint, model, weights, side=max(resolutions))
+    network, recipe, name = given.network, given.recipe, given.name
     for side in resolutions:
         try:
             dry_forward(network, side)
@@ -100,6 +101,7 @@ def probe(
         chance=(chance["value"], chance["how"]),
         warnings=(
             "one network trained at one size: a network trained at each size may do better there (resomap run)",
+            *given.warnings,
             *_modes_left_out(profiles),
             *(
                 line
@@ -112,6 +114,17 @@ def probe(
     return verdict, reported, profiles
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Given:
+    """The network that is probed."""
+
+    network: nn.Module
+    recipe: Preprocessing
+    name: str
+    warnings: tuple[str, ...] = ()
+    """Of its weights, for the verdict."""
+
+
 def _network(
     config: ResoMapConfig,
     images: ImageDataset,
@@ -120,13 +133,13 @@ def _network(
     weights: Path | None,
     *,
     side: int,
-) -> tuple[nn.Module, Preprocessing, str]:
+) -> _Given:
     if (checkpoint is None) == (model is None or weights is None):
         raise ConfigError("probe: expected either --checkpoint, or --model with --weights")
     if checkpoint is not None:
         stored = load_checkpoint(checkpoint, allow_callables=build.allows_callables(config))
         _check_classes("the checkpoint", stored.metadata.class_names, images)
-        return stored.model, stored.preprocessing, stored.metadata.model
+        return _Given(stored.model, stored.preprocessing, stored.metadata.model)
     assert model is not None
     assert weights is not None
     network = build_model(
@@ -137,17 +150,17 @@ def _network(
         specs=build.model_specs(config),
         allow_callables=build.allows_callables(config),
     ).eval()
-    missing = load_weights(network, weights, name=model).left_as_initialised
+    fit = load_weights(network, weights, name=model)
     known = embedded_metadata(weights)
     if known is not None:
         _check_classes(printable(weights), known.class_names, images)
-    if missing:
+    if fit.left_as_initialised:
         raise CheckpointError(
             f"{printable(weights)} has no classifier for the {images.num_classes} classes of the data (missing: "
-            f"{', '.join(missing)}), and probe trains none; give the weights of a network that was trained for them"
+            f"{', '.join(fit.left_as_initialised)}), and probe trains none; give the weights of a network that was trained for them"
         )
     recipe = build.preprocessing(config, Cell(model, side, seed=0)) if known is None else known.preprocessing.record()
-    return network, recipe, model
+    return _Given(network, recipe, model, (f"{printable(weights)}: {OTHER_NAMES}",) if fit.by_order else ())
 
 
 def _check_classes(what: str, class_names: Sequence[str], images: ImageDataset) -> None:

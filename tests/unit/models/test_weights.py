@@ -98,12 +98,13 @@ def test_weights_without_a_classifier_leave_it_as_initialised(tmp_path: Path) ->
     assert torch.equal(target.classifier.weight, tiny(seed=2).classifier.weight)
 
 
-def test_other_names_in_the_same_order_fit(tmp_path: Path) -> None:
+def test_other_names_in_the_same_order_fit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source, target = tiny(5, seed=1), tiny(3, seed=2)
     renamed = {f"net{i}.{k.rpartition('.')[2]}": v for i, (k, v) in enumerate(source.state_dict().items())}
     torch.save(renamed, tmp_path / "w.pth")
     fit = load_weights(target, tmp_path / "w.pth")
     assert fit.by_order
+    assert "matched by order and shape" in caplog.text  # shown: pytest keeps warnings and what is worse
     assert fit.left_as_initialised == HEAD
     assert torch.equal(target.features[2][1].running_var, source.features[2][1].running_var)
 
