@@ -126,3 +126,15 @@ def dry_forward(
     images_BCHW = torch.empty(batch, 3, height, width, device="meta", dtype=input_dtype(model))
     with torch.no_grad(), module_mode(model, training=training):
         return functional_call(model, meta_state(model), (images_BCHW,))
+
+
+def run_here(model: nn.Module, resolution: int | tuple[int, int]) -> object:
+    """The model's output for one blank image of that size, where the model is, in evaluation mode.
+
+    Raises:
+        ConfigError: the resolution is none.
+        Exception: whatever the model's code raises; at a size that it cannot take one of SIZE_ERRORS.
+    """
+    images_1CHW = torch.zeros(1, 3, *sides_of(resolution), device=device_of(model), dtype=input_dtype(model))
+    with torch.no_grad(), in_eval_mode(model):
+        return model(images_1CHW)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from resomap.checks import is_whole
 from resomap.errors import ResolutionError, ResoMapError, UnknownModelError
 from resomap.models.construct import Specs, any_size_options, cnn_spec, construct, construct_on_meta, users_error
-from resomap.models.modules import SIZE_ERRORS, count_parameters, device_of, dry_forward, in_eval_mode, input_dtype
+from resomap.models.modules import SIZE_ERRORS, count_parameters, dry_forward, run_here
 from resomap.models.names import FAMILIES, canonical_name, model_source
 from resomap.models.pretrained import timm_config
 from resomap.models.simple_cnn import CnnSpec
@@ -58,10 +58,8 @@ def takes_here(model: nn.Module, resolution: int) -> bool:
     Raises:
         torch.OutOfMemoryError: the device has no memory left, which says nothing about the size.
     """
-    image_BCHW = torch.zeros(1, 3, resolution, resolution, device=device_of(model), dtype=input_dtype(model))
     try:
-        with torch.inference_mode(), in_eval_mode(model):
-            model(image_BCHW)
+        run_here(model, resolution)
     except torch.OutOfMemoryError:
         raise
     except SIZE_ERRORS:

@@ -10,10 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
-from resomap.models.modules import SIZE_ERRORS, count_parameters, device_of, dry_forward, in_eval_mode, input_dtype
+from resomap.models.modules import SIZE_ERRORS, count_parameters, dry_forward, run_here
 from resomap.printable import printable
 from resomap.serialize import write_json, write_text
 
@@ -100,9 +99,7 @@ def _forward(model: nn.Module, resolution: int, seen: dict[str, LayerSummary]) -
     except SIZE_ERRORS:
         # A model of the user's that needs values: run it, in evaluation mode, on one blank image.
         seen.clear()
-        with torch.no_grad(), in_eval_mode(model):
-            shape = (1, 3, resolution, resolution)
-            return model(torch.zeros(shape, device=device_of(model), dtype=input_dtype(model)))
+        return run_here(model, resolution)
 
 
 @contextmanager

@@ -18,8 +18,9 @@ from resomap.config.schema import ResoMapConfig
 from resomap.errors import CheckpointError, ConfigError, DeviceError, ResolutionError
 from resomap.evaluation.many_resolutions import View, predict_many
 from resomap.models.checkpoints import embedded_metadata, load_checkpoint
+from resomap.models.construct import users_error
 from resomap.models.folding import for_inference
-from resomap.models.modules import SIZE_ERRORS, dry_forward
+from resomap.models.modules import SIZE_ERRORS, run_here
 from resomap.models.registry import build_model
 from resomap.models.weights import OTHER_NAMES, load_weights
 from resomap.printable import counted, listed, printable
@@ -63,11 +64,15 @@ def probe(
     images = build.dataset(config)
     given = _network(config, images, checkpoint, model, weights, side=max(resolutions))
     network, recipe, name = given.network, given.recipe, given.name
-    for side in resolutions:
+    for side in resolutions:  # any size that it runs at: a table of positions, or a branch, shows with values only
         try:
-            dry_forward(network, side)
+            run_here(network, side)
         except SIZE_ERRORS as wrong:
-            raise ResolutionError(f"{name} does not take {side} px ({wrong}); leave it out of --resolutions") from wrong
+            raise ResolutionError(
+                f"{name} does not take {side} px ({printable(wrong)}); leave it out of --resolutions"
+            ) from wrong
+        except Exception as wrong:  # of code of the user's
+            raise users_error(name, f"in forward, at {side} px", wrong) from wrong
     splits = images.splits_used
     evaluated = for_inference(network, recipe.resolution, precision=precision)
     shown = {side: information_at(side, recipe.information_resolution) for side in resolutions}
@@ -146,7 +151,6 @@ def _network(
         model,
         num_classes=images.num_classes,
         pretrained=False,
-        resolution=side,
         specs=build.model_specs(config),
         allow_callables=build.allows_callables(config),
     ).eval()
@@ -157,7 +161,8 @@ def _network(
     if fit.left_as_initialised:
         raise CheckpointError(
             f"{printable(weights)} has no classifier for the {images.num_classes} classes of the data (missing: "
-            f"{', '.join(fit.left_as_initialised)}), and probe trains none; give the weights of a network that was trained for them"
+            f"{', '.join(fit.left_as_initialised)}), and probe trains none; give the weights of a network that was "
+            "trained for them"
         )
     recipe = build.preprocessing(config, Cell(model, side, seed=0)) if known is None else known.preprocessing.record()
     return _Given(network, recipe, model, (f"{printable(weights)}: {OTHER_NAMES}",) if fit.by_order else ())

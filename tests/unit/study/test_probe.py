@@ -51,8 +51,8 @@ def test_weights_of_others_are_seen_as_the_configuration_says(tmp_path: Path) ->
 
 def test_weights_of_other_names_are_warned_of(tmp_path: Path) -> None:
     """What batch norm adds to the variance is in no file, and another library may add another."""
-    state = build_model("tiny_cnn", num_classes=2).state_dict()
-    torch.save({f"net{i}.{name.rpartition('.')[2]}": v for i, (name, v) in enumerate(state.items())}, tmp_path / "w.pth")
+    state = build_model("tiny_cnn", num_classes=2).state_dict().items()
+    torch.save({f"net{i}.{name.rpartition('.')[2]}": v for i, (name, v) in enumerate(state)}, tmp_path / "w.pth")
     (warning,) = _probed(tmp_path / "w.pth", "ant", "bee").warnings
     assert "w.pth: names are another library's" in warning
     assert "compare one answer" in warning
