@@ -35,6 +35,7 @@ OTHER_NAMES = (
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights", "module")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 _COUNTER = "num_batches_tracked"
+_AVERAGED = "n_averaged"
 _REFUSED = re.compile(
     r"Unsupported (global|class)|unsupported GLOBAL|unrecognized function|Can only (build|create)|getattr"
 )
@@ -184,6 +185,11 @@ def _read(path: Path) -> object:
                 f"{printable(path)} was refused: loading it would run code from the file{what}; "
                 "use a file that holds tensors only, such as safetensors"
             ) from error
+        if isinstance(error, RuntimeError) and "TorchScript" in str(error):
+            raise CheckpointError(
+                f"{printable(path)} is a TorchScript archive, a program with its weights; save those alone: "
+                "torch.save(torch.jit.load(FILE).state_dict(), 'weights.pth')"
+            ) from error
         raise CheckpointError(
             f"{printable(path)} is damaged or no weights file ({type(error).__name__}); get it again"
         ) from error
@@ -211,13 +217,19 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _without_prefixes(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Names without what DataParallel, torch.compile or a wrapping module put before them."""
-    while not any(name in wanted for name in tensors):
-        prefix = next((p for p in _PREFIXES if all(name.startswith(p) for name in tensors)), None)
-        if prefix is None:
-            break
-        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    return tensors
+    """Names without what DataParallel, torch.compile or a wrapping module put before them, also where entries of its
+    own (a loss's weights) stand beside them; as they were where that leads to none of the model's.
+
+    The counter of torch's AveragedModel is left out.
+    """
+    found = {name: tensor for name, tensor in tensors.items() if name != _AVERAGED or name in wanted}
+    while not any(name in wanted for name in found):
+        prefix = max(_PREFIXES, key=lambda p: sum(name.startswith(p) for name in found))
+        shorter = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+        if len(shorter) < len(found) or shorter.keys() == found.keys():
+            return tensors
+        found = shorter
+    return found
 
 
 def _renamed_by_order(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:

@@ -40,9 +40,10 @@ HEAD = ("classifier.weight", "classifier.bias")
         lambda state: {"model": state, "optimizer": {"state": {}}},
         lambda state: OrderedDict((f"module.{k}", v) for k, v in state.items()),
         lambda state: {"state_dict": {f"_orig_mod.module.{k}": v for k, v in state.items()}},
+        lambda state: {"n_averaged": torch.tensor(3)} | {f"module.{k}": v for k, v in state.items()},
         lambda state: {k: v.half() for k, v in state.items() if "num_batches" not in k},
     ],
-    ids=["bare", "state_dict", "model", "DataParallel", "compiled", "half precision, no counters"],
+    ids=["bare", "state_dict", "model", "DataParallel", "compiled", "AveragedModel", "half precision, no counters"],
 )
 def test_load_weights_opens_the_usual_wrappers(wrap: object, tmp_path: Path) -> None:
     source, target = tiny(seed=1), tiny(seed=2)
@@ -52,6 +53,22 @@ def test_load_weights_opens_the_usual_wrappers(wrap: object, tmp_path: Path) -> 
     assert not fit.by_order
     assert fit.left_as_initialised == ()
     assert equal(target, source)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_an_entry_beside_a_wrapped_model_is_the_one_that_is_named(tmp_path: Path, first: bool) -> None:
+    """As Lightning stores a loss with weights of classes beside the model."""
+    model, loss = {f"model.{k}": v for k, v in tiny().state_dict().items()}, {"criterion.weight": torch.ones(3)}
+    torch.save({"state_dict": loss | model if first else model | loss}, tmp_path / "w.ckpt")
+    with pytest.raises(CheckpointError, match=r"of the model: criterion\.weight is unknown$"):
+        load_weights(tiny(), tmp_path / "w.ckpt")
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit")
+def test_a_torchscript_archive_is_called_one(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.trace(tiny().eval(), torch.zeros(1, 3, 16, 16)), tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match=r"w\.pt is a TorchScript archive.*torch\.jit\.load\(FILE\)\.state_dict"):
+        load_weights(tiny(), tmp_path / "w.pt")
 
 
 def test_read_state_dict_goes_by_content_not_by_name(tmp_path: Path) -> None:
