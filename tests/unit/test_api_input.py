@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -41,6 +42,10 @@ def trained(model: Any = MODEL, *loaders: Any, **options: Any) -> object:
     return resomap.Trainer(model, *(loaders or (BATCHES,)), device="cpu", **options)
 
 
+def half() -> nn.Module:
+    return copy.deepcopy(MODEL).half()
+
+
 def tiny(**options: Any) -> object:
     return resomap.build_model("tiny_cnn", num_classes=2, **options)
 
@@ -69,6 +74,7 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "one name": (lambda: predicted(class_names=["a"]), "expected one for each of the model's 2 classes, got 1"),
     "no logits": (lambda: predicted(MODEL[0]), r"expected logits \(B, K\), here \(2, K\), got \(2, 2, 6, 6\)"),
     "train a name": (lambda: trained("resnet18"), "model: expected a torch.nn.Module"),
+    "train in half": (lambda: trained(half()), "model: expected weights in float32, got float16; give model.float"),
     "half an epoch": (lambda: trained(epochs=1.5), r"training\.epochs: expected a whole number, got 1.5"),
     "a rate in words": (lambda: trained(learning_rate="a"), r"training\.learning_rate: expected a number"),
     "half a batch": (lambda: trained(accumulation_steps=1.5), "accumulation_steps: expected a whole"),

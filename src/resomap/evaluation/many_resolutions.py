@@ -22,7 +22,7 @@ from resomap.data.resize import to_square
 from resomap.data.sizes_loader import SizesLoader
 from resomap.evaluation.predict import concatenated, in_order, place, softmax_of
 from resomap.models.devices import autocast
-from resomap.models.modules import in_eval_mode
+from resomap.models.modules import in_eval_mode, input_dtype
 from resomap.records import Predictions
 
 K = TypeVar("K", bound=Hashable)
@@ -71,7 +71,8 @@ def predict_many(
                 shown = enlarged(batches[information], side, kernel=kernel, pool=pool)
                 images_BCHW, labels_B = to_model_input(shown, device, non_blocking=True, channels_last=True)
                 for key in keys:
-                    probabilities_BK = softmax_of(views[key].network(images_BCHW), images_BCHW)
+                    network = views[key].network
+                    probabilities_BK = softmax_of(network(images_BCHW.to(input_dtype(network))), images_BCHW)
                     answers[key].append((shown.indices, labels_B, probabilities_BK))
     return {
         key: in_order([concatenated(*map(list, zip(*parts, strict=True)))] if parts else [], loader, class_names)

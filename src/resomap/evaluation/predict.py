@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from resomap.data.loaders import Batch, EvalLoader, as_batches, to_model_input
 from resomap.errors import ConfigError, DatasetError
 from resomap.models.devices import autocast, present_device
-from resomap.models.modules import check_module, checked_logits, in_eval_mode, unwrapped
+from resomap.models.modules import check_module, checked_logits, in_eval_mode, input_dtype, unwrapped
 from resomap.records import Predictions
 
 _LOG = logging.getLogger(__name__)
@@ -46,7 +46,8 @@ def predict(
             afterwards, also after an error.
             A warning is logged, once, where it ends in a softmax.
         loader: an EvalLoader, or batches of (images float32 B C H W, labels), whose images are numbered as they come
-            (rank after rank, and counted twice where the loader's own sharding repeats one).
+            (rank after rank, and counted twice where the loader's own sharding repeats one). The model sees them in the
+            precision of its weights.
         class_names: None: '0', '1', ...
         mixed_precision: 'no', 'bf16' or 'fp16' for the forward pass; the softmax is computed in float32.
         gather: with several ranks: object -> every rank's object, in rank order; each rank evaluates its shard.
@@ -59,6 +60,7 @@ def predict(
     check_module(model)
     device = present_device(device)
     place(model, device, channels_last=channels_last)
+    dtype = input_dtype(model)
     indices, labels = [], []
     probabilities: list[Tensor] = []
     with in_eval_mode(model), torch.inference_mode(), autocast(device, mixed_precision):
@@ -68,7 +70,7 @@ def predict(
             )
             indices.append(batch.indices)
             labels.append(labels_B)
-            logits_BK = model(images_BCHW)
+            logits_BK = model(images_BCHW.to(dtype))
             if not probabilities:
                 _warn_of_probabilities(model, logits_BK)
             probabilities.append(softmax_of(logits_BK, images_BCHW))

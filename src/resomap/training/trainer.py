@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from resomap.errors import CheckpointError, ConfigError
-from resomap.models.modules import check_module
+from resomap.models.modules import check_module, input_dtype
 from resomap.records import EpochRecord, FitRecord
 from resomap.serialize import digest
 from resomap.training.device import backend_flags, resolve_precision, select_device
@@ -73,9 +73,9 @@ class Trainer:
         class_names: for the metrics; None: '0', '1', ...
 
     Raises:
-        ConfigError: settings out of range, all named; loaders that do not fit; a monitor, its own or a callback's, that
-            is no metric. In fit(): batches, labels or
-            class_weights that are none of this model's.
+        ConfigError: settings out of range, all named; weights that are not float32; loaders that do not fit; a monitor,
+            its own or a callback's, that is no metric. In fit(): batches, labels or class_weights that are none of this
+            model's.
         DeviceError: device or precision are not there.
     """
 
@@ -116,6 +116,11 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
     ) -> None:
         check_module(model)
+        if (dtype := input_dtype(model)) != torch.float32:
+            raise ConfigError(
+                f"model: expected weights in float32, got {str(dtype).removeprefix('torch.')}; give model.float(), and "
+                "mixed_precision='bf16' or 'fp16' to compute in less"
+            )
         self.callbacks = checked_callbacks(callbacks)
         if val_loader is not None and not hasattr(val_loader, "__iter__"):
             raise ConfigError(f"val_loader: expected a loader of (images, labels), got {type(val_loader).__name__}")

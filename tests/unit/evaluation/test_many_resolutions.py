@@ -51,6 +51,15 @@ def test_a_network_can_be_trained_after_predict_many_in_inference_mode(store: Im
     assert all(p.grad is not None for p in network.parameters())
 
 
+def test_networks_of_several_precisions_are_shown_the_same_images(store: ImageStore) -> None:
+    networks = {
+        dtype: build_model("tiny_cnn", num_classes=2, seed=0).to(dtype) for dtype in (torch.float32, torch.half)
+    }
+    views = {dtype: View(network, 32, 32) for dtype, network in networks.items()}
+    found = predict_many(views, SizesLoader(store, resolutions=(32,), **COMMON), device="cpu", kernel="bilinear")
+    assert found[torch.half].probabilities == pytest.approx(found[torch.float32].probabilities, abs=0.01)
+
+
 def test_predict_many_gives_what_predict_gives(store: ImageStore) -> None:
     one, other = (build_model("tiny_cnn", num_classes=2, seed=seed).train() for seed in (0, 1))
     views = {"a32": View(one, 32, 32), "a48": View(one, 48, 48), "b48": View(other, 48, 48)}

@@ -63,6 +63,16 @@ def test_a_model_can_be_trained_after_predict_in_inference_mode() -> None:
     assert all(p.grad is not None for p in model.parameters())
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_a_model_is_shown_images_in_its_own_precision(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    expected = predict(model, batches(), device="cpu")
+    found = predict(model.to(dtype), batches(), device="cpu")
+    assert found.probabilities == pytest.approx(expected.probabilities, abs=0.01)
+    assert found.probabilities.dtype == np.float32
+
+
 def test_a_softmax_at_the_end_of_a_model_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
     class EndsInSoftmax(MeanColour):
         def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
