@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from resomap.errors import ConfigError, is_whole
+from resomap.models.generators import isolated_generators
 
 SIZE_ERRORS = (RuntimeError, AssertionError, ValueError, TypeError, IndexError, ArithmeticError)
 """What layers raise at a size that they cannot take: shape checks, asserts, empty outputs."""
@@ -128,13 +130,34 @@ def dry_forward(
         return functional_call(model, meta_state(model), (images_BCHW,))
 
 
-def run_here(model: nn.Module, resolution: int | tuple[int, int]) -> object:
-    """The model's output for one blank image of that size, where the model is, in evaluation mode.
+def with_values(model: nn.Module) -> nn.Module:
+    """The network itself; where its weights are on the meta device, a copy on the CPU with small ones drawn for it."""
+    if device_of(model).type != "meta":
+        return model
+    network = copy.deepcopy(model).to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in (*network.parameters(), *network.buffers()):
+            # Above 0, as variances are.
+            tensor.uniform_(0, 0.1, generator=generator) if tensor.is_floating_point() else tensor.zero_()
+    return network
 
+
+def run_here(model: nn.Module, resolution: int | tuple[int, int], *, batch: int = 1, training: bool = False) -> object:
+    """The model's output for blank images of that size, where the model is: what dry_forward cannot tell of code that
+    asks tensors for their values.
+
+    Args:
+        training: by a copy in training mode; else by the model in evaluation mode.
     Raises:
         ConfigError: the resolution is none.
         Exception: whatever the model's code raises; at a size that it cannot take one of SIZE_ERRORS.
+    Side effects: none; training mode, weights, statistics and torch's generators stay as they are.
     """
-    images_1CHW = torch.zeros(1, 3, *sides_of(resolution), device=device_of(model), dtype=input_dtype(model))
-    with torch.no_grad(), in_eval_mode(model):
-        return model(images_1CHW)
+    network = with_values(model)
+    if training and network is model:
+        network = copy.deepcopy(model)
+    device = device_of(network)
+    images_BCHW = torch.zeros(batch, 3, *sides_of(resolution), device=device, dtype=input_dtype(network))
+    with torch.no_grad(), isolated_generators(device), module_mode(network, training=training):
+        return network(images_BCHW)

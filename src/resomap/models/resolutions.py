@@ -32,23 +32,26 @@ def least_training_batch(model: nn.Module, resolution: int) -> int:
 
     That is so where a feature map is 1 x 1 at this size.
     """
-    try:
-        dry_forward(model, resolution, batch=1, training=True)
-    except SIZE_ERRORS:
-        try:
-            dry_forward(model, resolution, batch=2, training=True)
-        except SIZE_ERRORS:
-            return 1  # something else is wrong, and says so where the model is run
-        return 2
-    return 1
+    for forward in (dry_forward, run_here):
+        for batch in (1, 2):
+            try:
+                forward(model, resolution, batch=batch, training=True)
+            except SIZE_ERRORS:
+                continue
+            return batch
+    return 1  # something else is wrong, and says so where the model is run
 
 
 def takes(model: nn.Module, resolution: int) -> bool:
-    """Whether a forward pass at this size works, by shapes alone."""
+    """Whether a forward pass at this size works, by shapes alone where the model's code lets them.
+
+    Raises:
+        torch.OutOfMemoryError: as takes_here.
+    """
     try:
         dry_forward(model, resolution)
     except SIZE_ERRORS:
-        return False
+        return takes_here(model, resolution)
     return True
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from resomap.errors import TargetLayerError
-from resomap.models.modules import SIZE_ERRORS, dry_forward, sides_of, unwrapped
+from resomap.models.modules import SIZE_ERRORS, dry_forward, run_here, sides_of, unwrapped
+from resomap.printable import printable
 
 _POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 _AXES = {1: (2, 3), 3: (1, 2)}
@@ -162,10 +163,15 @@ def _shapes(model: nn.Module, size: tuple[int, int]) -> dict[str, tuple[int, ...
 
     handles = [module.register_forward_hook(noting(name)) for name, module in model.named_modules() if name]
     try:
-        dry_forward(model, size, batch=1)
+        try:
+            dry_forward(model, size, batch=1)
+        except SIZE_ERRORS:  # code that asks tensors for values, or the size
+            found.clear()
+            run_here(model, size)
     except SIZE_ERRORS as wrong:
         raise TargetLayerError(
-            f"{type(model).__name__} cannot be run at {size[0]} px ({wrong}); give a resolution that it takes"
+            f"{type(model).__name__} cannot be run at {size[0]} px ({printable(wrong)}); give a resolution that it "
+            "takes"
         ) from wrong
     finally:
         for handle in handles:

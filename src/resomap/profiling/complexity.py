@@ -1,9 +1,10 @@
-"""Operations and parameters of a model, counted on shapes alone.
+"""Operations and parameters of a model, counted on shapes alone where its code lets them.
 
 One multiply-accumulate (MAC) is two floating-point operations (FLOPs). Counted are convolutions, matrix products and
 attention, forward and backward, by torch.utils.flop_counter; element-wise work (normalisation, activations, pooling)
-is left out, as is usual. Counted on meta tensors: on CPU tensors the counter misses fused attention. Of grouped
-convolutions torch counts the forward pass right, but the gradient as if they were dense: that formula is ours.
+is left out, as is usual. Counted on meta tensors: on CPU tensors the counter misses fused attention. Code that asks
+tensors for values is run on noise, without fused attention. Of grouped convolutions torch counts the forward pass
+right, but the gradient as if they were dense: that formula is ours.
 """
 
 from __future__ import annotations
@@ -14,13 +15,25 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from resomap.checks import is_whole
 from resomap.errors import ConfigError, ResolutionError
-from resomap.models.modules import SIZE_ERRORS, check_module, count_parameters, in_eval_mode, input_dtype, meta_state
+from resomap.models.generators import seeded
+from resomap.models.modules import (
+    SIZE_ERRORS,
+    check_module,
+    count_parameters,
+    device_of,
+    in_eval_mode,
+    input_dtype,
+    meta_state,
+    with_values,
+)
+from resomap.printable import printable
 
 FLOPS_PER_MAC = 2
 
@@ -66,6 +79,8 @@ def checked_shape(input_shape: Sequence[int]) -> tuple[int, ...]:
 
 def get_model_complexity(model: nn.Module, input_shape: Sequence[int] = (1, 3, 224, 224)) -> Complexity:
     """Count a model's operations for one input shape, without touching it or needing its memory.
+
+    Code that asks tensors for their values is run, and needs it.
 
     Args:
         model: in any mode, on any device.
@@ -130,17 +145,41 @@ def _convolution_backward_flops(
 
 def _count(model: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, dict[object, int]], int]:
     """(FLOPs of the forward pass by module and operator, FLOPs of forward and backward together)."""
+    with torch.inference_mode(False), in_eval_mode(model), torch.enable_grad():
+        try:
+            images_BCHW = torch.empty(shape, device="meta", dtype=input_dtype(model))
+            return _counted(model, meta_state(model), images_BCHW)
+        except SIZE_ERRORS:
+            pass  # the shape, or code that asks tensors for values: the passes themselves tell
+        try:
+            network = with_values(model)
+            device = device_of(network)
+            with seeded(device, 0), sdpa_kernel(SDPBackend.MATH):
+                images_BCHW = torch.randn(shape, device=device, dtype=input_dtype(network))
+                return _counted(network, _copied_state(network), images_BCHW)
+        except torch.OutOfMemoryError:
+            raise
+        except SIZE_ERRORS as wrong:
+            raise ResolutionError(
+                f"{type(model).__name__} cannot take an input of shape {shape} ({printable(wrong)}); give B, C, H, W "
+                "that it can"
+            ) from wrong
+
+
+def _copied_state(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers that take gradients and statistics of their own."""
+    state = (*model.named_parameters(), *model.named_buffers())
+    return {name: tensor.detach().clone().requires_grad_(tensor.requires_grad) for name, tensor in state}
+
+
+def _counted(
+    model: nn.Module, state: dict[str, Tensor], images_BCHW: Tensor
+) -> tuple[dict[str, dict[object, int]], int]:
     own = {torch.ops.aten.convolution_backward: _convolution_backward_flops}
     counter = FlopCounterMode(display=False, custom_mapping=own)
-    try:
-        with torch.inference_mode(False), in_eval_mode(model), torch.enable_grad(), counter:
-            images_BCHW = torch.empty(shape, device="meta", dtype=input_dtype(model))
-            output = functional_call(model, meta_state(model), (images_BCHW,))
-            forward = {name: dict(counts) for name, counts in counter.get_flop_counts().items()}
-            if output.requires_grad:
-                output.sum().backward()
-    except SIZE_ERRORS as wrong:
-        raise ResolutionError(
-            f"{type(model).__name__} cannot take an input of shape {shape} ({wrong}); give B, C, H, W that it can"
-        ) from wrong
+    with counter:
+        output = functional_call(model, state, (images_BCHW,))
+        forward = {name: dict(counts) for name, counts in counter.get_flop_counts().items()}
+        if output.requires_grad:
+            output.sum().backward()
     return forward, counter.get_total_flops()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,8 @@ from torch.optim import Optimizer
 
 from resomap.errors import ConfigError
 from resomap.models.devices import autocast, present_device
-from resomap.models.modules import check_module, input_dtype, module_mode
+from resomap.models.generators import seeded
+from resomap.models.modules import SIZE_ERRORS, check_module, input_dtype, module_mode, with_values
 from resomap.models.resolutions import least_training_batch
 from resomap.profiling.complexity import checked_shape
 from resomap.profiling.live_bytes import LiveBytes
@@ -28,8 +29,11 @@ OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 MEASURED = "measured live tensor bytes"
 PREDICTED = "predicted live tensor bytes"
+EXTRAPOLATED = "live tensor bytes, extrapolated from steps of few images"
 ALLOCATOR = "device allocator"
 _MIB = 2**20
+_FEW = 2
+"""Images of the smaller of two steps that tell how memory grows; enough for BatchNorm."""
 _PRECISIONS = ("no", "bf16", "fp16")
 
 
@@ -44,7 +48,7 @@ class MemoryRecord:
     """Of autocast; without, 'no' of weights in float32, else their own: float64."""
     training: bool
     method: str
-    """What was counted: live tensor bytes (measured or predicted), or the device's allocator."""
+    """What was counted: live tensor bytes (measured, predicted or extrapolated), or the device's allocator."""
     parameters_mib: float
     buffers_mib: float
     gradients_mib: float
@@ -106,14 +110,15 @@ def measure_memory(
         training: an update with cross-entropy, not the first; False: one forward pass without gradients.
         optimizer: parameters -> optimiser; None: fused AdamW.
         gradients_stay: the forward pass finds gradients there, as every micro-batch but the first of an update does.
-    Side effects: none; the model is copied.
+    Side effects: none; the model is copied, and torch's generators are put back.
     """
     step = MemoryStep(precision, training, optimizer, gradients_stay)
     placed = copy.deepcopy(model).to(device)
     shape = _shape_of_step(model, input_shape, training=training)
-    images_BCHW = torch.randn(shape, device=device, dtype=input_dtype(model))
     state = dict(placed.named_parameters()), dict(placed.named_buffers())
-    return _record(placed, state, images_BCHW, step, method=MEASURED, leaves_out=left_out(images_BCHW.device))
+    with seeded(torch.device(device), 0):  # noise, and the network's dropout
+        images_BCHW = torch.randn(shape, device=device, dtype=input_dtype(model))
+        return _record(placed, state, images_BCHW, step, method=MEASURED, leaves_out=left_out(images_BCHW.device))
 
 
 def predict_memory(
@@ -128,22 +133,47 @@ def predict_memory(
 ) -> MemoryRecord:
     """The same figure without running: shapes alone pass through the model, in about a second for any size.
 
+    Code that asks tensors for their values is run, with four images at most, on the CPU.
+
     Args: as measure_memory. An accelerator need not be there: its figure is the CPU's, and `leaves_out` says what comes
         on top.
-    Side effects: none; the model's weights are not read.
+    Side effects: none.
     """
     step = MemoryStep(precision, training, optimizer, gradients_stay)
     shape = _shape_of_step(model, input_shape, training=training)
-    # Modules whose forward reads the mode share it with the original: a shallow copy would not separate their flags.
-    with FakeTensorMode():
-        parameters = {
-            name: nn.Parameter(torch.empty(p.shape, dtype=p.dtype), requires_grad=p.requires_grad)
-            for name, p in model.named_parameters()
-        }
-        buffers = {name: torch.empty(b.shape, dtype=b.dtype) for name, b in model.named_buffers()}
-        images_BCHW = torch.empty(shape, dtype=input_dtype(model))
-        leaves_out = left_out(torch.device(device))
-        return _record(model, (parameters, buffers), images_BCHW, step, method=PREDICTED, leaves_out=leaves_out)
+    leaves_out = left_out(torch.device(device))
+    try:
+        # Modules whose forward reads the mode share it with the original: a shallow copy would not separate the flags.
+        with FakeTensorMode():
+            parameters = {
+                name: nn.Parameter(torch.empty(p.shape, dtype=p.dtype), requires_grad=p.requires_grad)
+                for name, p in model.named_parameters()
+            }
+            buffers = {name: torch.empty(b.shape, dtype=b.dtype) for name, b in model.named_buffers()}
+            images_BCHW = torch.empty(shape, dtype=input_dtype(model))
+            return _record(model, (parameters, buffers), images_BCHW, step, method=PREDICTED, leaves_out=leaves_out)
+    except SIZE_ERRORS:  # the shape, or code that asks tensors for values
+        return replace(_extrapolated(model, shape, step), leaves_out=leaves_out)
+
+
+def _extrapolated(model: nn.Module, shape: tuple[int, ...], step: MemoryStep) -> MemoryRecord:
+    """Memory of a step that is run on the CPU, with few images: with the batch it grows linearly.
+
+    That holds while the activations decide: in a larger batch the gradients are taken to be there all along.
+    """
+    model = with_values(model)
+    batch, *rest = shape
+    options: dict[str, Any] = {field.name: getattr(step, field.name) for field in fields(step)}
+    if batch <= 2 * _FEW:
+        return replace(measure_memory(model, input_shape=shape, **options), method=EXTRAPOLATED)
+    options["gradients_stay"] = True
+    few, more = (measure_memory(model, input_shape=(images, *rest), **options) for images in (_FEW, 2 * _FEW))
+    further = batch / _FEW - 2
+    grown = {
+        name: getattr(more, name) + further * (getattr(more, name) - getattr(few, name))
+        for name in ("input_mib", "activations_peak_mib", "peak_mib")
+    }
+    return replace(more, batch=batch, method=EXTRAPOLATED, **grown)
 
 
 def _shape_of_step(model: nn.Module, input_shape: Sequence[int], *, training: bool) -> tuple[int, ...]:

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from resomap.config.load import load_config
-from resomap.errors import ConfigError, ResolutionError, UnknownModelError
+from resomap.errors import ConfigError, ResolutionError, TargetLayerError, UnknownModelError
 from resomap.models.modules import dry_forward, in_eval_mode
 from resomap.models.registry import assert_same_parameters, build_model, check_resolution, list_models, model_stride
-from resomap.models.resolutions import least_training_batch, takes_here
+from resomap.models.resolutions import least_training_batch, takes, takes_here
 from resomap.models.target_layers import get_target_layer
 from resomap.study import build
 
@@ -238,3 +238,32 @@ def test_one_image_cannot_be_normalised_where_maps_have_one_cell(name: str, reso
     assert all(module.training for module in model.modules())
     images = torch.randn(expected, 3, resolution, resolution)
     assert model(images).shape == (expected, 2)
+
+
+class Asks(nn.Sequential):
+    """A network that looks at its images' values before it answers."""
+
+    def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        return super().forward(images_BCHW if images_BCHW.mean() < 1e9 else images_BCHW / 2)
+
+
+@pytest.mark.parametrize(("resolution", "expected"), [(8, 2), (32, 1)])
+def test_code_that_asks_for_values_is_run_and_left_as_it_was(resolution: int, expected: int) -> None:
+    pooled = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.5), nn.Linear(4, 2))
+    model = Asks(nn.Conv2d(3, 4, 8, stride=8), nn.BatchNorm2d(4), *pooled).train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    drawn = torch.get_rng_state()
+    assert least_training_batch(model, resolution) == expected
+    assert takes(model, resolution)
+    assert get_target_layer(model, resolution=32) == "1"
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert all(module.training for module in model.modules())
+    assert torch.equal(torch.get_rng_state(), drawn)
+
+
+def test_a_size_is_still_refused_where_code_asks_for_values() -> None:
+    model = Asks(nn.Conv2d(3, 2, 5), nn.Flatten(), nn.Linear(8, 2))
+    assert takes(model, 6)
+    assert not takes(model, 7)
+    with pytest.raises(TargetLayerError, match=r"Asks cannot be run at 7 px \(mat1 and mat2 shapes"):
+        get_target_layer(model, resolution=7)

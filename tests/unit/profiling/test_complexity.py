@@ -53,6 +53,33 @@ class _Loops(nn.Module):
         return maps
 
 
+class _Attends(nn.Module):
+    """Fused attention over pixels; `asks` looks at values, which shapes alone do not tell."""
+
+    def __init__(self, *, asks: bool) -> None:
+        super().__init__()
+        self.stem, self.norm, self.asks = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), asks
+
+    def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        if self.asks and images_BCHW.mean() > 1e9:
+            return images_BCHW
+        tokens_BNC = self.norm(self.stem(images_BCHW)).flatten(2).mT
+        return nn.functional.scaled_dot_product_attention(tokens_BNC, tokens_BNC, tokens_BNC).mean(1)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_code_that_asks_for_values_is_run_to_be_counted(device: str) -> None:
+    expected = get_model_complexity(_Attends(asks=False), (2, 3, 8, 8))
+    model = _Attends(asks=True).to(device).train()
+    # 2 images of 64 pixels: 3 x 4 in the convolution, and 2 x 64 x 4 in the attention.
+    assert expected.macs == 2 * 64 * (12 + 512)
+    found = get_model_complexity(model, (2, 3, 8, 8))
+    assert (found.macs, found.stages) == (expected.macs, expected.stages)
+    assert model.training
+    assert all(p.grad is None for p in model.parameters())
+    assert int(model.norm.num_batches_tracked if device == "cpu" else 0) == 0
+
+
 def test_gradients_are_counted_under_inference_mode_too() -> None:
     model = nn.Conv2d(3, 4, 1, bias=False)
     expected = get_model_complexity(model, (1, 3, 8, 8))

@@ -130,6 +130,42 @@ def test_prediction_equals_measurement(name: str, training: bool, precision: str
     assert predicted.method != measured.method
 
 
+class _Asks(nn.Sequential):
+    """Looks at its images' values, which shapes alone do not tell."""
+
+    def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        return super().forward(images_BCHW if images_BCHW.mean() < 1e9 else images_BCHW / 2)
+
+
+@pytest.mark.parametrize("batch", [1, 4, 24])
+@pytest.mark.parametrize("options", [{}, {"training": True}, {"training": True, "gradients_stay": True}], ids=str)
+def test_memory_of_code_that_asks_for_values_follows_from_few_images(batch: int, options: dict[str, Any]) -> None:
+    plain = build_model("tiny_cnn", num_classes=2, seed=0)
+    shape = (batch, 3, 32, 32)
+    expected, found = (predict_memory(m, input_shape=shape, **options) for m in (plain, _Asks(plain)))
+    # A large batch is told with the gradients there all along: never too little, and by no more than these too much.
+    surplus = expected.gradients_mib if batch == 24 and options.get("training") else 0.0
+    asking = 3 * 4 / MIB  # the mean, the bound's comparison: numbers that live for a moment
+    assert expected.peak_mib - asking <= found.peak_mib <= expected.peak_mib + surplus + asking
+    assert (found.batch, found.resolution, found.input_mib) == (batch, 32, expected.input_mib)
+    assert "extrapolated" in found.method
+
+
+def test_a_network_that_asks_for_values_is_profiled_whole() -> None:
+    plain = build_model("tiny_cnn", num_classes=2, seed=0)
+    record, expected = (profile_model(m, resolution=32, runs=1, warmup=0, max_batch=1) for m in (_Asks(plain), plain))
+    assert record.latency
+    assert record.complexity.macs == expected.complexity.macs
+
+
+def test_measuring_memory_draws_no_random_numbers_of_the_callers() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(12, 2))
+    drawn = torch.get_rng_state()
+    profile_gpu_memory(model, (2, 3, 2, 2), device="cpu", training=True)
+    profile_model(model, resolution=2, runs=1, warmup=0, max_batch=1)
+    assert torch.equal(torch.get_rng_state(), drawn)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny_cnn", "simple_cnn", "resnet18", "mobilenet_v2", "mobilenet_v3_small", "vgg11"])
 def test_prediction_is_within_one_percent(name: str) -> None:

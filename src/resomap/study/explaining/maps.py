@@ -119,8 +119,8 @@ def make_maps(
     if not made:
         names = ", ".join(dict.fromkeys(source.cell.model for source in sources))
         raise TargetLayerError(
-            f"{names}: Grad-CAM needs a convolutional layer, and there is none; choose another method with --set "
-            "explainability.methods=[integrated_gradients]"
+            f"{names}: Grad-CAM needs a convolutional layer, and found none for the reasons above; choose another "
+            "method with --set explainability.methods=[integrated_gradients]"
         )
     return made
 
