@@ -360,6 +360,32 @@ def test_compile_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {timed.mode for timed in found.latency} == {"eager"}
 
 
+class Bessel(nn.Module):
+    """An operation that ONNX does not have."""
+
+    def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        return torch.special.bessel_j0(images_BCHW).mean((2, 3))
+
+
+class Branches(nn.Module):
+    def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        return images_BCHW.mean((2, 3)) if images_BCHW.mean() > 0 else images_BCHW.amax((2, 3))
+
+
+@pytest.mark.parametrize(("network", "reason"), [(Bessel(), "No ONNX function found"), (Branches(), "data-dependent")])
+def test_what_onnx_cannot_express_is_said_in_one_line_and_nothing_else_is_lost(
+    network: nn.Module, reason: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = nn.Sequential(network, nn.Linear(3, 2))
+    found = profile_model(model, resolution=8, modes=("eager", "onnxruntime"), runs=2, max_batch=1)
+    assert {timed.mode for timed in found.latency} == {"eager"}
+    said = found.unavailable["onnxruntime"]
+    assert said.startswith("Sequential cannot be exported to ONNX (")
+    assert reason in said
+    assert len(said.splitlines()) == 1
+    assert "def forward" not in "".join(capfd.readouterr())
+
+
 def test_missing_packages_and_providers_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build_model("tiny_cnn", num_classes=3)
     with pytest.raises(DeviceError, match="no provider for xpu"):
