@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import resomap
@@ -28,6 +29,11 @@ def captum(model: Any = MODEL, method: str = "lime", **options: Any) -> object:
 
 def complexity(*shape: Any) -> object:
     return resomap.get_model_complexity(MODEL, *shape)
+
+
+def explained(resolution: Any) -> object:
+    picture = Image.new("RGB", (8, 8))
+    return resomap.ModelExplainer(MODEL).explain_image(picture, resolution=resolution, method="saliency")
 
 
 def integrated(**options: Any) -> object:
@@ -95,6 +101,33 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
         lambda: resomap.profile_model(MODEL, resolution=0),
         "resolution: expected a whole number of pixels from 1",
     ),
+    "nothing to train": (
+        lambda: resomap.profile_model(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), resolution=8),
+        "model: expected a parameter that can be trained.*Sequential has none",
+    ),
+    "a training step of nothing": (
+        lambda: resomap.profile_gpu_memory(nn.Flatten(), (1, 3, 8, 8), device="cpu", training=True),
+        "model: expected a parameter that can be trained",
+    ),
+    "a side in words": (
+        lambda: explained("32"),
+        "resolution: expected a side in pixels, a whole number .*got '32",
+    ),
+    "a side of half": (
+        lambda: explained(32.0),
+        "resolution: expected a side in pixels, a whole number .*got 32.0",
+    ),
+    "a side of True": (
+        lambda: explained(True),
+        "resolution: expected a side in pixels, a whole number .*got True",
+    ),
+    "settings for a path": (
+        lambda: resomap.load_config({"data.source": "acuity"}),
+        "path: expected a folder or file of YAML, or None, got dict; settings in a dict are flags=",
+    ),
+    "settings for overrides": (lambda: resomap.load_config(overrides={"a": 1}), "overrides: expected a list .*flags="),
+    "overrides of None": (lambda: resomap.load_config(overrides=None), "overrides: expected a list of .*got NoneType"),
+    "flags in a list": (lambda: resomap.load_config(flags=["a=1"]), "flags: expected a dict of .*, got list"),
     "a strength of NaN": (lambda: resomap.AugmentationSettings(brightness=NAN), "brightness: expected a number from 0"),
     "a chance of 2": (lambda: resomap.AugmentationSettings(horizontal_flip=2), "horizontal_flip: expected a number"),
     "a turned range": (lambda: resomap.AugmentationSettings(blur_sigma=(1, 0)), "blur_sigma: expected"),

@@ -19,6 +19,7 @@ from resomap.config.problems import Draft
 from resomap.config.schema import FILES, ResoMapConfig
 from resomap.config.unknown_keys import unknown
 from resomap.config.yaml_text import LARGEST_BYTES, YamlTextError, is_unicode, parse, show, to_yaml
+from resomap.errors import ConfigError
 from resomap.layout import StudyLayout
 from resomap.printable import printable
 
@@ -44,6 +45,7 @@ def load_config(
     Raises:
         ConfigError: everything that is wrong, one line each, with file, dotted key and what to do.
     """
+    _check_kinds(path, overrides, flags)
     draft = Draft()
     _add_files(draft, path)
     _withhold_code(draft)
@@ -52,6 +54,23 @@ def load_config(
     for key, value in (flags or {}).items():
         _add_flag(draft, key, value)
     return draft.finish()
+
+
+def _check_kinds(path: object, overrides: object, flags: object) -> None:
+    """What a notebook gives in the wrong place.
+
+    Raises:
+        ConfigError: one of them is of another kind than load_config takes.
+    """
+    wanted: tuple[tuple[str, object, Any, str], ...] = (
+        ("path", path, (str, os.PathLike, type(None)), "a folder or file of YAML, or None"),
+        ("overrides", overrides, Sequence, "a list of 'section.key=value'"),
+        ("flags", flags, (Mapping, type(None)), "a dict of 'section.key' -> value, or None"),
+    )
+    for name, given, kinds_taken, expected in wanted:
+        if not isinstance(given, kinds_taken):
+            hint = "; settings in a dict are flags={'section.key': value}" if isinstance(given, Mapping) else ""
+            raise ConfigError(f"{name}: expected {expected}, got {type(given).__name__}{hint}")
 
 
 def _add_files(draft: Draft, path: str | Path | None) -> None:

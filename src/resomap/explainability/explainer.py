@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from resomap.data.colour import normalised
 from resomap.data.decode import upright_rgb
 from resomap.data.resize import to_square
-from resomap.errors import ConfigError
+from resomap.errors import ConfigError, is_whole
 from resomap.explainability.attribution import Attribution, Targets, as_targets
 from resomap.explainability.methods import METHODS, explain
 from resomap.explainability.overlay import colour_map, overlay, resized_map, top_value
@@ -223,9 +223,9 @@ class ModelExplainer:
         known = self.preprocessing
         if known is None and resolution is None:
             raise ConfigError("resolution: expected a side in pixels, since no preprocessing was given; got none")
-        if resolution is not None and resolution < 1:
-            raise ConfigError(f"resolution: expected a side in pixels from 1, got {resolution}")
-        side = resolution or (known.resolution if known else 0)
+        if resolution is not None and (not is_whole(resolution) or resolution < 1):
+            raise ConfigError(f"resolution: expected a side in pixels, a whole number from 1, got {resolution!r}")
+        side = int(resolution or (known.resolution if known else 0))
         if known is None:
             return Preprocessing(side, "bilinear", IMAGENET_MEAN, IMAGENET_STD)
         return replace(known, resolution=side)

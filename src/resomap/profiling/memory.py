@@ -208,6 +208,7 @@ def _record(
     gradients_mib = optimizer_mib = 0.0
     with module_mode(model, training=step.training):
         if step.training:
+            check_trainable(model)
             optimizer = step.optimizer(trainable) if step.optimizer else torch.optim.AdamW(trainable, fused=True)
             with counter:
                 _train(model, state, images_BCHW, labels_B, step, optimizer)
@@ -232,6 +233,19 @@ def _record(
         peak_mib=peak_mib,
         leaves_out=leaves_out,
     )
+
+
+def check_trainable(model: nn.Module) -> None:
+    """Refuse a network of which no training step can be made.
+
+    Raises:
+        ConfigError: it has no parameter that takes a gradient.
+    """
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError(
+            "model: expected a parameter that can be trained, for the memory of a training step; "
+            f"{type(model).__name__} has none: let one require its gradient, requires_grad_()"
+        )
 
 
 def _train(

@@ -22,7 +22,7 @@ from resomap.models.resolutions import least_training_batch
 from resomap.profiling.complexity import get_model_complexity
 from resomap.profiling.in_turn import time_mode
 from resomap.profiling.latency import LatencyRecord
-from resomap.profiling.memory import MemoryRecord, predict_memory, profile_gpu_memory
+from resomap.profiling.memory import MemoryRecord, check_trainable, predict_memory, profile_gpu_memory
 from resomap.profiling.records import LARGEST_BATCH, ProfileRecord, ProfilingPlan, Rounds, Subject
 
 PROFILE_VERSION = 1
@@ -56,11 +56,12 @@ def profile_model(
         modes: ways to deploy, see modes.deploy; those that cannot run here are named in `unavailable`.
         max_batch: largest batch tried for the throughput.
     Raises:
-        ConfigError: the loader's images are not square (B, 3, H, W), `model` is no network, or a number is none or out
-            of range.
+        ConfigError: the loader's images are not square (B, 3, H, W), `model` is no network or has nothing to train, or
+            a number is none or out of range.
         DeviceError: no such device.
     """
     check_module(model)
+    check_trainable(model)
     wanted = (
         ("runs", runs, 1, "timed blocks"),
         ("warmup", warmup, 0, "calls"),
