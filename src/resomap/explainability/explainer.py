@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from resomap.checks import is_whole
 from resomap.data.colour import normalised
 from resomap.data.decode import upright_rgb
 from resomap.data.resize import to_square
-from resomap.errors import ConfigError, is_whole
+from resomap.errors import ConfigError
 from resomap.explainability.attribution import Attribution, Targets, as_targets
 from resomap.explainability.methods import METHODS, explain
 from resomap.explainability.overlay import colour_map, overlay, resized_map, top_value

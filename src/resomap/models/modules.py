@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from resomap.errors import ConfigError, is_whole
+from resomap.checks import is_whole
+from resomap.errors import ConfigError
 from resomap.models.generators import isolated_generators
 
 SIZE_ERRORS = (RuntimeError, AssertionError, ValueError, TypeError, IndexError, ArithmeticError)
