@@ -13,8 +13,8 @@ from resomap.layout import StudyLayout
 from resomap.printable import printable
 from resomap.records import RunRecord, TunedSettings
 from resomap.study import build
-from resomap.study.ranks import Ranks
 from resomap.study.shared_micro_batch import limit_of, micro_batch_of
+from resomap.training.ranks import Ranks
 
 
 def check_settings(config: ResoMapConfig, layout: StudyLayout, runs: Iterable[RunRecord], *, trains: bool) -> None:

@@ -14,9 +14,9 @@ from resomap.models.weights import classifier_names
 from resomap.records import Preprocessing, TunedSettings
 from resomap.study import build
 from resomap.study.cross_resolution import repaired
-from resomap.study.ranks import Ranks
 from resomap.study.same_settings import check_settings, config_of_run
 from resomap.study.shared_micro_batch import Limit
+from resomap.training.ranks import Ranks
 
 
 @pytest.mark.parametrize(
