@@ -125,7 +125,7 @@ def test_a_limit_that_is_lost_or_damaged_is_made_anew_from_the_runs(
         limit_file(tmp_path / "study").unlink()
     else:
         limit_file(tmp_path / "study").write_text(damage)
-        with pytest.raises(StudyError, match=r"is damaged; run the study's `resomap run` again"):
+        with pytest.raises(StudyError, match=r"is damaged \(.+\); run the study's `resomap run` again"):
             load_study(tmp_path / "study")
     before = weights(tmp_path / "study")
     outcome = cli(*small_run(data, "--seeds", "0,1"))
