@@ -25,9 +25,9 @@ import torch
 
 from resomap.config.load import load_config
 from resomap.config.schema import ResoMapConfig
-from resomap.explainability.agreement import energy_of
 from resomap.explainability.faithfulness import with_random_weights
 from resomap.explainability.gradcam import GradCAM
+from resomap.explainability.map_comparisons import energy_of
 from resomap.metrics.map_intervals import pooled_energy
 from resomap.records import Cell
 from resomap.study import build

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional
 
-from resomap.data import levels
+from resomap.data import pyramid_levels
 from resomap.data.augmentation import AugmentationSettings, draw
 from resomap.data.colour import apply_map, channel_means, jitter_map, normalisation_map
 from resomap.data.pyramid import StoreSettings, open_store
@@ -98,7 +98,7 @@ def test_crop_is_close_to_pillow_on_the_original(tmp_path, kernel, mean, highest
         box = draw(AugmentationSettings(), np.array([size_hw]), keys_B=keys, seed=0, epoch=0).box(0)
         for side in sides:
             ours = store.crop(i, box, side).astype(int)
-            step = 2 ** levels.level_for(min(box.height * size_hw[0], box.width * size_hw[1]), side)
+            step = 2 ** pyramid_levels.level_for(min(box.height * size_hw[0], box.width * size_hw[1]), side)
             exact, whole = pixel_box(box, size_hw), pixel_box(box, size_hw, step=step)
             # The box moves by half a pixel of the level at most: a quarter of a pixel of the crop.
             assert np.abs(np.subtract(exact, whole)).max() <= step / 2

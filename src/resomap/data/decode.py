@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image
 
-from resomap.data.pillow_guard import pillow_formats, pillow_guard
+from resomap.data.pillow_guard import check_size, pillow_formats, pillow_guard
 from resomap.errors import BadImageError, StorageError
 from resomap.printable import printable
 from resomap.serialize import DAMAGE
@@ -101,24 +101,12 @@ def _opened(path: str | Path, *, max_pixels: int) -> Iterator[Image.Image]:
             pillow_guard(max_pixels),
             Image.open(stream, formats=pillow_formats()) as image,
         ):
-            _check_size(image, path, max_pixels=max_pixels)
+            check_size(image, path, max_pixels=max_pixels)
             yield image
     except _DECODE_ERRORS as error:
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
             raise StorageError(f"cannot read {printable(path)}: too many open files; raise `ulimit -n`") from error
         raise BadImageError(path, _reason(error, path)) from error
-
-
-def _check_size(image: Image.Image, path: str | Path, *, max_pixels: int) -> None:
-    width, height = image.size[:2]
-    if width < 1 or height < 1:
-        raise BadImageError(path, f"no pixels ({width} x {height})")
-    if width * height > max_pixels:
-        raise BadImageError(
-            path,
-            f"{width:,} x {height:,} pixels, over the limit of {max_pixels / 1e6:,.1f} megapixels "
-            "(a decompression bomb?); raise data.max_megapixels if it is real",
-        )
 
 
 def _reason(error: BaseException, path: str | Path) -> str:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from resomap.data import levels
+from resomap.data import pyramid_levels
 from resomap.data.resize import to_square
 from resomap.data.store_settings import StoreSettings
 from resomap.errors import ConfigError
@@ -72,12 +72,12 @@ class ImageStore(ABC):
             raise ConfigError("a store opened with crop='center' holds no crops; open it with 'random_resized'")
         side, kernel = information_at(resolution, self.settings.information), self.settings.kernel
         sizes_B2 = self.sizes[indices].astype(np.int64)
-        pixels, chosen_B = self.level_pixels(indices, levels.wanted_levels(boxes_B4, sizes_B2, side))
-        edges = levels.edges(boxes_B4, sizes_B2, chosen_B).tolist()
+        pixels, chosen_B = self.level_pixels(indices, pyramid_levels.wanted_levels(boxes_B4, sizes_B2, side))
+        edges = pyramid_levels.edges(boxes_B4, sizes_B2, chosen_B).tolist()
         out = torch.empty((len(pixels), side, side, 3), dtype=torch.uint8)
         for slot, image, (top, left, height, width) in zip(out.unbind(), pixels, edges, strict=True):
             region = image[top : top + height, left : left + width]
-            levels.resize_into(slot, region, kernel=kernel)
+            pyramid_levels.resize_into(slot, region, kernel=kernel)
         if side == resolution:
             return out.numpy()
         return np.stack([to_square(Image.fromarray(crop), resolution, kernel=kernel) for crop in out.numpy()])

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from resomap.data import levels
+from resomap.data import pyramid_levels
 from resomap.data.decode import decode_rgb
 from resomap.data.image_store import ImageStore
 from resomap.data.resize import to_square
@@ -42,7 +42,7 @@ class OnTheFlyStore(ImageStore):
         for i, index in enumerate(indices.tolist()):
             kept = self.settings.levels_of((int(self.sizes[index, 0]), int(self.sizes[index, 1])))
             chosen_B[i] = min(max(levels_B[i], kept.start), kept.stop - 1)
-            pixels.append(torch.from_numpy(np.array(levels.reduce(self._decode(index), int(chosen_B[i])))))
+            pixels.append(torch.from_numpy(np.array(pyramid_levels.reduce(self._decode(index), int(chosen_B[i])))))
         return pixels, chosen_B
 
     def _decode(self, index: int) -> Image.Image:

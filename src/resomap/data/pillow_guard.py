@@ -9,8 +9,11 @@ import threading
 import warnings
 from collections.abc import Iterator
 from functools import lru_cache
+from pathlib import Path
 
 from PIL import Image
+
+from resomap.errors import BadImageError
 
 # EPS starts Ghostscript on the file's content; WMF asks Windows; the others are recognised but not decoded.
 _REFUSED_FORMATS = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"})
@@ -75,3 +78,20 @@ def pillow_guard(max_pixels: int) -> Iterator[None]:
         yield
     finally:
         _guard.leave()
+
+
+def check_size(image: Image.Image, path: str | Path, *, max_pixels: int) -> None:
+    """Refuse an image without pixels, and one over `max_pixels`, by its header: nothing is decoded yet.
+
+    Raises:
+        BadImageError: it is either.
+    """
+    width, height = image.size[:2]
+    if width < 1 or height < 1:
+        raise BadImageError(path, f"no pixels ({width} x {height})")
+    if width * height > max_pixels:
+        raise BadImageError(
+            path,
+            f"{width:,} x {height:,} pixels, over the limit of {max_pixels / 1e6:,.1f} megapixels "
+            "(a decompression bomb?); raise data.max_megapixels if it is real",
+        )

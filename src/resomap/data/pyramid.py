@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from resomap.data import levels
+from resomap.data import pyramid_levels
 from resomap.data.bad_files import settle_bad_files
 from resomap.data.decode import decode_rgb
 from resomap.data.image_store import ImageStore
@@ -69,7 +69,7 @@ class CachedStore(ImageStore):
         pixels, chosen_B = self._stored.level_pixels(rows, levels_B)
         for position in self._stored.damaged_levels(rows, chosen_B, pixels):
             image = self._decode_again(int(indices[position]))
-            pixels[position] = torch.from_numpy(np.array(levels.reduce(image, int(chosen_B[position]))))
+            pixels[position] = torch.from_numpy(np.array(pyramid_levels.reduce(image, int(chosen_B[position]))))
         return pixels, chosen_B
 
     def _decode_again(self, index: int) -> Image.Image:

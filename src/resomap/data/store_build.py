@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from resomap.data import levels
+from resomap.data import pyramid_levels
 from resomap.data.decode import decode_rgb, native_size
 from resomap.data.resize import to_square
 from resomap.data.store_settings import StoreSettings
@@ -48,7 +48,7 @@ def checksum(pixels: np.ndarray) -> int:
 
 def level_bytes(size_hw: tuple[int, int], level: int) -> int:
     """Bytes of one level of an image."""
-    height, width = levels.level_shape(size_hw, level)
+    height, width = pyramid_levels.level_shape(size_hw, level)
     return height * width * 3
 
 
@@ -183,7 +183,7 @@ def _write_pixels(
                 sums[resolution][index] = checksum(pixels)
             first, count, offset = table[index].tolist()
             for level in range(first, first + count):
-                pixels = levels.reduce(image, level)
+                pixels = pyramid_levels.reduce(image, level)
                 _write_at(kept, offset, pixels)
                 level_sums[ends[index] - count + level - first] = checksum(pixels)
                 offset += pixels.nbytes

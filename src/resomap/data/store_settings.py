@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from resomap.data import levels
+from resomap.data import pyramid_levels
 from resomap.data.decode import MAX_PIXELS
 from resomap.records import information_at
 
@@ -31,4 +31,6 @@ class StoreSettings:
         if self.crop == "center":
             return range(0)
         sides = tuple(information_at(side, self.information) for side in self.resolutions)
-        return levels.needed_levels(size_hw, resolutions=sides, min_scale=self.min_scale, min_ratio=self.min_ratio)
+        return pyramid_levels.needed_levels(
+            size_hw, resolutions=sides, min_scale=self.min_scale, min_ratio=self.min_ratio
+        )

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from resomap.errors import CheckpointError, ResoMapError, UnsafeCheckpointError
 from resomap.layout import BEST_WEIGHTS, METADATA
+from resomap.models.architectures import Specs, construct, construct_on_meta
 from resomap.models.checksum import sealed
-from resomap.models.construct import Specs, construct, construct_on_meta
 from resomap.models.modules import count_parameters
 from resomap.models.names import canonical_name
 from resomap.models.weights import apply_fit, differences, fit_state_dict, read_state_dict

@@ -8,7 +8,7 @@ from torch import nn
 
 from resomap.checks import is_whole
 from resomap.errors import ConfigError, UnknownModelError
-from resomap.models.construct import Specs, construct, construct_on_meta
+from resomap.models.architectures import Specs, construct, construct_on_meta
 from resomap.models.modules import count_parameters
 from resomap.models.names import NOT_ALLOWED, canonical_name, family_of, list_models
 from resomap.models.pretrained import check_published, library_normalisation

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from resomap.checks import is_whole
 from resomap.errors import ResolutionError, ResoMapError, UnknownModelError
-from resomap.models.construct import Specs, any_size_options, cnn_spec, construct, construct_on_meta, users_error
+from resomap.models.architectures import Specs, any_size_options, cnn_spec, construct, construct_on_meta
 from resomap.models.modules import SIZE_ERRORS, count_parameters, dry_forward, run_here
 from resomap.models.names import FAMILIES, canonical_name, model_source
 from resomap.models.pretrained import timm_config
 from resomap.models.simple_cnn import CnnSpec
+from resomap.models.user_callable import users_error
 
 _USUAL_STRIDE = 32
 _LARGEST = 16384

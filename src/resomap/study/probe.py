@@ -18,10 +18,10 @@ from resomap.config.schema import ResoMapConfig
 from resomap.errors import CheckpointError, ConfigError, DeviceError, ResolutionError
 from resomap.evaluation.many_resolutions import View, predict_many
 from resomap.models.checkpoints import embedded_metadata, load_checkpoint
-from resomap.models.construct import users_error
 from resomap.models.folding import for_inference
 from resomap.models.modules import SIZE_ERRORS, run_here
 from resomap.models.registry import build_model
+from resomap.models.user_callable import users_error
 from resomap.models.weights import OTHER_NAMES, load_weights
 from resomap.printable import counted, listed, printable
 from resomap.profiling.latency import BATCH_1, LatencyRecord

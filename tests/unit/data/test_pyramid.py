@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resomap.data import levels, store_build, store_files
+from resomap.data import pyramid_levels, store_build, store_files
 from resomap.data.augmentation import AugmentationSettings, draw
 from resomap.data.decode import decode_rgb
 from resomap.data.hashes import content_hashes
@@ -148,11 +148,11 @@ def test_crops_show_the_same_region_at_every_resolution(photographs, open_images
 
 def test_level_for_keeps_twice_the_pixels():
     # A side of 100 at resolution 10: 100, 50, 25 are at least 20; 12.5 is not.
-    assert levels.level_for(100, 10) == 2
-    assert levels.level_for(80, 10) == 2  # 20 pixels in level 2: exactly twice
-    assert levels.level_for(79, 10) == 1
-    assert levels.level_for(19, 10) == 0
-    assert levels.level_for(5, 10) == 0
+    assert pyramid_levels.level_for(100, 10) == 2
+    assert pyramid_levels.level_for(80, 10) == 2  # 20 pixels in level 2: exactly twice
+    assert pyramid_levels.level_for(79, 10) == 1
+    assert pyramid_levels.level_for(19, 10) == 0
+    assert pyramid_levels.level_for(5, 10) == 0
 
 
 def test_needed_levels_hold_what_training_asks_for(photographs, open_images):
@@ -164,9 +164,9 @@ def test_needed_levels_hold_what_training_asks_for(photographs, open_images):
     sizes = store.sizes[indices].astype(np.int64)
     boxes = np.array([[box.top, box.left, box.height, box.width] for _, box in chosen])
     for resolution in store.settings.resolutions:
-        wanted = levels.wanted_levels(boxes, sizes, resolution)
+        wanted = pyramid_levels.wanted_levels(boxes, sizes, resolution)
         shorter = (boxes[:, 2:] * sizes).min(axis=1)
-        assert wanted.tolist() == [levels.level_for(side, resolution) for side in shorter.tolist()]
+        assert wanted.tolist() == [pyramid_levels.level_for(side, resolution) for side in shorter.tolist()]
         assert all(level in store.settings.levels_of(tuple(size)) for level, size in zip(wanted, sizes, strict=True))
         np.testing.assert_array_equal(store.level_pixels(indices, wanted)[1], wanted)
 
@@ -176,7 +176,7 @@ def test_edges_are_whole_pixels_inside_the_level():
     sizes, level = np.array([[100, 60], [5, 5]]), np.array([1, 1])
     boxes = np.array([[0.1, 0.5, 0.5, 0.499], [0.99, 0.0, 0.001, 0.2]])
     # 5 x 5 px in level 1 is 3 x 3 (a last partial block counts): a box thinner than a pixel keeps one.
-    assert levels.edges(boxes, sizes, level).tolist() == [[5, 15, 25, 15], [2, 0, 1, 1]]
+    assert pyramid_levels.edges(boxes, sizes, level).tolist() == [[5, 15, 25, 15], [2, 0, 1, 1]]
 
 
 def test_crops_of_a_batch_are_those_of_single_images(photographs, open_images):

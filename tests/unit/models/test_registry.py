@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from resomap.errors import CheckpointError, ConfigError, ResolutionError, UnknownModelError
-from resomap.models.construct import construct
+from resomap.models.architectures import construct
 from resomap.models.registry import (
     build_model,
     check_pretrained,

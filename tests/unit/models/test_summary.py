@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from resomap.models.construct import construct
+from resomap.models.architectures import construct
 from resomap.models.registry import build_model
 from resomap.models.summary import summarize, write_summary
 

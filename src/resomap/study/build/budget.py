@@ -102,7 +102,7 @@ def stretched(config: ResoMapConfig) -> dict[str, float | None]:
 @lru_cache(maxsize=1024)
 def _macs(model: str, resolution: int, specs: str) -> int:
     """Of one image's forward pass; the class count hardly matters and is taken as 2."""
-    from resomap.models.construct import construct_on_meta
+    from resomap.models.architectures import construct_on_meta
     from resomap.profiling.complexity import get_model_complexity
 
     network = construct_on_meta(model, num_classes=2, specs=json.loads(specs))

@@ -101,7 +101,7 @@ def _code(config: ResoMapConfig, model: str) -> str | None:
     """
     if ":" not in model or model not in config.sweep.models or not config.models.allow_callables:
         return None
-    from resomap.models.construct import code_of
+    from resomap.models.user_callable import code_of
 
     code = code_of(model)
     return None if code is None else digest(code)

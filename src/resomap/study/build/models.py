@@ -93,7 +93,7 @@ def model(config: ResoMapConfig, cell: Cell, *, num_classes: int) -> nn.Module:
 
 def model_on_meta(config: ResoMapConfig, cell: Cell, *, num_classes: int) -> nn.Module:
     """The cell's model without weights, for counting on shapes."""
-    from resomap.models.construct import construct_on_meta
+    from resomap.models.architectures import construct_on_meta
 
     return construct_on_meta(cell.model, num_classes=num_classes, specs=model_specs(config))
 
@@ -106,7 +106,7 @@ def network_identity(config: ResoMapConfig, cell: Cell, *, num_classes: int) -> 
     about = {"name": cell.model, "classes": num_classes, "description": model_specs(config).get(cell.model)}
     if ":" not in cell.model:
         return about
-    from resomap.models.construct import source_of
+    from resomap.models.user_callable import source_of
     from resomap.profiling.complexity import get_model_complexity
 
     network = model_on_meta(config, cell, num_classes=num_classes)

@@ -9,7 +9,7 @@ from typing import Any
 
 from resomap.config.schema import ResoMapConfig
 from resomap.errors import StudyError, TargetLayerError
-from resomap.explainability.agreement import compare_maps
+from resomap.explainability.map_comparisons import compare_maps
 from resomap.explainability.methods import REVISIONS
 from resomap.explainability.spectral import occlude_bands
 from resomap.explainability.store import StoredMaps

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from resomap.errors import TargetLayerError
-from resomap.explainability.agreement import energy_of
 from resomap.explainability.faithfulness import insertion_deletion, max_sensitivity, with_random_weights
+from resomap.explainability.map_comparisons import energy_of
 from resomap.explainability.methods import explain, make_explainer
 from resomap.explainability.receptive_field import effective_receptive_field
 from resomap.explainability.store import StoredMaps

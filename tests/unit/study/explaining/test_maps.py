@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from resomap.errors import TargetLayerError
-from resomap.explainability.agreement import compare_maps
+from resomap.explainability.map_comparisons import compare_maps
 from resomap.explainability.store import StoredMaps, read_maps
 from resomap.layout import BEST_WEIGHTS, StudyLayout
 from resomap.models.checkpoints import embedded_metadata, make_metadata, save_weights, write_metadata

@@ -6,11 +6,8 @@ positions (vision transformers) are built so that they interpolate it to the inp
 
 from __future__ import annotations
 
-import ast
 import contextlib
-import importlib
-import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -19,12 +16,12 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from resomap.checks import is_whole
-from resomap.errors import ConfigError, ResolutionError, ResoMapError, UnknownModelError
+from resomap.errors import ConfigError, ResolutionError, UnknownModelError
 from resomap.models.generators import seeded
 from resomap.models.names import model_source
 from resomap.models.pretrained import check_published, load_torchvision_weights, timm_pretrained
 from resomap.models.simple_cnn import DEFAULT_SPECS, CnnSpec, SimpleCnn
-from resomap.printable import printable
+from resomap.models.user_callable import call_user_callable
 
 Specs = Mapping[str, CnnSpec | Mapping[str, Any]]
 """Own network's name -> its description (models.yaml)."""
@@ -74,7 +71,7 @@ def _construct(name: str, *, num_classes: int, specs: Specs | None, published_we
     if source.kind == "cnn":
         return SimpleCnn(cnn_spec(name, specs), num_classes=num_classes)
     if source.kind == "callable":
-        return _call(source.target, num_classes=num_classes)
+        return call_user_callable(source.target, num_classes=num_classes)
     if source.kind == "torchvision":
         import torchvision
 
@@ -130,72 +127,3 @@ def _random_state(seed: int | None, *, meta: bool) -> Iterator[None]:
     # Only the CPU's generator is seeded: weights are always drawn there, so a GPU's state stays untouched.
     with seeded(torch.device("cpu"), seed or 0):
         yield
-
-
-def _call(target: str, *, num_classes: int) -> nn.Module:
-    """Call the user's `package.module:callable` with num_classes=."""
-    factory = _import(target)
-    try:
-        inspect.signature(factory).bind(num_classes=num_classes)
-    except (TypeError, ValueError) as error:
-        raise UnknownModelError(f"{target} cannot be called with num_classes=...: {printable(error)}") from error
-    try:
-        model = factory(num_classes=num_classes)
-    except ResoMapError:
-        raise
-    except Exception as error:
-        raise users_error(target, "when it was called with num_classes=", error) from error
-    if not isinstance(model, nn.Module):
-        raise UnknownModelError(f"{target} returned {type(model).__name__}, not a torch.nn.Module")
-    return model
-
-
-def users_error(target: str, when: str, error: BaseException) -> UnknownModelError:
-    """The one line that is said of an error in code of the user's."""
-    return UnknownModelError(
-        f"{target} raised {type(error).__name__} {when}: {printable(error) or 'no message'}; mend that code, or "
-        "leave the model out"
-    )
-
-
-def source_of(name: str) -> str | None:
-    """Text of the file that a `package.module:callable` is written in; None where there is none (a notebook)."""
-    module = inspect.getmodule(_import(name))
-    try:
-        return None if module is None else inspect.getsource(module)
-    except (OSError, TypeError):
-        return None
-
-
-@lru_cache(maxsize=64)
-def code_of(name: str) -> str | None:
-    """What that file's code does, as text without comments, docstrings and layout; the same for a whole process.
-
-    None where there is no file, and for `__main__`, which is another file in each process of a study.
-    """
-    text = None if name.startswith("__main__:") else source_of(name)
-    if text is None:
-        return None
-    tree = ast.parse(text)
-    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    for node in ast.walk(tree):
-        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:]
-    return ast.dump(tree)
-
-
-def _import(target: str) -> Callable[..., object]:
-    module_name, _, attributes = target.partition(":")
-    try:
-        found: Any = importlib.import_module(module_name)
-        for attribute in attributes.split("."):
-            found = getattr(found, attribute)
-    except (ImportError, SyntaxError, AttributeError) as error:
-        raise UnknownModelError(
-            f"cannot import {target}: {printable(error)}; check the name, and put its folder on PYTHONPATH"
-        ) from error
-    except (Exception, SystemExit) as error:
-        raise users_error(target, "when it was imported", error) from error
-    if not callable(found):
-        raise UnknownModelError(f"{target} is {type(found).__name__}, which cannot be called")
-    return found
