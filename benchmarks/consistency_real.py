@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from resomap.config.load import load_config
+from resomap.explainability.agreement import consistency
 from resomap.explainability.store import read_maps
-from resomap.metrics.consistency import consistency
 from resomap.study.explaining.explanations import explain_study
 from resomap.study.load import load_study
 from resomap.study.sweep import run_study

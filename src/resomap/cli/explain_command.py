@@ -39,7 +39,7 @@ def explain(
 
 def print_explanations(result: Mapping[str, Any]) -> None:
     """Consistency across resolutions with its floor and ceiling, then where the maps lie."""
-    from resomap.metrics.consistency import verdict_sentence
+    from resomap.explainability.agreement import verdict_sentence
 
     rows = [
         [

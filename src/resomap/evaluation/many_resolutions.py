@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from resomap.data.batches import Batch, to_model_input
-from resomap.data.resize import to_square
+from resomap.data.batches import to_model_input
+from resomap.data.information_resolution import enlarged
 from resomap.data.sizes_loader import SizesLoader
 from resomap.evaluation.predict import concatenated, in_order, place, softmax_of
 from resomap.models.devices import autocast
@@ -86,12 +84,3 @@ def _by_input(views: Mapping[K, View]) -> dict[tuple[int, int], list[K]]:
     for key, view in views.items():
         groups.setdefault((view.side, view.information), []).append(key)
     return groups
-
-
-def enlarged(batch: Batch, side: int, *, kernel: str, pool: ThreadPoolExecutor) -> Batch:
-    """A batch brought to `side` as images of its size would be: the size without the detail."""
-    if batch.images.shape[1] == side:
-        return batch
-    pictures: Iterable[Image.Image] = map(Image.fromarray, batch.images.numpy())
-    squares = list(pool.map(lambda picture: to_square(picture, side, kernel=kernel), pictures))
-    return replace(batch, images=torch.from_numpy(np.stack(squares)))

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from resomap.errors import TargetLayerError
+from resomap.explainability.agreement import SIMILARITIES, consistency
 from resomap.explainability.frame import coarsest_grid, support, to_common_frame
 from resomap.explainability.store import StoredMaps
 from resomap.metrics import maps as measures
-from resomap.metrics.consistency import SIMILARITIES, consistency
 from resomap.metrics.map_intervals import mean_interval, pooled_energy, share_interval
 from resomap.printable import printable
 

@@ -6,15 +6,24 @@ Legend: S networks, N images, D draws.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import special
 
 from resomap.metrics.classification import wilson_interval
-from resomap.metrics.consistency import Interval
 
 _LONGEST = 700.0
 """Half of an interval of a logarithm: beyond it float64 overflows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A figure with its 95 % interval; None where it is not defined."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
 
 
 def mean_interval(values: np.ndarray, *, draws: int = 2000, seed: int = 0) -> Interval:

@@ -15,9 +15,9 @@ from resomap.config.schema import ResoMapConfig
 from resomap.errors import CheckpointError, DatasetError
 from resomap.evaluation.predict import predict
 from resomap.evaluation.store import write_predictions
+from resomap.explainability.agreement import verdict_sentence
 from resomap.layout import METADATA, StudyLayout
 from resomap.metrics.classification import classification_metrics
-from resomap.metrics.consistency import verdict_sentence
 from resomap.models.checkpoints import Checkpoint, load_checkpoint, read_metadata, weights_digest
 from resomap.models.folding import for_inference
 from resomap.models.names import as_listed

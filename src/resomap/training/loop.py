@@ -19,6 +19,7 @@ from resomap.models.modules import module_mode
 from resomap.models.resolutions import least_training_batch
 from resomap.records import EpochRecord
 from resomap.training.device import peak_memory_mib, reset_peak_memory
+from resomap.training.divergence import divergence
 from resomap.training.engine import Engine
 from resomap.training.feed import Feed
 from resomap.training.forward_backward import Passes
@@ -99,11 +100,11 @@ class TrainingLoop:
 
     def diverged(self, loss: float) -> TrainingDivergedError:
         """The error for a loss that is not finite, with where and at which learning rate it was seen."""
-        return TrainingDivergedError(
-            epoch=max(1, math.ceil(self.update / self.feed.updates_per_epoch)),
+        return divergence(
+            loss,
             update=self.update,
+            updates_per_epoch=self.feed.updates_per_epoch,
             learning_rate=self.engine.learning_rate,
-            loss=loss,
         )
 
     def state_dict(self) -> dict[str, Any]:

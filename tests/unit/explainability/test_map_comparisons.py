@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from resomap.explainability.agreement import TOO_FEW
 from resomap.explainability.map_comparisons import compare_maps, energy_of
 from resomap.explainability.store import StoredMaps
-from resomap.metrics.consistency import TOO_FEW
 from resomap.metrics.map_intervals import pooled_energy
 from resomap.records import Cell
 

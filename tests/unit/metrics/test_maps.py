@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from resomap.metrics import maps as measures
-from resomap.metrics.consistency import (
+from resomap.explainability.agreement import (
     AS_RESEEDING,
     LEAST_GAP,
     MORE,
@@ -18,6 +17,7 @@ from resomap.metrics.consistency import (
     verdict_cell,
     verdict_sentence,
 )
+from resomap.metrics import maps as measures
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from resomap.metrics.consistency import LEAST_SEEDS, verdict_cell
+from resomap.explainability.agreement import LEAST_SEEDS, verdict_cell
 from resomap.report.html import Table, cell, interval_cell
 from resomap.study.load import Study
 from resomap.study.reporting.captions import on, title

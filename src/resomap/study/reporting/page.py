@@ -21,7 +21,7 @@ from resomap.study.reporting.galleries import PictureOf, explanation_galleries, 
 from resomap.study.reporting.interactive_plots import matrix_label, report_plots
 from resomap.study.reporting.latex import latex
 from resomap.study.reporting.provenance_table import provenance_table
-from resomap.study.reporting.summary_text import summary
+from resomap.study.reporting.terminal_summary import summary
 
 
 @dataclass(frozen=True, slots=True, eq=False)

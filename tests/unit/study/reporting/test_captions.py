@@ -10,7 +10,7 @@ from resomap.metrics.classification import metric_name
 from resomap.study.reporting.captions import intervals, on, with_seeds
 from resomap.study.reporting.interactive_plots import matrix_label
 from resomap.study.reporting.latex import latex
-from resomap.study.reporting.summary_text import summary
+from resomap.study.reporting.terminal_summary import summary
 from resomap.study.reporting.verdict_tables import comparisons_table
 
 

@@ -18,6 +18,7 @@ from itertools import combinations
 import numpy as np
 
 from resomap.metrics import maps as similarities
+from resomap.metrics.map_intervals import Interval
 
 SIMILARITIES: Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "spearman": similarities.spearman,
@@ -47,15 +48,6 @@ LEAST_SEEDS = 3
 """Seeds from which on intervals contain what seeds do: two drawn alike leave no pair."""
 _PARTNERS = 8
 """Other images that each image is compared with for the floor."""
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A figure with its 95 % interval; None where it is not defined."""
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
