@@ -95,7 +95,10 @@ def test_a_damaged_choice_is_made_up_for(tmp_path, cli, small_run, make_images, 
     (tmp_path / "study" / "tuning.json").write_text('{"models": {"tiny_cnn": {"choice": {"precision": 1}}}}')
     again = cli(*small_run(data, "--seeds", "0,1"))
     assert again.status == 0
-    assert "tuning.json cannot be used, the runs' own records are" in caplog.text
+    assert (
+        "tuning.json does not hold tuned settings (KeyError('micro_batch')); the runs' own records are used"
+        in caplog.text
+    )
     assert run_record(tmp_path, seed=1)["determinants"]["protocol"] == run_record(tmp_path)["determinants"]["protocol"]
     kept = json.loads((tmp_path / "study" / "tuning.json").read_text())["models"]["tiny_cnn"]["choice"]
     assert kept == json.loads(stored)["models"]["tiny_cnn"]["choice"]

@@ -216,14 +216,19 @@ def _entries(layout: StudyLayout) -> tuple[dict[str, Any], bool]:
     path, intact = layout.tuning_path, False
     entries: dict[str, Any] = {}
     if path.exists():
+        mend = "the runs' own records are used"
         try:
-            stored = read_record(path, lambda content: content["models"].items(), mend="the runs' own records are used")
-            for model, entry in stored:
-                _choice(entry, path)
-                entries[model] = entry
-            intact = True
+            stored = read_record(path, lambda content: dict(content["models"]), mend=mend)
         except StudyError as bad:
             log.warning("%s", bad)
+        else:
+            try:
+                for model, entry in stored.items():
+                    _choice(entry, path)
+                    entries[model] = entry
+                intact = True
+            except StudyError as bad:
+                log.warning("%s; %s", bad, mend)
     if not intact:
         for record in stored_runs(layout):
             of_run = {"choice": record.provenance.get("tuned")}

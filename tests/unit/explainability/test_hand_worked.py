@@ -240,7 +240,7 @@ def test_explainer_takes_class_names_and_says_what_it_expected() -> None:
         ModelExplainer(model).explain_image(picture, resolution=16, target="b")
     with pytest.raises(ConfigError, match=r"^class_names: expected one for each of the 3 classes .* got 1: a"):
         ModelExplainer(model, class_names=["a"]).explain_image(picture, resolution=16)
-    with pytest.raises(ConfigError, match=r"^resolution: expected a side in pixels from 1, got 0"):
+    with pytest.raises(ConfigError, match=r"^resolution: expected a side in pixels, a whole number from 1, got 0"):
         explainer.explain_image(picture, resolution=0)
     with pytest.raises(ConfigError, match=r"^models: expected resolution -> its own model, .* got Image"):
         explainer.compare_resolutions(picture, [16, 32])  # type: ignore[arg-type]
