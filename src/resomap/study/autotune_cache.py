@@ -218,12 +218,12 @@ def _entries(layout: StudyLayout) -> tuple[dict[str, Any], bool]:
     if path.exists():
         mend = "the runs' own records are used"
         try:
-            stored = read_record(path, lambda content: dict(content["models"]), mend=mend)
+            stored = read_record(path, lambda content: content["models"].items(), mend=mend)
         except StudyError as bad:
             log.warning("%s", bad)
         else:
             try:
-                for model, entry in stored.items():
+                for model, entry in stored:
                     _choice(entry, path)
                     entries[model] = entry
                 intact = True

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from resomap.errors import ConfigError
-from resomap.models import construct
+from resomap.models.user_callable import code_of
 from resomap.records import Cell
 from resomap.study import build
 from resomap.study.changed_settings import changed_runs, changes_in_words
@@ -62,7 +62,7 @@ def test_a_models_own_code_is_part_of_what_made_a_run(tmp_path, make_context, st
         """As a new process has it."""
         (tmp_path / "grown.py").write_text(NETWORK.format(width=width, doc=doc))
         sys.modules.pop("grown", None)
-        construct.code_of.cache_clear()
+        code_of.cache_clear()
         return make_context(sweep=sweep, models={"allow_callables": True})
 
     before = context(8, "# small")
