@@ -169,7 +169,7 @@ def recommend(
         return Recommendation(CANNOT_TELL, sentence, None, None, decision.best.name, **common)
     chosen = _choose(options, decision.candidates_C & decision.passed_C)
     open_points = _uncertainty(decision, chosen)
-    lost = regret(quality_DC, chosen, decision.candidates_C)
+    lost = regret(quality_DC, chosen, decision.eligible_C)  # not shown to beat chance is not shown to lose
     return Recommendation(
         status=CANNOT_TELL if open_points.doubts else RECOMMEND,
         sentence=verdict_sentence(
