@@ -20,12 +20,8 @@ _ROWS_AT_ONCE = 100
 """Of results.csv as text: pandas would hold each value of 2,500 rows as a string of its own."""
 
 
-def result_rows(records: Iterable[RunRecord]) -> list[dict[str, Any]]:
-    """One flat row for each finished run and split; a failed or unfinished run is one row."""
-    return [row for record in records for row in _rows(record)]
-
-
-def _rows(record: RunRecord) -> list[dict[str, Any]]:
+def rows_of_run(record: RunRecord) -> list[dict[str, Any]]:
+    """One flat row for each split of a finished run; a failed or unfinished run is one row."""
     base = _run_columns(record)
     if not record.metrics:
         return [base]
@@ -77,7 +73,7 @@ def write_results(layout: StudyLayout, records: Iterable[RunRecord], *, study: M
     rows: list[dict[str, Any]] = []
     runs: list[str] = []
     for record in records:
-        rows += _rows(record)
+        rows += rows_of_run(record)
         columns = _run_columns(record) | {"conditions": _conditions(record), "history": record.epochs}
         runs.append(to_json(columns))
     frame = pd.DataFrame(rows)

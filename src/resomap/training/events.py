@@ -30,15 +30,6 @@ from resomap.records import EpochRecord, FitRecord
 if TYPE_CHECKING:
     from resomap.training.trainer import Trainer
 
-EVENTS = (
-    "on_fit_start",
-    "on_epoch_start",
-    "on_update_end",
-    "on_epoch_end",
-    "on_epoch_saved",
-    "on_fit_end",
-)
-
 
 class Callback:
     """Listener of a Trainer; every method does nothing until overridden."""

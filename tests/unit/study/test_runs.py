@@ -15,7 +15,7 @@ from resomap.records import Cell, Condition, EpochRecord, Predictions, RunRecord
 from resomap.serialize import to_json
 from resomap.study import runs
 from resomap.study.load import load_study
-from resomap.study.results import result_rows, write_results
+from resomap.study.results import rows_of_run, write_results
 from resomap.study.runs import read_run, stored_runs, write_run
 from resomap.study.status import study_status
 
@@ -92,7 +92,8 @@ def test_stored_runs_are_read_one_at_a_time(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_result_rows_one_for_each_condition_and_one_for_a_failure() -> None:
-    rows = result_rows([run(), run(seed=1, status="failed", error="the loss became nan", epochs=())])
+    records = [run(), run(seed=1, status="failed", error="the loss became nan", epochs=())]
+    rows = [row for record in records for row in rows_of_run(record)]
     assert [(r["seed"], r["status"], r.get("accuracy")) for r in rows] == [
         (0, "finished", 0.9),
         (1, "failed", None),

@@ -13,7 +13,7 @@ from resomap.records import Cell, Condition, Predictions, RunRecord
 from resomap.serialize import write_json
 from resomap.study.load import Study
 from resomap.study.reporting.paper_figures import _results
-from resomap.study.results import assessed_rows, result_rows
+from resomap.study.results import assessed_rows, rows_of_run
 from resomap.study.runs import assessed_runs, write_run
 from resomap.study.verdict import evidence
 from resomap.study.verdict.verdict import study_options
@@ -53,7 +53,7 @@ def test_a_resolution_with_one_stopped_seed_is_nowhere_assessed(study):
 
 
 def test_tables_leave_it_out(study):
-    rows = assessed_rows(pd.DataFrame(result_rows(study.runs)))
+    rows = assessed_rows(pd.DataFrame([row for record in study.runs for row in rows_of_run(record)]))
     assert sorted(rows["resolution"].unique()) == [32, 96]
     assert len(rows) == 6
     without = pd.DataFrame({"model": ["a"], "resolution": [32]})
@@ -74,6 +74,8 @@ def test_where_all_are_stopped_they_are_named_and_nothing_is_drawn(study):
         "no model has a seed that is finished at two of its resolutions (stopped, not assessed: tiny_cnn @32 (3 of 3 "
         "runs), tiny_cnn @64 (3 of 3 runs)); run the study to its end"
     )
-    rows = pd.DataFrame(result_rows([*records, *failed])).assign(split="test", accuracy=0.5)
+    rows = pd.DataFrame([row for record in [*records, *failed] for row in rows_of_run(record)]).assign(
+        split="test", accuracy=0.5
+    )
     study.layout.results_csv_path.write_text(rows.to_csv(index=False))
     assert _results(study.layout) is None
